@@ -1,0 +1,47 @@
+"""Find the course's data files, whatever the working directory, and notice when one is missing or cut short."""
+
+import hashlib
+import tomllib
+from functools import cache
+from pathlib import Path
+
+from playbook.kit.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "data"
+
+
+@cache
+def _manifest() -> dict[str, dict[str, object]]:
+    try:
+        return tomllib.loads((DATA / "manifest.toml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            "data/manifest.toml is missing: run the course from a clone of its repository, "
+            "or restore the file with `git checkout -- data`"
+        ) from None
+
+
+def data_path(name: str) -> Path:
+    """The path of data file `name`, verified by size and SHA-256 against `data/manifest.toml`.
+
+    Raises InputError when the file is missing, cut short or changed, and says how to get it back.
+    """
+    path = DATA / name
+    expected = _manifest().get(name)
+    if expected is None:
+        raise InputError(f"data/{name} is not listed in data/manifest.toml: known are {', '.join(sorted(_manifest()))}")
+    restore = f"restore it with `git checkout -- data/{name}`"
+    if not path.is_file():
+        raise InputError(f"data/{name} is missing: {restore}")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise InputError(f"data/{name} has {size:,} bytes instead of {expected['bytes']:,}: {restore}")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
+        raise InputError(f"data/{name} has been changed: {restore}")
+    return path
+
+
+def check_all() -> list[str]:
+    """Verify every data file of the manifest; returns their names."""
+    return [data_path(name).name for name in sorted(_manifest())]

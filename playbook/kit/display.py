@@ -1,0 +1,208 @@
+"""Show what happened: HTTP exchanges, SQL, tables and diagrams.
+
+In a notebook tables and diagrams are rendered; in a script the same calls print plain text. Nothing that differs
+from run to run (ports, times, dates) is shown.
+"""
+
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from playbook.kit.live import Exchange, LiveClient
+
+WIDTH = 100
+# What a lesson is about; everything else (dates, lengths, user agents) is noise in a diff.
+HEADERS = (
+    "accept", "allow", "authorization", "cache-control", "content-type", "cookie", "deprecation", "etag",
+    "idempotency-key", "idempotency-replayed", "if-match", "if-none-match", "link", "location", "origin",
+    "ratelimit", "ratelimit-policy", "retry-after", "set-cookie", "sunset", "vary", "www-authenticate",
+)  # fmt: skip
+SILENT = {"accept": "*/*", "content-type": "application/json"}  # values that say nothing
+
+
+class Shown:
+    """Something to show: markdown for a notebook, text for a script."""
+
+    def __init__(self, text: str, markdown: str) -> None:
+        self.text, self.markdown = text, markdown
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": self.text, "text/markdown": self.markdown}
+
+
+def show(*things: object) -> None:
+    """Display `things` in a notebook, print them in a script."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    for thing in things:
+        if shell is not None and isinstance(thing, Shown):
+            from IPython.display import display
+
+            display(thing)
+        else:
+            print(thing)
+
+
+def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[str] | None = None) -> Shown:
+    """`rows` as a table. Rows are mappings, or sequences with `columns` given. Numbers are set flush right."""
+    listed = list(rows)
+    if columns is None:
+        columns = list(listed[0]) if listed and isinstance(listed[0], Mapping) else []
+    cells = [[row[c] for c in columns] if isinstance(row, Mapping) else list(row) for row in listed]
+    numeric = [bool(cells) and all(isinstance(r[i], (int, float)) for r in cells) for i in range(len(columns))]
+    text = [[_cell(value) for value in row] for row in cells]
+    widths = [max([len(str(c)), *(len(row[i]) for row in text)]) for i, c in enumerate(columns)]
+
+    def line(values: Sequence[str]) -> str:
+        pairs = zip(values, widths, numeric, strict=True)
+        return "  ".join(v.rjust(w) if n else v.ljust(w) for v, w, n in pairs).rstrip()
+
+    plain = "\n".join([line([str(c) for c in columns]), line(["-" * w for w in widths]), *map(line, text)])
+    escaped = [[value.replace("|", "\\|").replace("\n", "<br>") for value in row] for row in text]
+    markdown = "\n".join(
+        f"| {' | '.join(row)} |"
+        for row in [[str(c) for c in columns], ["--:" if n else ":--" for n in numeric], *escaped]
+    )
+    return Shown(plain, markdown)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def mermaid(source: str) -> Shown:
+    """A Mermaid diagram: rendered by JupyterLab, its source as text elsewhere."""
+    source = source.strip("\n")
+    return Shown(source, f"```mermaid\n{source}\n```")
+
+
+def _body(content: bytes, content_type: str) -> list[str]:
+    if not content:
+        return []
+    try:
+        value = json.loads(content)
+    except (ValueError, UnicodeDecodeError):
+        text = content.decode("utf-8", "replace") if content_type.startswith(("text/", "application/")) else ""
+        lines = text.splitlines() or [f"({len(content):,} bytes)"]
+        return lines[:20] + ([f"... ({len(lines) - 20} more lines)"] if len(lines) > 20 else [])
+    compact = json.dumps(value, ensure_ascii=False)
+    if len(compact) <= WIDTH:
+        return [compact]
+    if isinstance(value, list) and len(value) > 4:
+        shown = [json.dumps(item, ensure_ascii=False) for item in value[:3]]
+        return ["[", *(f"  {item}," for item in shown), f"  ... ({len(value) - 3:,} more)", "]"]
+    return json.dumps(value, ensure_ascii=False, indent=2).splitlines()
+
+
+def _headers(headers: Any) -> list[str]:
+    lines = []
+    for name, value in headers.multi_items():
+        if name in HEADERS and SILENT.get(name) != value:
+            shown = value.split(" ")[0] + " ..." if name == "authorization" else value
+            lines.append(f"{name.title()}: {shown}")
+    return lines
+
+
+def format_exchange(exchange: Exchange) -> str:
+    """`> ` what was asked, `< ` what was answered: first line, headers that matter, body."""
+    asked = [f"{exchange.method} {exchange.path}", *_headers(exchange.request_headers)]
+    asked += _body(exchange.request_body, exchange.request_headers.get("content-type", ""))
+    said = [exchange.status_line, *_headers(exchange.response_headers)]
+    said += _body(exchange.response_body, exchange.response_headers.get("content-type", ""))
+    return "\n".join([*(f"> {line}" for line in asked), *(f"< {line}" for line in said)])
+
+
+def show_http(client: LiveClient) -> None:
+    """Print the exchanges since the last call, as they happened."""
+    new = client.exchanges[client.shown :]
+    client.shown = len(client.exchanges)
+    print("\n\n".join(format_exchange(exchange) for exchange in new))
+
+
+def format_sql(statement: str) -> str:
+    """One statement, its white space folded and wrapped at its clauses."""
+    folded = " ".join(statement.split())
+    broken = re.sub(
+        r" (?=(?:FROM|WHERE|GROUP BY|ORDER BY|HAVING|LIMIT|VALUES|SET|RETURNING|ON CONFLICT|LEFT OUTER JOIN|JOIN) )",
+        "\n  ",
+        folded,
+    )
+    lines = [
+        wrapped
+        for line in broken.split("\n")
+        for wrapped in textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False) or [""]
+    ]
+    return "\n".join(line if line.strip() else "" for line in lines)
+
+
+def show_sql(statements: Iterable[Any]) -> None:
+    """Print captured statements, oldest first: strings, or objects with the attribute `sql`."""
+    print("\n".join(format_sql(getattr(statement, "sql", statement)) for statement in statements))
+
+
+def er_diagram(*models: Any) -> Shown:
+    """The entity-relationship diagram of mapped classes, read from their tables: columns, keys, references."""
+    tables = [model.__table__ for model in models]
+    shown = {t.name for t in tables}
+    lines = ["erDiagram"]
+    for t in tables:
+        for key in sorted(t.foreign_keys, key=lambda k: (k.parent.name, k.target_fullname)):
+            target = key.target_fullname.split(".")[0]
+            if target in shown:
+                many = "|o" if key.parent.nullable else "||"
+                one = "o|" if key.parent.unique or key.parent.primary_key and len(t.primary_key) == 1 else "o{"
+                lines.append(f"  {target} {many}--{one} {t.name} : {key.parent.name}")
+    for t in tables:
+        unique = {c.name for c in t.columns if c.unique}
+        unique |= {next(iter(i.columns)).name for i in t.indexes if i.unique and len(i.columns) == 1}
+        lines.append(f"  {t.name} {{")
+        for c in t.columns:
+            keys = [k for k, on in (("PK", c.primary_key), ("FK", c.foreign_keys), ("UK", c.name in unique)) if on]
+            kind = re.sub(r"\W", "_", type(c.type).__name__.lower())
+            lines.append(f"    {kind} {c.name}" + (f" {', '.join(keys)}" if keys else ""))
+        lines.append("  }")
+    return mermaid("\n".join(lines))
+
+
+def sequence_diagram(exchanges: Iterable[Exchange], statements: Iterable[Any] = ()) -> Shown:
+    """The sequence diagram of what happened: requests and answers, with the SQL statements between them.
+
+    `statements` are captured ones: objects with `sql` and `at` (`time.perf_counter()` seconds). They are put into the
+    exchange during which they ran.
+    """
+    ran = sorted(statements, key=lambda s: s.at)
+    lines = ["sequenceDiagram", "  participant C as Client", "  participant P as Pantry"]
+    if ran:
+        lines.append("  participant D as Database")
+    for exchange in exchanges:
+        lines.append(f"  C->>P: {exchange.method} {_label(exchange.path)}")
+        for statement in (s for s in ran if exchange.started <= s.at <= exchange.ended):
+            lines.append(f"  P->>D: {_label(_verb(statement.sql))}")
+        lines.append(f"  P-->>C: {exchange.status_line}")
+    return mermaid("\n".join(lines))
+
+
+def _label(text: str) -> str:
+    return text.replace(";", "#59;").replace("#", "#35;", 1) if text.startswith("#") else text.replace(";", "#59;")
+
+
+def _verb(sql: str) -> str:
+    """`INSERT users` for `INSERT INTO users (...) ...`."""
+    folded = " ".join(sql.split())
+    match = re.match(r"(SELECT|INSERT|UPDATE|DELETE)\b.*?(?:FROM|INTO|UPDATE)?\s+(\w+)", folded, re.I)
+    if not match:
+        return folded.split(" ")[0]
+    verb = match[1].upper()
+    name = re.search({"SELECT": r"\bFROM (\w+)", "DELETE": r"\bFROM (\w+)", "INSERT": r"\bINTO (\w+)"}.get(verb, r"UPDATE (\w+)"), folded, re.I)  # fmt: skip
+    return f"{verb} {name[1]}" if name else verb

@@ -1,0 +1,148 @@
+"""A real HTTP server for a lesson: uvicorn in a background thread, and a client that remembers what was said."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+import uvicorn
+
+READY_SECONDS = 10
+STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request and its response as they went over the wire; `started` and `ended` are `time.perf_counter()` seconds."""
+
+    method: str
+    path: str
+    request_headers: httpx.Headers
+    request_body: bytes
+    status: int
+    response_headers: httpx.Headers
+    response_body: bytes
+    started: float
+    ended: float
+
+    @property
+    def status_line(self) -> str:
+        """`201 Created`."""
+        try:
+            return f"{self.status} {HTTPStatus(self.status).phrase}"
+        except ValueError:
+            return str(self.status)
+
+    def json(self) -> Any:
+        """The response's body as JSON. Raises ValueError when it is not."""
+        return json.loads(self.response_body)
+
+
+class LiveClient(httpx.Client):
+    """An `httpx.Client` for the lesson's server. `exchanges` holds everything said so far, oldest first."""
+
+    def __init__(self, base_url: str, **options: Any) -> None:
+        self.exchanges: list[Exchange] = []
+        self.shown = 0  # how many of them `show_http` has printed
+        # trust_env: a proxy in the reader's environment must not come between a lesson and loopback.
+        super().__init__(base_url=base_url, trust_env=False, timeout=30, **options)
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        started = time.perf_counter()
+        response = super().send(request, **options)
+        if not options.get("stream"):
+            self._record(response, started)
+        return response
+
+    def _record(self, last: httpx.Response, started: float) -> None:
+        for response in (*last.history, last):
+            request = response.request
+            self.exchanges.append(
+                Exchange(
+                    request.method,
+                    request.url.raw_path.decode("ascii"),
+                    request.headers,
+                    request.content if hasattr(request, "_content") else b"",
+                    response.status_code,
+                    response.headers,
+                    response.content,
+                    started,
+                    time.perf_counter(),
+                )
+            )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, telling when it is ready or has given up instead of being asked again and again."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.settled.set()
+
+
+@dataclass
+class LiveServer:
+    """A uvicorn server in a background thread on a free loopback port. `stop` ends it; the port is free again then."""
+
+    app: Any
+    error: BaseException | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        config = uvicorn.Config(
+            self.app, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False
+        )
+        self._server = _Server(config)
+        self._thread = threading.Thread(target=self._run, name=f"uvicorn:{self.port}", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._server.run(sockets=[self._socket])
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._server.settled.set()
+
+    def start(self) -> "LiveServer":
+        """Start and wait until it answers. Raises RuntimeError when the app's start-up fails."""
+        self._thread.start()
+        self._server.settled.wait(READY_SECONDS)
+        if not self._server.started:
+            self.stop()
+            raise RuntimeError("the server did not start: see the app's lifespan") from self.error
+        return self
+
+    def stop(self) -> None:
+        """Let running requests finish, then close the port."""
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def serving(app: Any, **client_options: Any) -> Iterator[LiveClient]:
+    """Serve `app` for the length of the block and give a client for it: `with serving(app) as client:`.
+
+    The server is stopped when the block ends, also when it ends with an exception, so a cell can be run again.
+    Raises RuntimeError when the app does not start.
+    """
+    server = LiveServer(app).start()
+    try:
+        with LiveClient(server.url, **client_options) as client:
+            yield client
+    finally:
+        server.stop()

@@ -1,0 +1,265 @@
+"""Text and notebook of a playbook: make one from the other, run it, and tell where the two part.
+
+The text is the source. `refresh` goes from text to notebook and never looks at file times; `bring_back` goes the
+other way for readers who edited in JupyterLab. A notebook is written only after every cell ran without an error.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from playbook.kit.course import Course, Playbook
+from playbook.kit.errors import InputError
+
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+CELL_SECONDS = 120
+Notebook = Any  # nbformat's NotebookNode is untyped
+
+
+@dataclass(frozen=True)
+class CellFailure(Exception):
+    """A cell raised. `number` counts the code cells from 1, as the notebook's execution counts do."""
+
+    playbook: str
+    number: int
+    line: int  # of the cell's first line in the playbook's text
+    source: str
+    error: str  # "ValueError: ..."
+    traceback: str
+
+    def __str__(self) -> str:
+        return f"{self.playbook}: cell {self.number} (line {self.line}) failed with {self.error}"
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")[:40] or "cell"
+
+
+def name_cells(notebook: Notebook) -> None:
+    """Give every cell an id made of its section and its place in it (`see-it-break-2`).
+
+    The ids do not change when a cell is edited, and an inserted cell moves only the ids of its own section.
+    """
+    section, count = "title", Counter[str]()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (heading := re.search(r"^##? (.+)$", cell.source, re.M)):
+            section = _slug(heading[1]) if cell.source.lstrip().startswith("## ") else "title"
+        count[section] += 1
+        cell["id"] = f"{section}-{count[section]}"
+        if heading_in_middle := re.findall(r"^## (.+)$", cell.source, re.M) if cell.cell_type == "markdown" else []:
+            section = _slug(heading_in_middle[-1])
+
+
+def from_text(playbook: Playbook) -> Notebook:
+    """The notebook that `playbook`'s text describes: cells, tags and ids, nothing executed."""
+    import jupytext
+
+    notebook = jupytext.reads(playbook.text.read_text(encoding="utf-8"), fmt="py:percent")
+    for cell in notebook.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")}
+    notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    name_cells(notebook)
+    return notebook
+
+
+def to_text(notebook: Notebook) -> str:
+    """The percent script that `notebook`'s cells describe, in the form the course keeps: no header."""
+    import jupytext
+    from jupytext.config import load_jupytext_config  # noqa: F401  (documents where the same options are set for the Lab)
+
+    plain = json.loads(json.dumps(notebook))
+    plain["metadata"] = {
+        "jupytext": {
+            "notebook_metadata_filter": "-all",
+            "cell_metadata_filter": "tags,jupyter,-all",
+            "cell_markers": '"""',
+        }
+    }
+    for cell in plain["cells"]:
+        cell.pop("id", None)
+    import nbformat
+
+    return str(jupytext.writes(nbformat.from_dict(plain), fmt="py:percent"))
+
+
+def read_notebook(playbook: Playbook) -> Notebook:
+    """The stored notebook. Raises InputError when there is none or it is not a notebook."""
+    import nbformat
+
+    path = f"notebooks/{playbook.key}.ipynb"
+    try:
+        return nbformat.read(playbook.notebook, as_version=4)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: make it with `playbook refresh {playbook.name}`") from None
+    except Exception as error:
+        reason = str(error).splitlines()[0][:100]
+        raise InputError(
+            f"{path} is not a readable notebook ({reason}): make it anew with `playbook refresh {playbook.name}`"
+        ) from None
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment a playbook runs in: the reader's, without what would point Pantry at another database."""
+    env = {k: v for k, v in os.environ.items() if k != "DATABASE_URL" and not k.startswith("PANTRY_")}
+    return env | {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def execute(playbook: Playbook) -> Notebook:
+    """Run the text's cells in a fresh kernel; the notebook with its outputs. Raises CellFailure at the first error."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    notebook = from_text(playbook)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(playbook.text.parent)}},
+    )
+    try:
+        client.execute(env=_clean_environment())
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise _failure(playbook, notebook, error) from None
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
+    return notebook
+
+
+def _failure(playbook: Playbook, notebook: Notebook, error: Exception) -> CellFailure:
+    from playbook.kit import hook
+
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    done = [n for n, cell in enumerate(code, 1) if cell.execution_count]
+    number = done[-1] if done else 1
+    if type(error).__name__ == "CellTimeoutError" and number < len(code) and not code[number - 1].outputs:
+        number = min(number + 1, len(code))
+    cell = code[number - 1]
+    starts = [c.start for c in hook.cells(playbook.text.read_text(encoding="utf-8")) if not c.markdown]
+    outputs = [o for o in cell.outputs if o.output_type == "error"]
+    reason = f"{outputs[-1].ename}: {outputs[-1].evalue}" if outputs else str(error).splitlines()[0]
+    trace = "\n".join(outputs[-1].traceback) if outputs else str(error)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", trace)
+    line = starts[number - 1] + 1 if number <= len(starts) else 1
+    return CellFailure(playbook.key, number, line, cell.source, reason, plain)
+
+
+def dumps(notebook: Notebook) -> str:
+    """A notebook as the bytes the repository keeps: sorted keys, one space, a newline at the end."""
+    import nbformat
+
+    return str(nbformat.writes(notebook, version=4)).rstrip("\n") + "\n"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def refresh(playbook: Playbook) -> bool:
+    """Execute the text and store the notebook; whether the file changed. Nothing is written when a cell fails."""
+    text = dumps(execute(playbook))
+    if playbook.notebook.is_file() and playbook.notebook.read_text(encoding="utf-8") == text:
+        return False
+    write_whole(playbook.notebook, text)
+    return True
+
+
+def refresh_many(
+    playbooks: Sequence[Playbook], workers: int, report: Callable[[Playbook, bool | Exception], None]
+) -> int:
+    """Refresh several at a time; `report` gets each result as it comes. Returns how many failed."""
+    failed = 0
+    with ProcessPoolExecutor(max_workers=max(1, min(workers, len(playbooks)))) as pool:
+        futures = {pool.submit(_refresh_one, p): p for p in playbooks}
+        for future in as_completed(futures):
+            result = future.result()
+            failed += isinstance(result, Exception)
+            report(futures[future], result)
+    return failed
+
+
+def _refresh_one(playbook: Playbook) -> bool | Exception:
+    try:
+        return refresh(playbook)
+    except (CellFailure, InputError) as error:
+        return error if isinstance(error, InputError) else _portable(error)
+
+
+def _portable(failure: CellFailure) -> CellFailure:
+    return CellFailure(**{name: getattr(failure, name) for name in CellFailure.__dataclass_fields__})
+
+
+def differences(playbook: Playbook) -> list[str]:
+    """Where text and notebook part, one line each, with the way to bring them together; empty when they are a pair."""
+    text, stored = from_text(playbook).cells, read_notebook(playbook).cells
+    if [_shape(c) for c in text] == [_shape(c) for c in stored]:
+        return _unexecuted(playbook, stored)
+    found = []
+    matcher = SequenceMatcher(None, [_shape(c) for c in text], [_shape(c) for c in stored], autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        where = f"cell {stored[c].get('id', c + 1)}" if c < len(stored) else f"after cell {len(stored)}"
+        what = {"replace": "differs from the text", "delete": "is missing", "insert": "is not in the text"}[kind]
+        if kind == "delete":
+            where = f"cell {text[a].get('id', a + 1)}"
+        quoted = next(iter((stored[c] if d > c else text[a]).source.strip().splitlines()), "")[:60]
+        found.append(
+            f"notebooks/{playbook.key}.ipynb: {where} {what} ({quoted!r}); keep the text with `playbook refresh "
+            f"{playbook.name}`, or keep the notebook with `playbook refresh --from-notebook {playbook.name}`"
+        )
+    return found
+
+
+def _shape(cell: Any) -> tuple[str, str, tuple[str, ...]]:
+    return (cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ())))
+
+
+def _unexecuted(playbook: Playbook, stored: Sequence[Any]) -> list[str]:
+    """nbval compares nothing for a cell without an execution count, so a stored notebook must count 1..n."""
+    code = [cell for cell in stored if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        if cell.execution_count != number:
+            return [
+                f"notebooks/{playbook.key}.ipynb: cell {cell.get('id', number)} was not run in order "
+                f"(count {cell.execution_count}, expected {number}): run `playbook refresh {playbook.name}`"
+            ]
+    return []
+
+
+def bring_back(playbook: Playbook) -> bool:
+    """Write the notebook's cells into the text (the direction JupyterLab editing needs); whether the text changed."""
+    text = to_text(read_notebook(playbook))
+    if text == playbook.text.read_text(encoding="utf-8"):
+        return False
+    write_whole(playbook.text, text)
+    return True
+
+
+def all_differences(course: Course) -> list[str]:
+    """`differences` of every pair, and notebooks that have no text."""
+    found: list[str] = []
+    for playbook in course.pairs:
+        try:
+            found += differences(playbook)
+        except InputError as error:
+            found.append(str(error))
+    known = {p.notebook for p in course.pairs}
+    for path in sorted((course.root / "notebooks").rglob("*.ipynb")):
+        if path not in known and ".ipynb_checkpoints" not in path.parts:
+            found.append(f"{path.relative_to(course.root)} has no playbook in course.toml: add it there or delete it")
+    return found
