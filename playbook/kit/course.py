@@ -1,4 +1,4 @@
-"""The course as data: tracks and order from `course.toml`, title, promise, card and sections from the playbooks' texts."""
+"""The course as data: tracks and order from `course.toml`, titles, cards and sections from the playbooks' texts."""
 
 import re
 import tomllib
@@ -109,10 +109,15 @@ class Course:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"playbook/course.toml cannot be read: {error}") from None
-        self.tracks = tuple(
-            Track(t["name"], t["title"], tuple(Playbook(t["name"], name, root) for name in t["playbooks"]))
-            for t in raw["track"]
-        )
+        try:
+            self.tracks = tuple(
+                Track(t["name"], t["title"], tuple(Playbook(t["name"], name, root) for name in t["playbooks"]))
+                for t in raw["track"]
+            )
+        except (KeyError, TypeError):
+            raise InputError(
+                "playbook/course.toml cannot be read: every [[track]] needs a name, a title and a list of playbooks"
+            ) from None
 
     @cached_property
     def index(self) -> Playbook:

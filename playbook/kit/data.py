@@ -12,9 +12,9 @@ DATA = ROOT / "data"
 
 
 @cache
-def _manifest() -> dict[str, dict[str, object]]:
+def _manifest(folder: Path) -> dict[str, dict[str, object]]:
     try:
-        return tomllib.loads((DATA / "manifest.toml").read_text(encoding="utf-8"))
+        return tomllib.loads((folder / "manifest.toml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             "data/manifest.toml is missing: run the course from a clone of its repository, "
@@ -22,15 +22,16 @@ def _manifest() -> dict[str, dict[str, object]]:
         ) from None
 
 
-def data_path(name: str) -> Path:
-    """The path of data file `name`, verified by size and SHA-256 against `data/manifest.toml`.
+def data_path(name: str, folder: Path = DATA) -> Path:
+    """The path of data file `name`, verified by size and SHA-256 against the folder's `manifest.toml`.
 
     Raises InputError when the file is missing, cut short or changed, and says how to get it back.
     """
-    path = DATA / name
-    expected = _manifest().get(name)
+    path = folder / name
+    expected = _manifest(folder).get(name)
     if expected is None:
-        raise InputError(f"data/{name} is not listed in data/manifest.toml: known are {', '.join(sorted(_manifest()))}")
+        known = ", ".join(sorted(_manifest(folder)))
+        raise InputError(f"data/{name} is not listed in data/manifest.toml: known are {known}")
     restore = f"restore it with `git checkout -- data/{name}`"
     if not path.is_file():
         raise InputError(f"data/{name} is missing: {restore}")
@@ -42,6 +43,6 @@ def data_path(name: str) -> Path:
     return path
 
 
-def check_all() -> list[str]:
+def check_all(folder: Path = DATA) -> list[str]:
     """Verify every data file of the manifest; returns their names."""
-    return [data_path(name).name for name in sorted(_manifest())]
+    return [data_path(name, folder).name for name in sorted(_manifest(folder))]

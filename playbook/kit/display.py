@@ -87,15 +87,18 @@ def mermaid(source: str) -> Shown:
     return Shown(source, f"```mermaid\n{source}\n```")
 
 
-def _body(content: bytes, content_type: str) -> list[str]:
+def _body(content: bytes) -> list[str]:
     if not content:
         return []
     try:
-        value = json.loads(content)
-    except (ValueError, UnicodeDecodeError):
-        text = content.decode("utf-8", "replace") if content_type.startswith(("text/", "application/")) else ""
-        lines = text.splitlines() or [f"({len(content):,} bytes)"]
-        return lines[:20] + ([f"... ({len(lines) - 20} more lines)"] if len(lines) > 20 else [])
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return [f"({len(content):,} bytes)"]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        lines = text.splitlines()
+        return lines[:20] + ([f"... ({len(lines) - 20:,} more lines)"] if len(lines) > 20 else [])
     compact = json.dumps(value, ensure_ascii=False)
     if len(compact) <= WIDTH:
         return [compact]
@@ -117,9 +120,9 @@ def _headers(headers: Any) -> list[str]:
 def format_exchange(exchange: Exchange) -> str:
     """`> ` what was asked, `< ` what was answered: first line, headers that matter, body."""
     asked = [f"{exchange.method} {exchange.path}", *_headers(exchange.request_headers)]
-    asked += _body(exchange.request_body, exchange.request_headers.get("content-type", ""))
+    asked += _body(exchange.request_body)
     said = [exchange.status_line, *_headers(exchange.response_headers)]
-    said += _body(exchange.response_body, exchange.response_headers.get("content-type", ""))
+    said += _body(exchange.response_body)
     return "\n".join([*(f"> {line}" for line in asked), *(f"< {line}" for line in said)])
 
 
@@ -127,14 +130,16 @@ def show_http(client: LiveClient) -> None:
     """Print the exchanges since the last call, as they happened."""
     new = client.exchanges[client.shown :]
     client.shown = len(client.exchanges)
-    print("\n\n".join(format_exchange(exchange) for exchange in new))
+    if new:
+        print("\n\n".join(format_exchange(exchange) for exchange in new))
 
 
 def format_sql(statement: str) -> str:
     """One statement, its white space folded and wrapped at its clauses."""
     folded = " ".join(statement.split())
     broken = re.sub(
-        r" (?=(?:FROM|WHERE|GROUP BY|ORDER BY|HAVING|LIMIT|VALUES|SET|RETURNING|ON CONFLICT|LEFT OUTER JOIN|JOIN) )",
+        r"(?<!OUTER) (?=(?:FROM|WHERE|GROUP BY|ORDER BY|HAVING|LIMIT|VALUES|SET|RETURNING|ON CONFLICT"
+        r"|(?:LEFT|FULL) OUTER JOIN|JOIN)\b)",
         "\n  ",
         folded,
     )
@@ -161,7 +166,7 @@ def er_diagram(*models: Any) -> Shown:
             target = key.target_fullname.split(".")[0]
             if target in shown:
                 many = "|o" if key.parent.nullable else "||"
-                one = "o|" if key.parent.unique or key.parent.primary_key and len(t.primary_key) == 1 else "o{"
+                one = "o|" if key.parent.unique or (key.parent.primary_key and len(t.primary_key) == 1) else "o{"
                 lines.append(f"  {target} {many}--{one} {t.name} : {key.parent.name}")
     for t in tables:
         unique = {c.name for c in t.columns if c.unique}
@@ -194,15 +199,14 @@ def sequence_diagram(exchanges: Iterable[Exchange], statements: Iterable[Any] = 
 
 
 def _label(text: str) -> str:
-    return text.replace(";", "#59;").replace("#", "#35;", 1) if text.startswith("#") else text.replace(";", "#59;")
+    """`text` without what Mermaid would read as the end of a statement or the start of an entity."""
+    return re.sub("[;#]", lambda match: f"#{ord(match[0])};", text)
 
 
 def _verb(sql: str) -> str:
-    """`INSERT users` for `INSERT INTO users (...) ...`."""
+    """`INSERT users` for `INSERT INTO users (...) ...`; the first word of a statement of another kind."""
     folded = " ".join(sql.split())
-    match = re.match(r"(SELECT|INSERT|UPDATE|DELETE)\b.*?(?:FROM|INTO|UPDATE)?\s+(\w+)", folded, re.I)
-    if not match:
-        return folded.split(" ")[0]
-    verb = match[1].upper()
-    name = re.search({"SELECT": r"\bFROM (\w+)", "DELETE": r"\bFROM (\w+)", "INSERT": r"\bINTO (\w+)"}.get(verb, r"UPDATE (\w+)"), folded, re.I)  # fmt: skip
+    verb = folded.split(" ")[0].upper()
+    before = {"SELECT": "FROM", "DELETE": "FROM", "INSERT": "INTO", "UPDATE": "UPDATE"}.get(verb)
+    name = re.search(rf'\b{before} "?(\w+)', folded, re.I) if before else None
     return f"{verb} {name[1]}" if name else verb

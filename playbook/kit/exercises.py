@@ -1,11 +1,14 @@
 """Exercises: a checker says in words what is still wrong, and never raises a traceback at the reader."""
 
 import functools
+import sysconfig
 import traceback
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 RIGHT = "right"
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class Verdict:
@@ -34,8 +37,10 @@ def checker(check: Callable[..., str]) -> Callable[..., Verdict]:
     def run(*work: Any, **options: Any) -> Verdict:
         try:
             text = check(*work, **options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = f"not yet: {_in_words(error, check)}"
+        if not isinstance(text, str):
+            text = f"not yet: the checker itself gave no verdict, but {text!r}"
         verdict = Verdict(text)
         print(text)
         return verdict
@@ -43,12 +48,25 @@ def checker(check: Callable[..., str]) -> Callable[..., Verdict]:
     return run
 
 
-def _in_words(error: Exception, check: Callable[..., str]) -> str:
+def _in_words(error: BaseException, check: Callable[..., str]) -> str:
     """`your code raised KeyError: 'id' at "return row['id']"`; for the checker's own asserts, their message."""
     if isinstance(error, NotImplementedError):
         return "nothing is written yet"
-    reason = f"{type(error).__name__}: {error}".rstrip(": ")
-    own = check.__code__.co_name
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in (own, "run") and f.line]
-    where = f' at "{frames[-1].line}"' if frames and "site-packages" not in frames[-1].filename else ""
-    return f"your code raised {reason.splitlines()[0]}{where}"
+    reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _foreign(frame)]
+    theirs = [frame for frame in frames if not _inside(frame, check.__code__)]
+    if not theirs:  # raised while the checker used what the reader's code gave it
+        return str(error) if isinstance(error, AssertionError) and str(error) else f"checking it raised {reason}"
+    return f"your code raised {reason}" + (f' at "{theirs[-1].line}"' if theirs[-1].line else "")
+
+
+def _foreign(frame: traceback.FrameSummary) -> bool:
+    """Whether the frame belongs to this module or to a library, which the reader did not write."""
+    return frame.filename == __file__ or frame.filename.startswith(LIBRARIES) or frame.filename.startswith("<frozen")
+
+
+def _inside(frame: traceback.FrameSummary, code: CodeType) -> bool:
+    """Whether the frame's line is one of `code`'s own, functions and comprehensions in it included."""
+    inner = any(isinstance(c, CodeType) and _inside(frame, c) for c in code.co_consts)
+    own = frame.filename == code.co_filename and frame.lineno in {line for _, _, line in code.co_lines()}
+    return own or inner

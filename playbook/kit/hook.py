@@ -15,11 +15,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-HEADER = re.compile(r"^# %%(?P<options>.*)$")
-TAGS = re.compile(r"tags=(\[[^\]]*\])")
-CACHE = "exports1"  # part of the cached file's name: change it when the rules below change
+HEADER = re.compile(r"^# %%(?:\s(?P<options>.*))?$")
+TAGS = re.compile(r"\btags=(\[[^\]]*\])")
+CACHE = "exports2"  # part of the cached file's name: change it when the rules below change
 
 
 class Cell(NamedTuple):
@@ -35,13 +35,11 @@ def cells(source: str) -> Iterator[Cell]:
     """The cells of a percent script, in order. Lines before the first header belong to no cell."""
     lines = source.split("\n")
     headers = [(n, m) for n, line in enumerate(lines, 1) if (m := HEADER.match(line))]
-    stops = [n - 1 for n, _ in headers[1:]] + [len(lines)]
-    for (start, header), stop in zip(headers, stops, strict=False):
-        options = header["options"]
+    stops = [n - 1 for n, _ in headers[1:]] + [len(lines)] * bool(headers)
+    for (start, header), stop in zip(headers, stops, strict=True):
+        options = header["options"] or ""
         tags = TAGS.search(options)
-        yield Cell(
-            start, stop, "[markdown]" in options, frozenset(json.loads(tags[1]) if tags else ())
-        )
+        yield Cell(start, stop, "[markdown]" in options, frozenset(json.loads(tags[1]) if tags else ()))
 
 
 def exported(source: str) -> str:
@@ -58,7 +56,8 @@ class PlaybookLoader(SourceFileLoader):
 
     Python trusts bytecode whose recorded time and size match the source. Two edits within a second can keep both,
     and `pip install` compiles files without this hook. So playbooks have bytecode files of their own, checked by a
-    hash of the source (PEP 552) and named apart.
+    hash of the source (PEP 552) and named apart. The path is part of the hash: a copied tree must not report the
+    lines of the tree it was copied from.
     """
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -66,12 +65,13 @@ class PlaybookLoader(SourceFileLoader):
         source = self.get_data(path)
         if b"# %%" not in source:
             return super().get_code(fullname)
-        cached = importlib.util.cache_from_source(path, optimization=CACHE)
-        header = importlib.util.MAGIC_NUMBER + importlib.util.source_hash(source)
+        # `python -O` leaves asserts out, so its code is kept apart, as Python does.
+        cached = importlib.util.cache_from_source(path, optimization=f"{CACHE}o{sys.flags.optimize}")
+        header = importlib.util.MAGIC_NUMBER + importlib.util.source_hash(path.encode() + b"\0" + source)
         try:
             data = self.get_data(cached)
-            if data.startswith(header):
-                return marshal.loads(memoryview(data)[len(header) :])  # type: ignore[no-any-return]
+            if data.startswith(header) and isinstance(code := marshal.loads(data[len(header) :]), CodeType):
+                return code
         except (OSError, EOFError, ValueError, TypeError):
             pass  # no cached file, or one cut short
         code = self.source_to_code(source, path)
@@ -79,13 +79,13 @@ class PlaybookLoader(SourceFileLoader):
             self.set_data(cached, header + marshal.dumps(code))
         return code
 
-    def source_to_code(self, data, path, *, _optimize=-1):  # type: ignore[no-untyped-def, override]
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # type: ignore[override]
         """Compile `data`. A syntax error names the file and the line the reader sees in it."""
         if isinstance(data, (bytes, bytearray, memoryview)):
             source = importlib.util.decode_source(bytes(data))
             if any(True for _ in cells(source)):
                 data = exported(source)
-        return super().source_to_code(data, path, _optimize=_optimize)  # type: ignore[call-arg]
+        return super().source_to_code(data, path, _optimize=_optimize)
 
 
 class PlaybookFinder(PathFinder):
@@ -95,7 +95,7 @@ class PlaybookFinder(PathFinder):
     def find_spec(
         cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not fullname.startswith("playbook.") or fullname.startswith("playbook.kit"):
+        if not fullname.startswith("playbook.") or f"{fullname}.".startswith("playbook.kit."):
             return None
         spec = super().find_spec(fullname, path, target)
         if spec is not None and type(spec.loader) is SourceFileLoader:

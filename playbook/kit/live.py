@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -16,10 +17,15 @@ import uvicorn
 READY_SECONDS = 10
 STOP_SECONDS = 10
 
+# Without a handler Python prints uvicorn's errors, tracebacks with this machine's paths, into the lesson's output.
+_log = logging.getLogger("uvicorn.error")
+_log.propagate = False
+_log.addHandler(logging.NullHandler())
+
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request and its response as they went over the wire; `started` and `ended` are `time.perf_counter()` seconds."""
+    """One request and its response as they went over the wire; `started`, `ended`: `time.perf_counter()` seconds."""
 
     method: str
     path: str
@@ -49,9 +55,15 @@ class LiveClient(httpx.Client):
 
     def __init__(self, base_url: str, **options: Any) -> None:
         self.exchanges: list[Exchange] = []
+        self.server: LiveServer | None = None
         self.shown = 0  # how many of them `show_http` has printed
         # trust_env: a proxy in the reader's environment must not come between a lesson and loopback.
         super().__init__(base_url=base_url, trust_env=False, timeout=30, **options)
+
+    @property
+    def server_errors(self) -> list[str]:
+        """The exceptions that no endpoint handled, oldest first: `RuntimeError: ...`."""
+        return self.server.errors if self.server else []
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         started = time.perf_counter()
@@ -84,10 +96,33 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.settled = threading.Event()
+        self.closing = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.settled.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.closing.set()
+        await super().shutdown(sockets=sockets)
+
+
+class _Errors(logging.Handler):
+    """Collects the exceptions that one server's thread logs, as one line each."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.thread: int | None = None
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread != self.thread:
+            return
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            self.lines.append(f"{type(error).__name__}: {error}".splitlines()[0])
+        elif (text := record.getMessage().strip()).startswith("Traceback"):  # a lifespan's, already formatted
+            self.lines.append(text.splitlines()[-1])
 
 
 @dataclass
@@ -98,7 +133,8 @@ class LiveServer:
     error: BaseException | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # With the protocol named, asyncio switches Nagle's algorithm off; without, each answer waits 40 ms for an ACK.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -106,24 +142,42 @@ class LiveServer:
             self.app, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False
         )
         self._server = _Server(config)
+        self._errors = _Errors()
         self._thread = threading.Thread(target=self._run, name=f"uvicorn:{self.port}", daemon=True)
 
     def _run(self) -> None:
+        self._errors.thread = threading.get_ident()
+        _log.addHandler(self._errors)
         try:
             self._server.run(sockets=[self._socket])
         except BaseException as error:
             self.error = error
         finally:
+            _log.removeHandler(self._errors)
             self._server.settled.set()
 
     def start(self) -> "LiveServer":
-        """Start and wait until it answers. Raises RuntimeError when the app's start-up fails."""
+        """Start and wait until it answers. Raises RuntimeError, with the reason, when the app's start-up fails."""
         self._thread.start()
         self._server.settled.wait(READY_SECONDS)
         if not self._server.started:
             self.stop()
-            raise RuntimeError("the server did not start: see the app's lifespan") from self.error
+            reason = self.errors[-1] if self.errors else f"the app's lifespan took longer than {READY_SECONDS} s"
+            raise RuntimeError(f"the server did not start: {reason}")
         return self
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors logged so far, one line each. A request's error is logged after its answer: running ones are
+        waited for, at most a second."""
+        until = time.monotonic() + 1
+        while self._server.server_state.tasks and self._thread.is_alive() and time.monotonic() < until:
+            time.sleep(0.001)
+        return list(self._errors.lines)
+
+    def wait_until_closing(self) -> None:
+        """Wait until no new connection is accepted, after `stop` was called in another thread."""
+        self._server.closing.wait(STOP_SECONDS)
 
     def stop(self) -> None:
         """Let running requests finish, then close the port."""
@@ -143,6 +197,7 @@ def serving(app: Any, **client_options: Any) -> Iterator[LiveClient]:
     server = LiveServer(app).start()
     try:
         with LiveClient(server.url, **client_options) as client:
+            client.server = server
             yield client
     finally:
         server.stop()

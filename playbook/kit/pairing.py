@@ -7,10 +7,11 @@ other way for readers who edited in JupyterLab. A notebook is written only after
 import json
 import os
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ CELL_SECONDS = 120
 Notebook = Any  # nbformat's NotebookNode is untyped
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CellFailure(Exception):
     """A cell raised. `number` counts the code cells from 1, as the notebook's execution counts do."""
 
@@ -33,6 +34,10 @@ class CellFailure(Exception):
     source: str
     error: str  # "ValueError: ..."
     traceback: str
+
+    def __post_init__(self) -> None:
+        # An exception is pickled by its `args`, and this one comes back from another process.
+        super().__init__(self.playbook, self.number, self.line, self.source, self.error, self.traceback)
 
     def __str__(self) -> str:
         return f"{self.playbook}: cell {self.number} (line {self.line}) failed with {self.error}"
@@ -49,19 +54,20 @@ def name_cells(notebook: Notebook) -> None:
     """
     section, count = "title", Counter[str]()
     for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (heading := re.search(r"^##? (.+)$", cell.source, re.M)):
-            section = _slug(heading[1]) if cell.source.lstrip().startswith("## ") else "title"
+        headings = re.findall(r"^## (.+)$", cell.source, re.M) if cell.cell_type == "markdown" else []
+        if headings and cell.source.lstrip().startswith("## "):
+            section = _slug(headings[0])
         count[section] += 1
         cell["id"] = f"{section}-{count[section]}"
-        if heading_in_middle := re.findall(r"^## (.+)$", cell.source, re.M) if cell.cell_type == "markdown" else []:
-            section = _slug(heading_in_middle[-1])
+        if headings:
+            section = _slug(headings[-1])
 
 
 def from_text(playbook: Playbook) -> Notebook:
     """The notebook that `playbook`'s text describes: cells, tags and ids, nothing executed."""
-    import jupytext
+    import jupytext  # type: ignore[import-untyped]
 
-    notebook = jupytext.reads(playbook.text.read_text(encoding="utf-8"), fmt="py:percent")
+    notebook = jupytext.reads(replace(playbook).source, fmt="py:percent")  # read again: `source` is cached
     for cell in notebook.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")}
     notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
@@ -73,7 +79,7 @@ def from_text(playbook: Playbook) -> Notebook:
 def to_text(notebook: Notebook) -> str:
     """The percent script that `notebook`'s cells describe, in the form the course keeps: no header."""
     import jupytext
-    from jupytext.config import load_jupytext_config  # noqa: F401  (documents where the same options are set for the Lab)
+    import nbformat
 
     plain = json.loads(json.dumps(notebook))
     plain["metadata"] = {
@@ -85,8 +91,6 @@ def to_text(notebook: Notebook) -> str:
     }
     for cell in plain["cells"]:
         cell.pop("id", None)
-    import nbformat
-
     return str(jupytext.writes(nbformat.from_dict(plain), fmt="py:percent"))
 
 
@@ -106,52 +110,58 @@ def read_notebook(playbook: Playbook) -> Notebook:
         ) from None
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment a playbook runs in: the reader's, without what would point Pantry at another database."""
     env = {k: v for k, v in os.environ.items() if k != "DATABASE_URL" and not k.startswith("PANTRY_")}
     return env | {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
-def execute(playbook: Playbook) -> Notebook:
-    """Run the text's cells in a fresh kernel; the notebook with its outputs. Raises CellFailure at the first error."""
+def execute(playbook: Playbook, seconds: int = CELL_SECONDS) -> Notebook:
+    """Run the text's cells in a fresh kernel, where nbval and JupyterLab would run them; the notebook with its outputs.
+
+    Raises CellFailure at the first cell that raises, takes longer than `seconds`, or ends the kernel.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = from_text(playbook)
+    folder = playbook.notebook.parent
+    folder.mkdir(parents=True, exist_ok=True)
     client = NotebookClient(
         notebook,
-        timeout=CELL_SECONDS,
+        timeout=seconds,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
-        resources={"metadata": {"path": str(playbook.text.parent)}},
+        resources={"metadata": {"path": str(folder)}},
     )
+    started: list[int] = []  # indexes of the cells sent to the kernel
+    client.on_cell_execute = lambda cell, cell_index: started.append(cell_index)
     try:
-        client.execute(env=_clean_environment())
+        # What lessons print goes through the kernel; its standard error itself only has warnings about the transport.
+        client.execute(env=clean_environment(), stderr=subprocess.DEVNULL)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        raise _failure(playbook, notebook, error) from None
+        raise _failure(playbook, notebook, started[-1], error) from None
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
     return notebook
 
 
-def _failure(playbook: Playbook, notebook: Notebook, error: Exception) -> CellFailure:
+def _failure(playbook: Playbook, notebook: Notebook, index: int, error: Exception) -> CellFailure:
     from playbook.kit import hook
 
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    done = [n for n, cell in enumerate(code, 1) if cell.execution_count]
-    number = done[-1] if done else 1
-    if type(error).__name__ == "CellTimeoutError" and number < len(code) and not code[number - 1].outputs:
-        number = min(number + 1, len(code))
-    cell = code[number - 1]
-    starts = [c.start for c in hook.cells(playbook.text.read_text(encoding="utf-8")) if not c.markdown]
+    cell = notebook.cells[index]
+    starts = [c.start for c in hook.cells(replace(playbook).source)]
+    starts = [0] * (len(notebook.cells) - len(starts)) + starts  # lines before the first header are a cell to jupytext
+    number = sum(c.cell_type == "code" and bool(c.source.strip()) for c in notebook.cells[: index + 1])
     outputs = [o for o in cell.outputs if o.output_type == "error"]
-    reason = f"{outputs[-1].ename}: {outputs[-1].evalue}" if outputs else str(error).splitlines()[0]
+    reason = str(error).splitlines()[0]
+    if outputs and not isinstance(error, TimeoutError):  # a cell that took too long was interrupted, which is no reason
+        reason = f"{outputs[-1].ename}: {outputs[-1].evalue}".removesuffix(": ")
     trace = "\n".join(outputs[-1].traceback) if outputs else str(error)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", trace)
-    line = starts[number - 1] + 1 if number <= len(starts) else 1
-    return CellFailure(playbook.key, number, line, cell.source, reason, plain)
+    return CellFailure(playbook.key, number, starts[index] + 1, cell.source, reason, plain)
 
 
 def dumps(notebook: Notebook) -> str:
@@ -196,11 +206,7 @@ def _refresh_one(playbook: Playbook) -> bool | Exception:
     try:
         return refresh(playbook)
     except (CellFailure, InputError) as error:
-        return error if isinstance(error, InputError) else _portable(error)
-
-
-def _portable(failure: CellFailure) -> CellFailure:
-    return CellFailure(**{name: getattr(failure, name) for name in CellFailure.__dataclass_fields__})
+        return error
 
 
 def differences(playbook: Playbook) -> list[str]:
@@ -210,7 +216,7 @@ def differences(playbook: Playbook) -> list[str]:
         return _unexecuted(playbook, stored)
     found = []
     matcher = SequenceMatcher(None, [_shape(c) for c in text], [_shape(c) for c in stored], autojunk=False)
-    for kind, a, b, c, d in matcher.get_opcodes():
+    for kind, a, _, c, d in matcher.get_opcodes():
         if kind == "equal":
             continue
         where = f"cell {stored[c].get('id', c + 1)}" if c < len(stored) else f"after cell {len(stored)}"

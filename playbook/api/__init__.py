@@ -1,0 +1,1 @@
+"""A contract strangers can rely on."""

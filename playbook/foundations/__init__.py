@@ -1,0 +1,1 @@
+"""The ground everything stands on: settings, time, database, HTTP, decisions."""

@@ -1,0 +1,515 @@
+"""The command line: `playbook`.
+
+Only Typer is imported here; each command imports what it needs, so that `playbook --help` answers at once. Wrong input
+is one line on stderr and exit code 2, work that failed is exit code 1, Ctrl-C is 130, SIGTERM 143.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from playbook.kit.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from playbook.kit.course import Course, Playbook
+    from playbook.kit.pairing import CellFailure
+    from playbook.kit.running import Result
+
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+PIPE_WIDTH = 200  # columns of a table that goes into a file or another program
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A backend course that runs. Begin with `playbook list`, `playbook find WORDS` or `playbook lab`.",
+)
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Playbooks; all when none is named.")]
+Context = typer.Context
+
+
+@app.callback(invoke_without_command=True)
+def choose(
+    context: Context,
+    course: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The course's repository, if not the one this was installed from."),
+    ] = None,
+) -> None:
+    """Remember which course is meant; show the help when no command is given."""
+    context.obj = course
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _course(context: Context) -> "Course":
+    from playbook.kit.course import Course
+    from playbook.kit.data import ROOT
+
+    return Course(context.obj.resolve() if context.obj else ROOT)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_WIDTH)
+
+
+def _say(console: "Console", text: str = "", style: str = "") -> None:
+    """One line stays one line, however narrow the terminal."""
+    console.print(text, style=style or None, soft_wrap=True)
+
+
+# ---------------------------------------------------------------- look
+
+
+@app.command("list")
+def list_(context: Context) -> None:
+    """Show all playbooks by track: name, title, minutes, and what you can do afterwards."""
+    from rich import box
+    from rich.table import Table
+
+    from playbook.kit.maps import duration
+
+    course, console = _course(context), _console()
+    width = max((len(p.name) for p in course.playbooks), default=0)
+    for track in course.tracks:
+        minutes = duration(sum(p.minutes for p in track.playbooks))
+        _say(console, f"\n{track.name}: {track.title} ({minutes})", "bold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column("name", min_width=width, no_wrap=True, style="cyan")
+        table.add_column("title", min_width=min(16, width))
+        table.add_column("min", justify="right")
+        table.add_column("afterwards you can")
+        for p in track.playbooks:
+            table.add_row(p.name, p.title, str(p.minutes), p.promise)
+        console.print(table)
+
+
+@app.command()
+def find(
+    context: Context,
+    words: Annotated[list[str], typer.Argument(metavar="WORDS...", help="What you would type into a search box.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 8,
+) -> None:
+    """Find the playbook for a topic: `playbook find lost update`."""
+    from playbook.kit import lookup
+
+    console, query = _console(), " ".join(words)
+    answer = lookup.find(_course(context), query)
+    if not answer.found:
+        typer.echo(f"nothing found: {answer.hint} (`playbook list` shows all playbooks)", err=True)
+        raise typer.Exit(FAILED)
+    if answer.hint:
+        _say(console, f"{answer.hint}; these come nearest", "yellow")
+    for number, hit in enumerate(answer.found[:limit], 1):
+        p = hit.playbook
+        _say(console, f"{number}. {p.title} ({p.key}, {p.minutes} minutes)", "bold")
+        _say(console, f"   {p.promise}")
+        _say(console, f"   found in: {', '.join(hit.where)}")
+        _say(console, f"   open: playbook lab {p.name}", "cyan")
+    if len(answer.found) > limit:
+        _say(console, f"{len(answer.found) - limit} more: `--limit {len(answer.found)}` shows them")
+
+
+# ---------------------------------------------------------------- run
+
+
+@contextmanager
+def _progress(console: "Console", total: int) -> Iterator[tuple["Progress", "TaskID"]]:
+    """A progress bar on a terminal, nothing elsewhere; lines printed through its console stand above it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress, progress.add_task("running", total=total)
+
+
+@app.command()
+def run(
+    context: Context,
+    names: Names = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="How many at a time; as many as there are cores.")] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="Run on this database instead of a fresh embedded one.")
+    ] = None,
+    postgres: Annotated[
+        bool, typer.Option("--postgres", help="Run on PostgreSQL: DATABASE_URL's server, or else the packaged one.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what a failing playbook printed.")] = False,
+) -> None:
+    """Run playbooks as scripts, each on a fresh embedded database, several at a time."""
+    import time
+    from contextlib import ExitStack
+
+    from playbook.kit import data, ready, running
+    from playbook.kit.postgres import server
+
+    course, console = _course(context), _console()
+    chosen = [course.get(name) for name in names] if names else list(course.playbooks)
+    chosen = list(dict.fromkeys(chosen))
+    data.check_all(course.root / "data")
+    for playbook in chosen:
+        _ = playbook.source  # a missing text is said before anything starts
+    given = os.environ.get("DATABASE_URL", "").strip()
+    if database and postgres:
+        raise InputError("--database and --postgres exclude each other: give one of them")
+    if given and not database:
+        ready.database_url(given)
+        if not postgres:
+            typer.echo("DATABASE_URL is not used: `--postgres` or `--database URL` runs on another database", err=True)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        if database:
+            database = ready.database_url(database, "--database")
+            ready.reach(database)
+        elif postgres:
+            database = stack.enter_context(server())
+        progress, task = stack.enter_context(_progress(console, len(chosen)))
+        width = max(len(p.key) for p in chosen)
+
+        def report(result: "Result") -> None:
+            progress.advance(task)
+            _show_result(progress.console, result, width, verbose)
+
+        results = running.run_many(chosen, jobs or running.cores(), database, report)
+    failed = sum(not result.passed for result in results)
+    seconds = time.perf_counter() - started
+    noun = "playbook" if len(results) == 1 else "playbooks"
+    _say(console, f"{len(results)} {noun}: {len(results) - failed} passed, {failed} failed, {seconds:.1f} s", "bold")
+    if failed:
+        raise typer.Exit(FAILED)
+    if not names:
+        _say(console, "open the course: playbook lab", "cyan")
+
+
+def _show_result(console: "Console", result: "Result", width: int, verbose: bool) -> None:
+    from playbook.kit.running import error_line
+
+    verdict, style = ("ok  ", "green") if result.passed else ("FAIL", "bold red")
+    _say(console, f"{verdict}  {result.playbook.key:<{width}}  {result.seconds:6.1f} s", style)
+    if result.passed:
+        return
+    failure = result.failure
+    if failure is None:
+        how = f"signal {-result.code}" if result.code < 0 else f"exit code {result.code}"
+        _say(console, f"      ended with {how}: {error_line(result.errors)}")
+    else:
+        _say(
+            console, f"      {_place(result.playbook, failure.number, failure.cell, failure.line, failure.first_line)}"
+        )
+        _say(console, f"      {failure.error}")
+    if verbose:
+        for line in (result.output + result.errors).splitlines():
+            _say(console, f"      | {line}")
+
+
+def _place(playbook: "Playbook", number: int, cell: str, line: int, first_line: str) -> str:
+    return f"cell {number} ({cell}), playbook/{playbook.key}.py:{line}: {first_line}"
+
+
+# ---------------------------------------------------------------- keep
+
+
+@app.command()
+def refresh(
+    context: Context,
+    names: Names = None,
+    from_notebook: Annotated[
+        bool, typer.Option("--from-notebook", help="First write the notebooks' cells into the texts.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="How many at a time; as many as there are cores.")] = None,
+) -> None:
+    """Make notebooks from the texts: run every cell in a fresh kernel and store the outputs.
+
+    Nothing is written for a playbook that fails.
+    """
+    from playbook.kit import maps, pairing, running
+
+    course, console = _course(context), _console()
+    chosen = list(dict.fromkeys(course.get(name) for name in names)) if names else list(course.pairs)
+    if from_notebook and not names:
+        raise InputError("--from-notebook overwrites texts: name the playbooks whose notebooks you edited")
+    before: dict[Path, str] = {}
+    if from_notebook:
+        for playbook in chosen:
+            before[playbook.text] = playbook.source
+            if pairing.bring_back(playbook):
+                _say(console, f"wrote  playbook/{playbook.key}.py")
+        course = _course(context)  # the texts were read before
+        chosen = [course.get(playbook.key) for playbook in chosen]
+    for playbook in chosen:
+        _ = playbook.source
+    for path in maps.update(course):
+        _say(console, f"wrote  {path.relative_to(course.root).as_posix()} (course map, links)")
+    failed = 0
+    with _progress(console, len(chosen)) as (progress, task):
+
+        def report(playbook: "Playbook", result: bool | Exception) -> None:
+            nonlocal failed
+            progress.advance(task)
+            if isinstance(result, Exception):
+                failed += 1
+                _say(progress.console, f"FAIL   {playbook.key}", "bold red")
+                _say(progress.console, f"       {_reason(playbook, result)}")
+                if playbook.text in before:
+                    pairing.write_whole(playbook.text, before[playbook.text])
+            else:
+                _say(progress.console, f"{'wrote' if result else 'same '}  notebooks/{playbook.key}.ipynb")
+
+        pairing.refresh_many(chosen, jobs or running.cores(), report)
+    _say(console, f"{len(chosen) - failed} refreshed, {failed} failed", "bold")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _reason(playbook: "Playbook", error: "Exception | CellFailure") -> str:
+    from playbook.kit import pairing
+
+    if not isinstance(error, pairing.CellFailure):
+        return str(error)
+    first_line = next((line for line in error.source.splitlines() if line.strip()), "")
+    code = [c for c in pairing.from_text(playbook).cells if c.cell_type == "code" and c.source.strip()]
+    cell = code[error.number - 1]["id"] if error.number <= len(code) else "?"
+    return f"{_place(playbook, error.number, cell, error.line, first_line)}\n       {error.error}"
+
+
+@app.command()
+def check(context: Context) -> None:
+    """Check every page: text and notebook agree, anatomy, order, exports, generated parts."""
+    from playbook.kit import check as rules
+
+    course = _course(context)
+    findings, drift = rules.findings(course), rules.drift(course)
+    for line in findings:
+        typer.echo(line)
+    for line in drift:
+        _complain(line)
+    if drift:
+        raise typer.Exit(BAD_INPUT)
+    if findings:
+        _say(_console(), f"{len(findings)} findings", "bold")
+        raise typer.Exit(FAILED)
+    _say(_console(), f"{len(course.pairs)} pages: texts and notebooks agree, every rule holds", "green")
+
+
+@app.command()
+def new(
+    context: Context, place: Annotated[str, typer.Argument(metavar="TRACK/NAME", help="Like schema/relationships.")]
+) -> None:
+    """Make a new playbook with every section of the anatomy, to be filled."""
+    from playbook.kit import scaffold
+
+    made, console = scaffold.create(_course(context), place), _console()
+    _say(console, f"wrote  playbook/{made.key}.py", "green")
+    _say(console, "wrote  playbook/course.toml")
+    _say(console, "next:")
+    _say(console, f"  1. fill every TODO in playbook/{made.key}.py")
+    _say(console, f"  2. playbook run {made.name}      as a script, until it is green")
+    _say(console, f"  3. playbook refresh {made.name}  makes the notebook, the course map and the links")
+    _say(console, "  4. playbook check        says what is still missing")
+
+
+# ---------------------------------------------------------------- open and serve
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def lab(
+    context: Context,
+    name: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]", help="The playbook to open; the landing page when none.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Jupyter chooses a free one from 8888 on.")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")] = False,
+) -> None:
+    """Open the course in JupyterLab. Options it does not know are handed on to JupyterLab."""
+    from importlib.util import find_spec
+
+    from playbook.kit import ready
+
+    course, rest = _course(context), list(name or ())
+    page = course.get(rest.pop(0)) if rest and not rest[0].startswith("-") else course.index
+    if not page.notebook.is_file():
+        raise InputError(f"notebooks/{page.key}.ipynb does not exist: make it with `playbook refresh {page.name}`")
+    if find_spec("jupyterlab") is None:
+        raise InputError("JupyterLab is not installed: `python -m pip install -r binder/requirements.txt`")
+    command = [sys.executable, "-m", "jupyterlab", page.notebook.relative_to(course.root).as_posix()]
+    if port is not None:
+        ready.listen("127.0.0.1", port).close()
+        command += [f"--port={port}", "--ServerApp.port_retries=0"]
+    command += ["--no-browser"] if no_browser else []
+    _become([*command, *rest, *context.args], course.root)
+
+
+def _become(command: list[str], folder: Path) -> NoReturn:
+    """Let `command` take this process's place, so that it gets the signals itself (JupyterLab asks before it stops)."""
+    sys.stdout.flush()
+    os.chdir(folder)
+    if os.name == "posix":
+        os.execv(command[0], command)
+    import subprocess
+
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            raise typer.Exit(process.wait())
+        except KeyboardInterrupt:
+            continue
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",
+) -> None:
+    """Serve Pantry, the package index that the playbooks build. Settings come from the environment."""
+    from playbook.kit import ready
+
+    listening = ready.listen(host, port)
+    try:
+        if given := os.environ.get("DATABASE_URL", "").strip():
+            ready.database_url(given)
+        settings = _settings()
+        ready.reach(settings.database_url)
+
+        import uvicorn
+
+        pantry = importlib.import_module("playbook.api.resources").pantry(settings)
+        server = uvicorn.Server(uvicorn.Config(pantry, timeout_graceful_shutdown=10, server_header=False))
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}, its description at /docs; Ctrl-C stops it")
+        sys.stdout.flush()
+        server.run(sockets=[listening])
+    finally:
+        listening.close()
+    if not server.started:
+        raise typer.Exit(FAILED)
+
+
+def _settings() -> Any:
+    # By name: a lesson is not type-checked as a whole, its cells define things twice.
+    lesson = importlib.import_module("playbook.foundations.settings")
+    try:
+        return lesson.load_settings()
+    except lesson.SettingsError as error:
+        problems = str(error).splitlines()
+    for problem in problems[:-1]:
+        _complain(problem)
+    raise InputError(problems[-1])
+
+
+@app.command()
+def postgres() -> None:
+    """Start the packaged PostgreSQL, print its URL, and stop it at Ctrl-C."""
+    import shlex
+    import time
+
+    from playbook.kit.postgres import Server
+
+    server = Server()
+    try:
+        typer.echo(f"PostgreSQL is running: {server.url}")
+        typer.echo(f"  export DATABASE_URL={shlex.quote(server.url)}")
+        typer.echo("  then, in that shell: `playbook serve`, `playbook run --postgres`, or any playbook as a script")
+        typer.echo("Ctrl-C stops it and deletes its data.")
+        sys.stdout.flush()
+        while True:
+            time.sleep(3600)  # until a signal ends it
+    finally:
+        server.stop()
+
+
+@app.command()
+def bench(
+    context: Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="All when none.")] = None,
+) -> None:
+    """Run the benchmarks: each prints a table of measurements and ratios."""
+    import subprocess
+    from difflib import get_close_matches
+
+    root = _course(context).root
+    scripts = {p.stem.removeprefix("bench_"): p for p in sorted((root / "tests" / "benchmarks").glob("bench_*.py"))}
+    if not scripts:
+        raise InputError("there are no benchmarks: tests/benchmarks/bench_*.py matches nothing")
+    for name in names or ():
+        if name not in scripts:
+            near = get_close_matches(name, scripts, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(scripts)}"
+            raise InputError(f"no benchmark is called {name!r}: {hint}")
+    failed = [name for name in names or scripts if subprocess.call([sys.executable, str(scripts[name])], cwd=root)]
+    if failed:
+        typer.echo(f"failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(FAILED)
+
+
+@app.command("binder-url")
+def binder_url(
+    context: Context,
+    repo: Annotated[
+        str | None, typer.Option(metavar="URL", help="Another repository than the remote `origin`.")
+    ] = None,
+    branch: Annotated[str, typer.Option(help="A branch, tag or commit; HEAD is the default branch.")] = "HEAD",
+) -> None:
+    """Print the link that opens the course on mybinder.org, made from the repository's own remote."""
+    from playbook.kit import binder
+
+    typer.echo(binder.launch_url(repo or binder.remote(_course(context).root), branch))
+
+
+# ---------------------------------------------------------------- exit codes
+
+
+def _complain(message: str) -> None:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(TERMINATED)  # so that every `finally` runs
+
+
+def _exit_code(arguments: Sequence[str] | None) -> int:
+    try:
+        code = app(arguments, prog_name="playbook", standalone_mode=False)
+    except typer.TyperException as error:  # an unknown command or option, a missing argument
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "playbook"
+        _complain(f"{error.format_message().rstrip('.')} (`{command} --help` shows what there is)")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        # PostgresUnavailable by name: its module is not imported unless a command did.
+        if isinstance(error, InputError) or type(error).__name__ == "PostgresUnavailable":
+            _complain(str(error))
+            return BAD_INPUT
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point of the script `playbook`."""
+    signal.signal(signal.SIGTERM, _terminated)
+    code = _exit_code(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `playbook list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
