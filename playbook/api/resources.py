@@ -23,7 +23,8 @@ Give organizations and packages URLs, methods and status codes that clients, cac
 | **resources and HTTP's own methods** | what a method promises holds for every URL; caches, proxies, generators and browsers know it | some actions must be found a noun |
 | GraphQL | the client chooses fields; one round trip | no HTTP caching; cost of a query must be bounded (see the api track) |
 
-We take **resources**. The nouns are plural, the key in the URL is the natural one (`/packages/httpx`), nothing is nested deeper than one level.
+We take **resources**. The nouns are plural, the key in the URL is the natural one (`/packages/httpx`), nothing is
+nested deeper than one level.
 
 And how is a part of one changed?
 
@@ -33,15 +34,17 @@ And how is a part of one changed?
 | JSON Patch (RFC 6902) | can move and test, edits lists | clients must compute operations |
 | **JSON Merge Patch (RFC 7396)** | the body is what changes: `{"description": null}` | null means "remove", so no field can have the value null *and* be kept |
 
-We take the **merge patch**. Choose procedures for what has no state (`POST /render`), and JSON Patch for documents with long lists.
+We take the **merge patch**. Choose procedures for what has no state (`POST /render`), and JSON Patch for documents
+with long lists.
 """
 
 # %% [markdown]
 """
 ## See it break
 
-The tempting API: a verb a path, and every answer 200, since "the request arrived". Its client asks for a package that does not exist. Before you run
-the cell: does `raise_for_status` notice? And what is left of the description after only the name was changed?
+The tempting API: a verb a path, and every answer 200, since "the request arrived". Its client asks for a package that
+does not exist. Before you run the cell: does `raise_for_status` notice? And what is left of the description after
+only the name was changed?
 """
 
 # %%
@@ -86,14 +89,16 @@ with serving(naive) as client:
 
 # %% [markdown]
 """
-Three failures. A typo came back as success, and `None` goes on into the client's program. The change of a name erased a description nobody had mentioned. And
-look at the last two: the framework answers 405, which is right for PUT, but `Allow` names one of the methods this URL has, and HEAD, which RFC 9110
-demands wherever there is GET, is refused. Link checkers and download tools use HEAD.
+Three failures. A typo came back as success, and `None` goes on into the client's program. The change of a name erased
+a description nobody had mentioned. And look at the last two: the framework answers 405, which is right for PUT, but
+`Allow` names one of the methods this URL has, and HEAD, which RFC 9110 demands wherever there is GET, is refused.
+Link checkers and download tools use HEAD.
 
 ## Build it
 
-First the representations. What comes in is strict: a field we do not know is an error, since the client that sent it expects something to happen. In a
-patch every field may be missing, and only what was sent counts: `model_fields_set` tells "not given" from "null".
+First the representations. What comes in is strict: a field we do not know is an error, since the client that sent it
+expects something to happen. In a patch every field may be missing, and only what was sent counts: `model_fields_set`
+tells "not given" from "null".
 """
 
 # %% tags=["export"]
@@ -168,8 +173,9 @@ class PackageList(BaseModel):
 
 # %% [markdown]
 """
-Then what HTTP promises for *every* URL, in one place. The media types: 415 says what the server would have taken, 406 that it cannot answer as asked.
-A dependency does it, so that it also stands in the OpenAPI document and runs before the body is looked at.
+Then what HTTP promises for *every* URL, in one place. The media types: 415 says what the server would have taken, 406
+that it cannot answer as asked. A dependency does it, so that it also stands in the OpenAPI document and runs before
+the body is looked at.
 """
 
 # %% tags=["export"]
@@ -188,7 +194,9 @@ def quality(accept: str, offered: str) -> float:
         media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
         if media_range in precision:
             weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-            best = max(best, (precision[media_range], float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0))
+            best = max(
+                best, (precision[media_range], float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0)
+            )
     return best[1]
 
 
@@ -213,8 +221,8 @@ def takes(media_type: str) -> Any:
 
 # %% [markdown]
 """
-And the methods. HEAD is GET without the body. `Allow` names all methods of a URL, so it has to look at every route that matches, not at the
-first. OPTIONS answers with the same list.
+And the methods. HEAD is GET without the body. `Allow` names all methods of a URL, so it has to look at every route
+that matches, not at the first. OPTIONS answers with the same list.
 """
 
 # %% tags=["export"]
@@ -267,8 +275,8 @@ def complete_methods(app: FastAPI) -> None:
 
 # %% [markdown]
 """
-Now the organizations. Each endpoint is one transaction, and creating one makes its creator the owner: an organization nobody owns cannot be managed. The
-answer to POST carries 201, the new resource and its URL.
+Now the organizations. Each endpoint is one transaction, and creating one makes its creator the owner: an organization
+nobody owns cannot be managed. The answer to POST carries 201, the new resource and its URL.
 """
 
 # %% tags=["export"]
@@ -313,7 +321,9 @@ def create_organization(
             session.flush()
         except sa.exc.IntegrityError:
             raise HTTPException(409, f"there is an organization {new.slug!r} already") from None
-        session.add(Member(id=ids.new(), organization_id=organization.id, user_id=caller.id, role="owner", created_at=now))
+        session.add(
+            Member(id=ids.new(), organization_id=organization.id, user_id=caller.id, role="owner", created_at=now)
+        )
         return organization
 
     organization = transact(work)
@@ -323,9 +333,11 @@ def create_organization(
 
 # %% [markdown]
 """
-Reading, changing, deleting. `Location` and all links are paths, not whole URLs: a whole one would be built from the Host header, which the client chooses. An
-organization that owns packages is not deleted: 409, and the client knows what to do first.
+Reading, changing, deleting. `Location` and all links are paths, not whole URLs: a whole one would be built from the
+Host header, which the client chooses. An organization that owns packages is not deleted: 409, and the client knows
+what to do first.
 """
+
 
 # %% tags=["export"]
 @resources.get("/organizations/{slug}", dependencies=[permission("organizations:read")])
@@ -364,8 +376,9 @@ def delete_organization(slug: str, transact: Transaction) -> None:
 
 # %% [markdown]
 """
-Packages follow the same pattern, so only two things are new. The name in the URL may be spelled in any of its ways, the answer and `Location` have the
-normalized one. And the newest version comes with the package in one statement, by the rule of an installer: no yanked one, a pre-release only for want of others.
+Packages follow the same pattern, so only two things are new. The name in the URL may be spelled in any of its ways,
+the answer and `Location` have the normalized one. And the newest version comes with the package in one statement, by
+the rule of an installer: no yanked one, a pre-release only for want of others.
 """
 
 # %% tags=["export"]
@@ -419,7 +432,9 @@ def create_package(new: NewPackage, response: Response, transact: Transaction, c
         now, owner = clock.now(), session.scalar(sa.select(Organization).where(Organization.slug == new.organization))
         if owner is None:
             raise HTTPException(422, f"there is no organization {new.organization!r} to own the package")
-        package = Package(id=ids.new(), organization_id=owner.id, name=new.name, normalized_name=key, summary=new.summary)
+        package = Package(
+            id=ids.new(), organization_id=owner.id, name=new.name, normalized_name=key, summary=new.summary
+        )
         package.created_at = package.updated_at = now
         session.add(package)
         try:
@@ -460,79 +475,34 @@ def delete_package(name: str, transact: Transaction) -> None:
 
 # %% [markdown]
 """
-Last, the service so far, which `playbook serve` runs. There is no sign-in yet: every caller is one developer who may do everything. So it refuses to be
-production.
-"""
-
-# %% tags=["export"]
-from pathlib import Path
-
-from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
-from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, create_app
-from playbook.foundations.settings import Settings
-from playbook.schema.catalog import load_catalog
-from playbook.schema.identity import User, add_user
-
-DEVELOPER = "developer@example.com"
-
-
-def first_rows(session: orm.Session, ids: Identifiers) -> tuple[Caller, Any, bool]:
-    """The developer and the organization "mirror", made when they are missing; whether there are packages."""
-    user = session.scalar(sa.select(User).where(User.email == DEVELOPER)) or add_user(session, ids.clock, ids, DEVELOPER, "Developer")
-    mirror = session.scalar(sa.select(Organization).where(Organization.slug == "mirror"))
-    if mirror is None:
-        now = ids.clock.now()
-        mirror = Organization(id=ids.new(), slug="mirror", name="Mirror", created_at=now, updated_at=now)
-        session.add(mirror)
-        session.flush()
-        session.add(Member(id=ids.new(), organization_id=mirror.id, user_id=user.id, role="owner", created_at=now))
-    filled = session.scalar(sa.select(Package.id).limit(1)) is not None
-    return Caller(user.id, user.name), mirror.id, filled
-
-
-def pantry(settings: Settings, catalog: Path | None = None) -> FastAPI:
-    """The service over the database of `settings`; its tables are made when missing, and filled from `catalog` when empty.
-
-    Raises ValueError in production: anybody could do anything.
-    """
-    if settings.environment == "production":
-        raise ValueError("no sign-in yet: PANTRY_ENVIRONMENT=production needs the auth track; use development or test")
-    engine, clock = make_engine(settings.database_url), SystemClock()
-    ids = Identifiers(clock)
-    Base.metadata.create_all(engine)
-    developer, mirror, filled = transaction(engine, lambda session: first_rows(session, ids))
-    if catalog is not None and not filled:
-        load_catalog(engine, catalog, mirror, clock.now())
-    app = create_app(
-        engine, [resources], clock, ids, lambda request: developer, lambda *asked: True, settings.max_body_bytes
-    )
-    complete_methods(app)
-    return app
-
-
-# %% [markdown]
-"""
 ## See it work
 
 Over the catalogue of 14,971 real packages:
 """
 
 # %%
-from datetime import UTC, timedelta
+from datetime import UTC
 
-from playbook.foundations.clock_and_identifiers import FixedClock, SeededBytes
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.http_service import Caller, create_app
+from playbook.schema.catalog import load_catalog
+from playbook.schema.identity import add_user
 
 
-def service(url, catalog=None):
-    """The service with a fixed clock, Alice as its caller, organization "mirror", and the catalogue if one is given."""
+def service(url, catalog=None, extra=()):
+    """The service with a fixed clock and Alice as its caller, who owns the organization "mirror"."""
     engine, clock = make_engine(url), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
     Base.metadata.create_all(engine)
-    ids = Identifiers(clock, SeededBytes(1))
-    alice, mirror, _ = transaction(engine, lambda session: first_rows(session, ids))
+    ids, now = Identifiers(clock, SeededBytes(1)), clock.now()
+    mirror = Organization(id=ids.new(), slug="mirror", name="Mirror", created_at=now, updated_at=now)
+    mirror_id = mirror.id
+    transaction(engine, lambda session: session.add(mirror))
+    user = transaction(engine, lambda session: add_user(session, clock, ids, "alice@example.com", "Alice"))
     if catalog:
-        load_catalog(engine, catalog, mirror, clock.now())
-    app = create_app(engine, [resources], clock, ids, lambda request: alice, lambda *asked: True)
+        load_catalog(engine, catalog, mirror_id, now)
+    alice = Caller(user.id, user.name)
+    app = create_app(engine, [resources, *extra], clock, ids, lambda request: alice, lambda *asked: True)
     complete_methods(app)
     return app
 
@@ -608,8 +578,8 @@ show(table(rows))
 
 ## On PostgreSQL
 
-The contract does not depend on the engine: the same table, cell by cell. There the rows of a deleted package would go by themselves, through foreign keys; here
-the same statements delete them on both.
+The contract does not depend on the engine: the same table, cell by cell. There the rows of a deleted package would go
+by themselves, through foreign keys; here the same statements delete them on both.
 """
 
 # %%
@@ -621,8 +591,9 @@ if on_production:
 """
 ## Check it
 
-What RFC 9110 promises for a method must be true of every URL: safe methods change nothing, idempotent ones change nothing the second time, 405 names what would
-work and it does. Then the merge patch, over every combination of absent, null and new.
+What RFC 9110 promises for a method must be true of every URL: safe methods change nothing, idempotent ones change
+nothing the second time, 405 names what would work and it does. Then the merge patch, over every combination of
+absent, null and new.
 """
 
 # %%
@@ -637,7 +608,9 @@ for method, path, answer, before, once, twice in facts:
         assert once == twice, f"{method} {path} is not idempotent"
     if answer.status_code == 405:
         allowed = answer.headers["allow"].split(", ")
-        assert method not in allowed and all(a.status_code != 405 for m, p, a, *_ in facts if p == path and m in allowed)
+        assert method not in allowed and all(
+            a.status_code != 405 for m, p, a, *_ in facts if p == path and m in allowed
+        )
     if method == "HEAD":
         get = next(a for m, p, a, *_ in facts if (m, p) == ("GET", path))
         assert answer.content == b"" and answer.headers["content-type"] == get.headers["content-type"]
@@ -655,21 +628,29 @@ with serving(service(lesson_url())) as client:
         422: client.post("/organizations", json={"slug": "acme", "name": "Acme", "colour": "red"}),
         404: client.get("/packages/no-such-package"),
     }
-    assert all(answer.status_code == status for status, answer in wrong.items()), {s: a.status_code for s, a in wrong.items()}
+    assert all(answer.status_code == status for status, answer in wrong.items()), {
+        s: a.status_code for s, a in wrong.items()
+    }
     assert client.patch("/organizations/mirror", json={"name": "x"}).headers["accept-patch"] == MERGE_PATCH
     assert client.patch("/organizations/mirror", content='{"name": null}', headers=patch_type).status_code == 422
     for bad in ("-a", "A", "a b", "", "a--b", "x" * 41):
         assert client.post("/organizations", json={"slug": bad, "name": "n"}).status_code == 422
-    assert client.get("/packages?limit=101").status_code == 422 and client.get("/organizations", headers={"accept": "*/*;q=0.1"}).status_code == 200
-print("safe is safe, idempotent is idempotent, Allow is complete, a patch changes what it names; 404 406 413 415 422 where they belong")
+    assert (
+        client.get("/packages?limit=101").status_code == 422
+        and client.get("/organizations", headers={"accept": "*/*;q=0.1"}).status_code == 200
+    )
+print(
+    "safe is safe, idempotent is idempotent, Allow is complete, a patch changes what it names, every refusal has its code"
+)
 
 # %% [markdown]
 """
 ## Your turn
 
-`PUT /organizations/{slug}` is missing. Write `add_put(router)`: PUT creates (201, with `Location`) or replaces (200) the organization that the URL names. A replacement
-is whole: a description that is not sent is gone. The body is that of POST, so it may contradict the URL. And two clients may PUT the same new organization at
-once: one gets 201, the other 200, as if they had come one after the other.
+`PUT /organizations/{slug}` is missing. Write `add_put(router)`: PUT creates (201, with `Location`) or replaces (200)
+the organization that the URL names. A replacement is whole: a description that is not sent is gone. The body is that
+of POST, so it may contradict the URL. And two clients may PUT the same new organization at once: one gets 201, the
+other 200, as if they had come one after the other.
 """
 
 
@@ -687,13 +668,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 @checker
 def check_put(add_put):
-    engine, clock = make_engine(lesson_url()), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
-    Base.metadata.create_all(engine)
-    ids = Identifiers(clock, SeededBytes(1))
-    alice, _, _ = transaction(engine, lambda session: first_rows(session, ids))
     extra = APIRouter(dependencies=[Depends(gives_json)])
     add_put(extra)
-    app = create_app(engine, [resources, extra], clock, ids, lambda request: alice, lambda *asked: True)
+    app = service(lesson_url(), extra=[extra])
     with serving(app) as client:
         put = lambda url, **body: client.put(f"/organizations/{url}", json={"slug": url, "name": "Acme", **body})
         first = put("acme", description="Anvils")
@@ -708,8 +685,12 @@ def check_put(add_put):
             return "not yet: the replaced organization has the new name and keeps the time it was created"
         if put("acme", slug="other").status_code not in (400, 409, 422):
             return "not yet: the body names another organization than the URL; that is a client's mistake"
-        with engine.connect() as connection:
-            owners = connection.scalar(sa.select(sa.func.count()).select_from(sa.join(Member, Organization, Member.organization_id == Organization.id)).where(Organization.slug == "acme"))
+        with app.state.engine.connect() as connection:
+            owners = connection.scalar(
+                sa.select(sa.func.count())
+                .select_from(sa.join(Member, Organization, Member.organization_id == Organization.id))
+                .where(Organization.slug == "acme")
+            )
         if owners != 1:
             return f"not yet: acme should have one owner, its creator, and has {owners}"
         for attempt in range(5):
@@ -729,7 +710,13 @@ check_put(add_put)
 def add_put(router: APIRouter) -> None:
     @router.put("/organizations/{slug}", dependencies=[takes(JSON), permission("organizations:write")])
     def put_organization(
-        slug: str, new: NewOrganization, response: Response, caller: CurrentCaller, transact: Transaction, clock: Now, ids: NewIds
+        slug: str,
+        new: NewOrganization,
+        response: Response,
+        caller: CurrentCaller,
+        transact: Transaction,
+        clock: Now,
+        ids: NewIds,
     ) -> OrganizationOut:
         if new.slug != slug:
             raise HTTPException(422, f"the body is about {new.slug!r}, the URL about {slug!r}")
@@ -744,12 +731,16 @@ def add_put(router: APIRouter) -> None:
             created = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
             session.add(created)
             session.flush()
-            session.add(Member(id=ids.new(), organization_id=created.id, user_id=caller.id, role="owner", created_at=now))
+            session.add(
+                Member(id=ids.new(), organization_id=created.id, user_id=caller.id, role="owner", created_at=now)
+            )
             return created, True
 
         try:
             organization, created = transact(work)
-        except sa.exc.IntegrityError:  # the other client was first: in a new transaction, its row is there to be replaced
+        except (
+            sa.exc.IntegrityError
+        ):  # the other client was first: in a new transaction, its row is there to be replaced
             organization, created = transact(work)
         if created:
             response.status_code, response.headers["Location"] = 201, f"/organizations/{slug}"
@@ -762,19 +753,23 @@ assert check_put(add_put)
 """
 ## Hand it over
 
-- **Front end**: trust the status code before the body; follow `Location`; send patches as `application/merge-patch+json`, null to remove.
-- **Reviewer**: no verb in a path; a new route names its permission and its media type; what comes in is a `Strict` model.
-- **Security reviewer**: names are compared by their PEP 503 form; no link is built from the Host header; bodies end at 1 MiB.
+- **Front end**: trust the status code before the body; follow `Location`; send patches as
+  `application/merge-patch+json`, null to remove.
+- **Reviewer**: no verb in a path; a new route names its permission and its media type; what comes in is a `Strict`
+  model.
+- **Security reviewer**: names are compared by their PEP 503 form; no link is built from the Host header; bodies end
+  at 1 MiB.
 - **Test engineer**: the method table is data. Add a URL and its row is checked for safe, idempotent and `Allow`.
 - **Operator**: list sizes are capped at 100; what is not complete says so.
 
 ## Sources
 
-RFC 9110, 9.2 (safe, idempotent), 9.3 (methods), 12.5.1 (Accept), 15.3.2 (201), 15.5.6 (405), 15.5.7 (406), 15.5.10 (409), 15.5.14 (413), 15.5.16 (415).
-RFC 5789 (PATCH). RFC 7396 (JSON Merge Patch). OWASP API Security Top 10 2023, API3 (mass assignment). R. Fielding, dissertation, chapter 5.
+RFC 9110, 9.2 (safe, idempotent), 9.3 (methods), 12.5.1 (Accept), 15.3.2 (201), 15.5.6 (405), 15.5.7 (406), 15.5.10
+(409), 15.5.14 (413), 15.5.16 (415). RFC 5789 (PATCH). RFC 7396 (JSON Merge Patch). OWASP API Security Top 10 2023,
+API3 (mass assignment). R. Fielding, dissertation, chapter 5.
 """
 
 # %% [markdown] tags=["nav"]
 """
-[index](../index.ipynb)
+Previous: [Catalog](../schema/catalog.ipynb) · [course map](../index.ipynb)
 """

@@ -10,7 +10,7 @@ Make time, identifiers and randomness testable, and give every row an id that so
 | **You need** | nothing |
 | **Time** | 20 minutes |
 | **Topics** | clock, time, time zone, UTC, midnight, testing time, flaky test, identifiers, primary key, UUID, UUIDv4, UUIDv7, serial, auto-increment, randomness, entropy, token, API key format, checksum, German tank problem, index locality |
-| **Standard** | RFC 9562 (5.7, 6.2, 8), RFC 3339, OWASP ASVS 5.0 (11.5), NIST SP 800-63B-4 (look-up secrets) |
+| **Standard** | RFC 9562 (5.7, 6.2, 8), OWASP ASVS 5.0 (11.5.1) |
 """
 
 # %% [markdown]
@@ -31,7 +31,7 @@ Make time, identifiers and randomness testable, and give every row an id that so
 |---|---|---|
 | serial integer | 8 bytes, sorted by age | tells strangers how many there are; only the database can make one |
 | UUIDv4 | made anywhere, tells nothing | no order: every insert lands on another page of the index |
-| **UUIDv7** | made anywhere, sorted by age, 74 bits of randomness | 16 bytes; tells when the row was made, to the millisecond |
+| **UUIDv7** | made anywhere, sorted by age, 73 random bits | 16 bytes; tells when the row was made, to the millisecond |
 
 We take the **clock that is handed in** and **UUIDv7**, and keep both honest with two rules. Times are in UTC and carry
 their zone. An id is a name, never a permission: who knows it still has to ask. Choose a serial key for rows that
@@ -80,13 +80,13 @@ def machine_at(start):
     return Moved
 
 
-for time in ("12:00:00.000", "23:59:59.998", "23:59:59.999"):
-    with patch("__main__.datetime", machine_at(datetime.fromisoformat(f"2026-11-30 {time}"))):
+for moment in ("12:00:00.000", "23:59:59.998", "23:59:59.999"):
+    with patch("__main__.datetime", machine_at(datetime.fromisoformat(f"2026-11-30 {moment}"))):
         try:
             test_a_new_release_is_on_todays_page()
-            print(time, "passes")
+            print(moment, "passes")
         except AssertionError:
-            print(time, "fails")
+            print(moment, "fails")
 
 # %% [markdown]
 """
@@ -190,8 +190,10 @@ RandomBytes = Callable[[int], bytes]
 
 
 class SeededBytes:
-    """The same bytes for the same seed, on every machine. For lessons and tests, **never in production**: whoever knows
-    the seed knows every id and every token. Thread safe."""
+    """The same bytes for the same seed, on every machine. For lessons and tests, **never in production**.
+
+    Whoever knows the seed knows every id and every token made with it. Thread safe.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed, self._calls, self._lock = seed, 0, threading.Lock()
@@ -204,12 +206,13 @@ class SeededBytes:
 
 # %% [markdown]
 """
-A UUIDv7 is 48 bits of Unix time in milliseconds, then 74 random bits, with six bits in between that say "version 7".
-Many ids are made in one millisecond, and a clock can go back; in both cases the next id keeps the last time and
-*counts on* from the last random bits by a random step (RFC 9562, section 6.2, method 2). So the ids of one generator
-always rise. Ids of several processes are in the order of their clocks.
+A UUIDv7 is 48 bits of Unix time in milliseconds and 74 bits to be random, with six bits between them that say "version
+7". Many ids are made in one millisecond, and a clock can go back. In both cases the next id keeps the last one's time
+and *counts on* from its random bits, by a random step (RFC 9562, section 6.2, method 2). So the ids of one generator
+always rise; ids of several processes are in the order of their clocks.
 
-Python 3.14 has `uuid.uuid7()` and PostgreSQL 18 has `uuidv7()`. Both read the machine's clock, and no test can set it.
+Python 3.14 has `uuid.uuid7()` and PostgreSQL 18 has `uuidv7()`. Both read the machine's clock, so no test can stand
+still with them.
 """
 
 # %% tags=["export"]
@@ -220,7 +223,10 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 class Identifiers:
-    """Makes UUIDv7 (RFC 9562, 5.7): each greater than the one before, 74 bits of it random. Thread safe."""
+    """Makes UUIDv7 (RFC 9562, 5.7), each greater than the one before. Thread safe.
+
+    73 bits are random in a new millisecond; within one, the next id is a random step of up to 2**32 away.
+    """
 
     def __init__(self, clock: Clock, random_bytes: RandomBytes = secrets.token_bytes) -> None:
         self._clock, self._random_bytes, self._lock = clock, random_bytes, threading.Lock()
@@ -253,14 +259,15 @@ def uuid7_time(identifier: uuid.UUID) -> datetime:
 
 # %% [markdown]
 """
-An id is no secret: it stands in addresses and logs, and its neighbour shares most of its bits. What gives access is a
-**token**, and a token is different in four ways. All of it is random: 32 characters of 62 are 190 bits, far more than
-the 128 nobody can guess. Its prefix says what it is. Its last six characters are a checksum, so that a scanner that
-finds one in a public repository can tell it from a random word without asking us (GitHub's scheme). And only its hash
-is stored.
+An id is no secret: it stands in addresses and logs, and its neighbour shares most of its bits. ASVS 11.5.1 wants 128
+random bits in whatever must not be guessed, and says that no UUID has them. What gives access is a **token**:
 
-A password needs a slow hash, because people choose passwords from a list that can be tried. Nobody tries 190 random
-bits, so one SHA-256 is enough, and it can be looked up through an index.
+- between prefix and checksum all of it is random: 32 characters, each one of 62, are 190 bits;
+- its prefix says what it is, to people and to scanners;
+- its last six characters are a checksum over the rest, so a scanner can tell a token from a random word without asking
+  us (GitHub's scheme; ours covers the prefix too);
+- only its hash is stored. A password needs a slow hash, because people choose passwords from a list that can be tried.
+  Nobody tries 190 random bits, so one SHA-256 is enough, and it can be looked up through an index.
 """
 
 # %% tags=["export"]
@@ -276,7 +283,7 @@ def base62(number: int, length: int) -> str:
 
 
 def new_token(prefix: str, random_bytes: RandomBytes = secrets.token_bytes) -> str:
-    """`prefix_` + 32 random base-62 digits (190 bits of entropy) + 6 of checksum. Raises ValueError for a bad prefix."""
+    """`prefix_`, 32 random base-62 digits (190 bits of entropy), 6 of checksum. Raises ValueError for a bad prefix."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,19}", prefix):
         raise ValueError("prefix should be 2 to 20 characters of a-z, 0-9 and _, beginning with a letter")
     body = f"{prefix}_{base62(int.from_bytes(random_bytes(32)), 32)}"  # 256 bits in: no digit is likelier by 2**-64
@@ -284,7 +291,7 @@ def new_token(prefix: str, random_bytes: RandomBytes = secrets.token_bytes) -> s
 
 
 def is_token(text: str, prefix: str) -> bool:
-    """Whether `text` is formed like a token of `prefix`. Says nothing about whether it is valid: anybody can form one."""
+    """Whether `text` is formed like a token of `prefix`; not whether it opens anything: anybody can form one."""
     body, checksum = text[:-6], text[-6:]
     formed = re.fullmatch(rf"{re.escape(prefix)}_[0-9A-Za-z]{{38}}", text) is not None
     return formed and checksum == base62(zlib.crc32(body.encode()), 6)
@@ -342,14 +349,14 @@ print("\nthe evening again, byte for byte:", same)
 
 # %% [markdown]
 """
-No patching, no waiting, and both sides of midnight are one line apart. The two ids share their first twelve digits, the
-millisecond, and still rise. A token, for comparison:
+No patching, no waiting, and both sides of midnight are one line apart. The two ids share their first twelve digits,
+which are the millisecond, and still rise. A token, for comparison:
 """
 
 # %%
 token = new_token("pantry", SeededBytes(1))
 print(token)
-print("well formed:", is_token(token, "pantry"), "| one letter changed:", is_token(token.replace("p", "q", 1), "qantry"))
+print("well formed:", is_token(token, "pantry"), "| last digit changed:", is_token(token[:-1] + "0", "pantry"))
 print("stored:", hash_token(token)[:16], "...")
 
 # %% [markdown]
@@ -372,8 +379,8 @@ ROWS, MORE = 20_000, 500
 def versions() -> dict[str, list[uuid.UUID]]:
     clock = FixedClock(datetime(2026, 11, 30, tzinfo=UTC), step=7 * MILLISECOND)
     ids, random_bytes = Identifiers(clock, SeededBytes(1)), SeededBytes(2)
-    total = range(ROWS + MORE)
-    return {"UUIDv4": [uuid.UUID(bytes=random_bytes(16), version=4) for _ in total], "UUIDv7": [ids.new() for _ in total]}
+    version4 = [uuid.UUID(bytes=random_bytes(16), version=4) for _ in range(ROWS + MORE)]
+    return {"UUIDv4": version4, "UUIDv7": [ids.new() for _ in range(ROWS + MORE)]}
 
 
 def insert(connection: psycopg.Connection, ids: list[uuid.UUID]) -> None:
@@ -400,7 +407,7 @@ def measure(url: str) -> None:
                 written[version] = connection.execute(query, (before,)).fetchone()[0]
     if may_checkpoint:
         ratio = written["UUIDv4"] / written["UUIDv7"]
-        print(f"{MORE} more rows: UUIDv4 writes {ratio:.0f} times the log")
+        print(f"{MORE} more rows: UUIDv4 writes more than {int(ratio)} times the log")
 
 
 on_postgres(measure)
@@ -433,8 +440,9 @@ assert {(i.version, i.variant) for i in made} == {(7, uuid.RFC_4122)}
 
 instant = datetime(2026, 11, 30, 12, tzinfo=UTC)
 for offset in range(0, 2_000_000, 997):
-    time = instant + timedelta(microseconds=offset)
-    assert uuid7_time(Identifiers(FixedClock(time)).new()) == time.replace(microsecond=time.microsecond // 1000 * 1000)
+    moment = instant + timedelta(microseconds=offset)
+    whole = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    assert uuid7_time(Identifiers(FixedClock(moment)).new()) == whole, "the time comes back, to the millisecond"
 
 shared, found = Identifiers(FixedClock(instant)), []
 threads = [threading.Thread(target=lambda: found.append([shared.new() for _ in range(1_000)])) for _ in range(8)]
@@ -535,13 +543,13 @@ assert check_ids_of_day(ids_of_day)
 ## Sources
 
 RFC 9562, sections 5.7 (UUIDv7), 6.2 (monotonicity and counters), 6.9 (unguessability) and 8 (security considerations).
-RFC 3339 (times on the wire). OWASP ASVS 5.0, 11.5 (random values). NIST SP 800-63B-4, section 3.1.2 (look-up secrets
-and their entropy). GitHub, "Behind GitHub's new authentication token formats" (prefix and checksum). PostgreSQL
-documentation, "B-Tree Indexes" and `full_page_writes`. R. Ruggles and H. Brodie, "An Empirical Approach to Economic
-Intelligence in World War II" (1947).
+OWASP ASVS 5.0, 11.5.1 (random values). NIST SP 800-63B-4, section 3.1.2 (look-up secrets: enough entropy needs no slow
+hash). GitHub, "Behind GitHub's new authentication token formats" (prefix and checksum). PostgreSQL documentation,
+"B-Tree Indexes" and `full_page_writes`. R. Ruggles and H. Brodie, "An Empirical Approach to Economic Intelligence in
+World War II" (1947).
 """
 
 # %% [markdown] tags=["nav"]
 """
-[index](../index.ipynb)
+Previous: [Settings](settings.ipynb) · [course map](../index.ipynb) · Next: [Database](database.ipynb)
 """

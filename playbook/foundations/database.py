@@ -35,15 +35,17 @@ Two questions are settled here, because each answer shapes the other.
 | one statement (`SET total = total + 1`) | fastest, cannot race | only for rules that fit into one statement |
 | **snapshot isolation, and do it again on a conflict** | any rule, both engines | the work must be repeatable: nothing but the database may be touched in it |
 
-We take the last of each. DuckDB has snapshot isolation and nothing else. PostgreSQL calls it REPEATABLE READ and defaults to something
-weaker, so we ask for it. Choose a row lock on PostgreSQL when a row is so busy that most attempts fail.
+We take the last of each. DuckDB has snapshot isolation and nothing else. PostgreSQL calls it REPEATABLE READ and
+defaults to something weaker, so we ask for it. Choose a row lock on PostgreSQL when a row is so busy that most
+attempts fail.
 """
 
 # %% [markdown]
 """
 ## See it break
 
-Two threads count one download each. Before you run the cell: what is the total afterwards, and which thread gets an error?
+Two threads count one download each. Before you run the cell: what is the total afterwards, and which thread gets an
+error?
 """
 
 # %%
@@ -81,11 +83,14 @@ def two_downloads(engine, work):
         return connection.scalar(sa.select(counts.c.total)), errors
 
 
+one_at_a_time = threading.Lock()
+
+
 def read_then_write(engine, both_have_read):
     with engine.connect() as connection:
         total = connection.scalar(sa.select(counts.c.total))
     both_have_read()
-    with engine.begin() as connection:
+    with one_at_a_time, engine.begin() as connection:
         connection.execute(counts.update().values(total=total + 1))
 
 
@@ -95,8 +100,8 @@ print(f"two transactions each: total {total}, errors {errors}")
 
 # %% [markdown]
 """
-Both threads were told that they succeeded, and one download is gone. That is a **lost update**. So read and write in one
-transaction, as everybody says. Predict again: is the total 2 now?
+The writes did not even overlap, both threads were told that they succeeded, and one download is gone. That is a
+**lost update**. So read and write in one transaction, as everybody says. Predict again: is the total 2 now?
 """
 
 
@@ -114,11 +119,11 @@ print(f"errors: {errors}")
 
 # %% [markdown]
 """
-Still one, but DuckDB refuses to lose an update silently: the second writer gets an error and can try again. Who does that?
-If the answer is "the caller", every caller forgets. (PostgreSQL, as it comes, does worse here: see below.)
+Still one, but DuckDB refuses to lose an update silently: the second writer gets an error and can try again. Who does
+that? If the answer is "the caller", every caller forgets. (PostgreSQL, as it comes, does worse here: see below.)
 
-The other thing that goes wrong daily is a connection that is never given back. A pool of two, three failing requests, and
-an error tracker that keeps the exceptions, with everything they refer to:
+The other thing that goes wrong daily is a connection that is never given back. A pool of two, three failing requests,
+and an error tracker that keeps the exceptions, with everything they refer to:
 """
 
 # %%
@@ -148,7 +153,8 @@ The third request failed without doing anything wrong.
 ## Build it
 
 First what all tables share. Constraints get names by rule, because a migration can only drop what has a known name.
-Times are stored as points in time: a value without a zone is refused before it reaches a column, and what comes back is UTC.
+Times are stored as points in time: a value without a zone is refused before it reaches a column, and what comes back
+is UTC.
 """
 
 # %% tags=["export"]
@@ -192,8 +198,9 @@ class Base(orm.DeclarativeBase):
 
 # %% [markdown]
 """
-DuckDB takes foreign keys but pays dearly for them: a parent cannot be changed once it is referred to, and no constraint can be
-added later, so most migrations become impossible. We declare every foreign key and emit it on PostgreSQL only.
+DuckDB takes foreign keys but pays dearly for them: a parent cannot be changed once it is referred to, and no
+constraint can be added later, so most migrations become impossible. We declare every foreign key and emit it on
+PostgreSQL only.
 """
 
 # %% tags=["export"]
@@ -207,9 +214,9 @@ def leave_out_foreign_keys(constraint: sa.ForeignKeyConstraint, compiler: Any, *
 
 # %% [markdown]
 """
-One factory makes the engine. Three lines of it matter. On DuckDB a `QueuePool`, or each thread would get an in-memory database of
-its own. On PostgreSQL the isolation level that both engines share. On both a bound on waiting: for a connection, a statement,
-a client that went away in the middle of a transaction.
+One factory makes the engine. Three lines of it matter. On DuckDB a `QueuePool`, or each thread would get an in-memory
+database of its own. On PostgreSQL the isolation level that both engines share. On both a bound on waiting: for a
+connection, a statement, a client that went away in the middle of a transaction.
 """
 
 # %% tags=["export"]
@@ -246,11 +253,12 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
 
 # %% [markdown]
 """
-Now the unit of work. Which errors may be tried again? Only those by which the database says "I did nothing, because somebody else
-was first". A broken connection is not among them: it may have died after the commit, and to count twice is as wrong as not at all.
+Now the unit of work. Which errors may be tried again? Only those by which the database says "I did nothing, because
+somebody else was first". A broken connection is not among them: it may have died after the commit, and to count twice
+is as wrong as not at all.
 
-DuckDB notices a duplicate key of two simultaneous inserts only when the second commits, and calls that a conflict too. The
-second attempt then meets the row that is there by now, and gets the `IntegrityError` it should have.
+DuckDB notices a duplicate key of two simultaneous inserts only when the second commits, and calls that a conflict
+too. The second attempt then meets the row that is there by now, and gets the `IntegrityError` it should have.
 """
 
 # %% tags=["export"]
@@ -297,8 +305,8 @@ def transaction(
 
 # %% [markdown]
 """
-`expire_on_commit=False`: what `work` returns can still be read after the commit, without a statement in secret. Last, a
-listener, so that these pages can show the SQL that really ran.
+`expire_on_commit=False`: what `work` returns can still be read after the commit, without a statement in secret. Last,
+a listener, so that these pages can show the SQL that really ran.
 """
 
 # %% tags=["export"]
@@ -343,7 +351,8 @@ def capture_sql(engine: sa.Engine) -> Iterator[list[Statement]]:
 """
 ## See it work
 
-The same two threads, the same meeting after the read. Only the first attempts meet: a second one has nobody to wait for.
+The same two threads, the same meeting after the read. Only the first attempts meet: a second one has nobody to wait
+for.
 """
 
 
@@ -395,9 +404,9 @@ print(f"{len(tracker)} errors kept, {small.pool.checkedout()} connections out")
 """
 ## On PostgreSQL
 
-Run the "one transaction each" version on PostgreSQL as it comes. Its default is READ COMMITTED: each *statement* sees what is
-committed, so the second thread overwrites what it never saw. No error, one download gone. With the isolation level of `make_engine` the
-second writer is told, and `transaction` does it again.
+Run the "one transaction each" version on PostgreSQL as it comes. Its default is READ COMMITTED: each *statement* sees
+what is committed, so the second thread overwrites what it never saw. No error, one download gone. With the isolation
+level of `make_engine` the second writer is told, and `transaction` does it again.
 """
 
 
@@ -446,7 +455,10 @@ def eight_threads(url):
         t.start()
     for t in threads:
         t.join()
-    total, out = transaction(engine, lambda session: session.scalar(sa.select(counts.c.total))), engine.pool.checkedout()
+    total, out = (
+        transaction(engine, lambda session: session.scalar(sa.select(counts.c.total))),
+        engine.pool.checkedout(),
+    )
     engine.dispose()
     return total, out
 
@@ -478,9 +490,9 @@ print("800 of 800 on each engine, no connection out, a duplicate key tried once,
 """
 ## Your turn
 
-Snapshot isolation stops two transactions that write the *same* row. An organization must keep at least one owner. Alice and Bob,
-its two owners, leave at the same moment: each transaction reads two owners, each deletes a different row, no row is written twice, both
-commit. Nobody is left. This is **write skew**, and the version below has it.
+Snapshot isolation stops two transactions that write the *same* row. An organization must keep at least one owner.
+Alice and Bob, its two owners, leave at the same moment: each transaction reads two owners, each deletes a different
+row, no row is written twice, both commit. Nobody is left. This is **write skew**, and the version below has it.
 
 Change `leave` so that the two collide. You may add a column, but no lock: DuckDB has none.
 """
@@ -570,21 +582,23 @@ assert check_leave(leave)
 """
 ## Hand it over
 
-- **Reviewer**: reads and the writes that depend on them are in one `transaction`. No mail, no HTTP call, no file inside `work`.
+- **Reviewer**: reads and the writes that depend on them are in one `transaction`. No mail, no HTTP call, no file
+  inside `work`.
 - **Reviewer**: a rule over several rows names the row that every writer of the rule must write.
 - **Migration owner**: constraint names come from `NAMING`; foreign keys exist on PostgreSQL only.
-- **Operator**: a wait for a connection ends after 5 seconds, a statement after 30, an idle transaction after 60. Pool size times processes
-  must stay below the server's `max_connections`.
+- **Operator**: a wait for a connection ends after 5 seconds, a statement after 30, an idle transaction after 60. Pool
+  size times processes must stay below the server's `max_connections`.
 - **Test engineer**: the property to keep is "increments in = total out" over threads, on both engines.
 
 ## Sources
 
-PostgreSQL documentation, 13.2 Transaction Isolation and Appendix A, class 40. DuckDB documentation, Transactions and Concurrency.
-M. Fowler, *Patterns of Enterprise Application Architecture*, "Unit of Work". M. Brooker, "Exponential Backoff And Jitter" (AWS Architecture
-Blog, 2015). H. Berenson et al., "A Critique of ANSI SQL Isolation Levels" (SIGMOD 1995): lost update, write skew.
+PostgreSQL documentation, 13.2 Transaction Isolation and Appendix A, class 40. DuckDB documentation, Transactions and
+Concurrency. M. Fowler, *Patterns of Enterprise Application Architecture*, "Unit of Work". M. Brooker, "Exponential
+Backoff And Jitter" (AWS Architecture Blog, 2015). H. Berenson et al., "A Critique of ANSI SQL Isolation Levels"
+(SIGMOD 1995): lost update, write skew.
 """
 
 # %% [markdown] tags=["nav"]
 """
-[index](../index.ipynb)
+Previous: [Clock and identifiers](clock_and_identifiers.ipynb) · [course map](../index.ipynb) · Next: [HTTP service](http_service.ipynb)
 """

@@ -2,7 +2,8 @@
 """
 # HTTP service
 
-Turn a request into exactly one transaction and one honest response, and start and stop the process without losing either.
+Turn a request into exactly one transaction and one honest response, and start and stop the process without losing
+either.
 
 | | |
 |---|---|
@@ -26,16 +27,16 @@ Where does the transaction of a request begin and end?
 | a middleware wraps every request | nobody forgets | reads pay for it too; a conflict cannot be tried again, the body is consumed |
 | **the endpoint passes one function to `transaction`** | one commit, before the response; conflicts are tried again | one more line in each endpoint |
 
-We take the **last**. The line is worth it: a reviewer sees where the transaction starts and ends.
-Choose the middleware for a service in which every request is one small write and nothing conflicts.
+We take the **last**. The line is worth it: a reviewer sees where the transaction starts and ends. Choose the
+middleware for a service in which every request is one small write and nothing conflicts.
 """
 
 # %% [markdown]
 """
 ## See it break
 
-A new organization needs an owner, and somebody gets a mail. Three helpers, each correct. The mail server is down. Before you run the
-cell: what does the client see, and what is in the database?
+A new organization needs an owner, and somebody gets a mail. Three helpers, each correct. The mail server is down.
+Before you run the cell: what does the client see, and what is in the database?
 """
 
 # %%
@@ -92,11 +93,11 @@ print(in_database(engine))
 
 # %% [markdown]
 """
-The client was told that nothing happened, and acme exists, without an owner, for ever: the name is taken, so trying again
-fails too.
+The client was told that nothing happened, and acme exists, without an owner, for ever: the name is taken, so trying
+again fails too.
 
-The usual answer is a session from a dependency that commits when the endpoint is done. Two clients ask for one name at the same moment.
-`organizations.name` is a primary key. Predict: which two status codes?
+The usual answer is a session from a dependency that commits when the endpoint is done. Two clients ask for one name
+at the same moment. `organizations.name` is a primary key. Predict: which two status codes?
 """
 
 # %%
@@ -128,14 +129,14 @@ print(f"in the server's log: {len(client.server_errors)} error")
 
 # %% [markdown]
 """
-Two clients hold a 201, one of them for a row that was rolled back. FastAPI runs what follows the `yield` after the response has gone out, so
-the refusal reached the log and nobody else. DuckDB checks a key of two open transactions at the commit; on PostgreSQL the same happens with a
-deferred constraint or a serialization failure.
+Two clients hold a 201, one of them for a row that was rolled back. FastAPI runs what follows the `yield` after the
+response has gone out, so the refusal reached the log and nobody else. DuckDB checks a key of two open transactions at
+the commit; on PostgreSQL the same happens with a deferred constraint or a serialization failure.
 
 ## Build it
 
-First who is asking. These two questions are declared here and answered later, in the auth track: until then the lessons name their caller.
-Without an answer the answer is no: `nobody` is signed in, and nothing is permitted.
+First who is asking. These two questions are declared here and answered later, in the auth track: until then the
+lessons name their caller. Without an answer the answer is no: `nobody` is signed in, and nothing is permitted.
 """
 
 # %% tags=["export"]
@@ -178,9 +179,10 @@ def nothing(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
 
 # %% [markdown]
 """
-A route asks by naming a dependency: `CurrentCaller` for who, `permission("packages:write")` for whether they may. A route for everybody says so
-with `anyone`. So a route that says nothing is a mistake, and a mistake can be found.
+A route asks by naming a dependency: `CurrentCaller` for who, `permission("packages:write")` for whether they may. A
+route for everybody says so with `anyone`. So a route that says nothing is a mistake, and a mistake can be found.
 """
+
 
 # %% tags=["export"]
 def current_caller(request: Request) -> Caller:
@@ -212,9 +214,10 @@ def anyone() -> None:
 
 # %% [markdown]
 """
-Then what a request needs to do its work: a way to run a transaction, the time, and new identifiers. They come from the app, so that a test
-gives it other ones.
+Then what a request needs to do its work: a way to run a transaction, the time, and new identifiers. They come from
+the app, so that a test gives it other ones.
 """
+
 
 # %% tags=["export"]
 class Transact(Protocol):
@@ -244,8 +247,8 @@ NewIds = Annotated[Identifiers, Depends(identifiers_of)]
 
 # %% [markdown]
 """
-Every answer carries a request id, so that a user's "it failed" leads to one line of the log. A client may send its own, but not anything:
-it ends up in log files, and a line feed in it would forge entries there.
+Every answer carries a request id, so that a user's "it failed" leads to one line of the log. A client may send its
+own, but not anything: it ends up in log files, and a line feed in it would forge entries there.
 """
 
 # %% tags=["export"]
@@ -282,9 +285,9 @@ class RequestId:
 
 # %% [markdown]
 """
-Two questions from outside look alike and are not. *Alive?* means: is the process stuck, must it be restarted? *Ready?* means: may it get
-requests now? A service whose database is gone is alive and not ready. A check that mixes them makes the platform restart every process
-while the database is being restarted, and nothing comes back.
+Two questions from outside look alike and are not. *Alive?* means: is the process stuck, must it be restarted?
+*Ready?* means: may it get requests now? A service whose database is gone is alive and not ready. A check that mixes
+them makes the platform restart every process while the database is being restarted, and nothing comes back.
 """
 
 # %% tags=["export"]
@@ -314,8 +317,8 @@ def ready(request: Request, response: Response) -> dict[str, str]:
 
 # %% [markdown]
 """
-The factory puts it together. A function and not a module-level `app`, so that importing the code connects to nothing and two tests can have
-two services. The lifespan closes the pool after the last response has gone out.
+The factory puts it together. A function and not a module-level `app`, so that importing the code connects to nothing
+and two tests can have two services. The lifespan closes the pool after the last response has gone out.
 """
 
 # %% tags=["export"]
@@ -359,7 +362,8 @@ def create_app(
 
 # %% [markdown]
 """
-And the rule that keeps a forgotten check from going live. It looks at the dependencies FastAPI will really run, also those of a router.
+And the rule that keeps a forgotten check from going live. It looks at the dependencies FastAPI will really run, also
+those of a router.
 """
 
 # %% tags=["export"]
@@ -374,7 +378,7 @@ def calls_of(dependant: Dependant) -> set[str]:
 
 
 def undeclared_routes(app: FastAPI) -> list[str]:
-    """Routes (`POST /packages`) that name neither a caller, a permission, nor `anyone`. Documentation routes are left out."""
+    """Routes (`POST /packages`) that name neither caller, permission, nor `anyone`; FastAPI's own pages left out."""
     found = []
     for route in iter_route_contexts(app.routes):
         if (dependant := getattr(route, "dependant", None)) is None:
@@ -389,8 +393,9 @@ def undeclared_routes(app: FastAPI) -> list[str]:
 """
 ## See it work
 
-The same organization, the same broken mail server, one transaction. The mail goes last and outside: a mail for an organization that does not
-exist is worse than a missing one. (A mail that must not get lost needs the outbox of the production track.)
+The same organization, the same broken mail server, one transaction. The mail goes last and outside: a mail for an
+organization that does not exist is worse than a missing one. (A mail that must not get lost needs the outbox of the
+production track.)
 """
 
 # %%
@@ -438,9 +443,11 @@ with serving(service(engine)) as client, ThreadPoolExecutor(2) as threads:
 
 # %% [markdown]
 """
-One 201, one 409, one organization with one owner. The loser's commit was refused, its work ran again, and this time it saw the row.
+One 201, one 409, one organization with one owner. The loser's commit was refused, its work ran again, and this time
+it saw the row.
 
-Now the two doors, closed by default. The first app names no caller, the second a caller without permission, the third forgot to say:
+Now the two doors, closed by default. The first app names no caller, the second a caller without permission, the third
+forgot to say:
 """
 
 # %%
@@ -465,7 +472,8 @@ except ValueError as error:
 
 # %% [markdown]
 """
-Last, stopping. A request is being worked on when the platform says stop. The server takes no new ones, finishes this one, then closes:
+Last, stopping. A request is being worked on when the platform says stop. The server takes no new ones, finishes this
+one, then closes:
 """
 
 # %%
@@ -495,7 +503,8 @@ with LiveClient(server.url) as client, ThreadPoolExecutor(2) as threads:
 """
 ## On PostgreSQL
 
-Readiness is about the database, so take the database away while the service runs. The server drops it by force, with everybody connected:
+Readiness is about the database, so take the database away while the service runs. The server drops it by force, with
+everybody connected:
 """
 
 
@@ -517,8 +526,8 @@ lost = on_postgres(lose_the_database)
 
 # %% [markdown]
 """
-Alive and not ready: the platform sends the requests elsewhere and leaves the process alone. When the database is back, so is the service:
-`pool_pre_ping` replaces the dead connections.
+Alive and not ready: the platform sends the requests elsewhere and leaves the process alone. When the database is
+back, so is the service: `pool_pre_ping` replaces the dead connections.
 
 ## Check it
 """
@@ -552,17 +561,20 @@ with serving(service(new_database())) as client:
         answer = client.get("/health", headers={"X-Request-Id": hostile.encode()})
         assert answer.headers["X-Request-Id"] != hostile
     assert client.post("/organizations?name=a", content=b"x" * 1_048_577).status_code == 413
-print("a failure at any step leaves nothing; ids of others are checked; a large body is refused; a lost database is not ready")
+print(
+    "a failure at any step leaves nothing; foreign ids are checked; large bodies refused; a lost database is not ready"
+)
 
 # %% [markdown]
 """
 ## Your turn
 
-Before a deployment a platform wants the old process to say *not ready* first, and to go on serving for a while, until the load balancer has
-noticed. Otherwise requests are still routed to a port that is closing.
+Before a deployment a platform wants the old process to say *not ready* first, and to go on serving for a while, until
+the load balancer has noticed. Otherwise requests are still routed to a port that is closing.
 
-Write `drain(app)`: it adds `POST /drain` for callers with the permission `service:drain`. From then on `/ready` is 503 and everything else works.
-The obvious way, a second route for `/ready`, does not work: try it and find out which of two equal routes answers.
+Write `drain(app)`: it adds `POST /drain` for callers with the permission `service:drain`. From then on `/ready` is
+503 and everything else works. The obvious way, a second route for `/ready`, does not work: try it and find out which
+of two equal routes answers.
 """
 
 
@@ -600,7 +612,7 @@ check_drain(drain)
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def drain(app: FastAPI) -> None:
-    # Routes are tried in their order and the first that matches answers, so the check has to come before the routes: in a middleware.
+    # Routes are tried in order and the first that matches answers, so the check comes before them: in a middleware.
     # The state is the app's own: two services in one process must not drain each other.
     app.state.draining = False
 
@@ -622,18 +634,22 @@ assert check_drain(drain)
 ## Hand it over
 
 - **Reviewer**: one `transact` per endpoint; mail, HTTP calls and files after it. No `yield` dependency that commits.
-- **Security reviewer**: `create_app` refuses a route that names neither caller, permission nor `anyone`; search for `anyone` to list the open ones.
-- **Operator**: `/health` for restarts, `/ready` for routing; give the process a few seconds between SIGTERM and SIGKILL.
-- **Front end**: show `X-Request-Id` next to "something went wrong", and send your own (8 to 64 letters, digits, `-`, `_`) if you trace.
+- **Security reviewer**: `create_app` refuses a route that names neither caller, permission nor `anyone`; search for
+  `anyone` to list the open ones.
+- **Operator**: `/health` for restarts, `/ready` for routing; give the process a few seconds between SIGTERM and
+  SIGKILL.
+- **Front end**: show `X-Request-Id` next to "something went wrong", and send your own (8 to 64 letters, digits, `-`,
+  `_`) if you trace.
 - **Test engineer**: keep the check "a failure at any step leaves nothing" for each endpoint that writes two rows.
 
 ## Sources
 
-RFC 9110, 15.5.2 (401), 15.5.4 (403), 15.5.14 (413), 15.6.4 (503). Kubernetes documentation, "Configure Liveness, Readiness and Startup Probes".
-FastAPI documentation, "Dependencies with yield". OWASP ASVS 5.0, 8.2.1 (function-level access) and 16.4.1 (log injection). M. Nygard, *Release It!*.
+RFC 9110, 15.5.2 (401), 15.5.4 (403), 15.5.14 (413), 15.6.4 (503). Kubernetes documentation, "Configure Liveness,
+Readiness and Startup Probes". FastAPI documentation, "Dependencies with yield". OWASP ASVS 5.0, 8.2.1 (function-level
+access) and 16.4.1 (log injection). M. Nygard, *Release It!*.
 """
 
 # %% [markdown] tags=["nav"]
 """
-[index](../index.ipynb)
+Previous: [Database](database.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
 """

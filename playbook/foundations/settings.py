@@ -124,7 +124,7 @@ import re
 
 def origin(text: str) -> str:
     """`text` as a browser would send it in `Origin`: `https://pantry.example`. Raises ValueError for anything else."""
-    match = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?", text.strip().lower())
+    match = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", text.strip().lower())
     if match is None:
         raise ValueError("should be an origin: http or https, a host, perhaps a port; no path, no *")
     scheme, host, port = match[1], match[2], int(match[3] or 0)
@@ -164,7 +164,8 @@ def database_url(text: str) -> str:
 def mail_url(text: str) -> str:
     """Where mail goes: `file:PATH` (JSON lines), `smtp://[user:password@]host[:port]`, `memory:`. Raises ValueError."""
     url = re.sub(r"^file:///", "file:/", text.strip())
-    if re.fullmatch(r"memory:|file:(?!//).+|smtp://([^@/\s]+@)?([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", url):
+    smtp = re.fullmatch(r"smtp://([^@/\s]+@)?([\w.-]+|\[[0-9a-fA-F:.]+\])(:([0-9]{1,5}))?", url)
+    if url == "memory:" or re.fullmatch(r"file:(?!//).+", url) or (smtp and 0 < int(smtp[4] or 25) < 65536):
         return url
     raise ValueError("should be file:PATH, smtp://host:port or memory:")
 
@@ -196,7 +197,7 @@ class Guarded(BaseSettings):
     """Base of settings classes: frozen, masked when shown or dumped, silent about values in errors."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PANTRY_", frozen=True, extra="forbid", populate_by_name=True, validate_default=True,
+        env_prefix="PANTRY_", frozen=True, extra="forbid", populate_by_name=True,
         hide_input_in_errors=True, loc_by_alias=False, enable_decoding=False,
     )  # fmt: skip
 
@@ -279,7 +280,7 @@ class Settings(Fields):
     @classmethod
     def _production_has_https(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
         if value == ():
-            value = tuple(info.data[name] for name in ("base_url",) if name in info.data)
+            value = (info.data["base_url"],) if "base_url" in info.data else ()
         origins = (value,) if isinstance(value, str) else value
         if info.data.get("environment") == "production" and any(o.startswith("http:") for o in origins):
             raise ValueError("should use https, because PANTRY_ENVIRONMENT is production")
@@ -293,7 +294,7 @@ class Settings(Fields):
         if environment == "production" and value in (default, "memory:"):
             raise ValueError("has a value for development only, and PANTRY_ENVIRONMENT is production")
         if environment == "development" and base_url.startswith("https:") and value == DEVELOPMENT_SECRET:
-            raise ValueError("should be set, because PANTRY_BASE_URL is not on this machine")
+            raise ValueError("has the value that everybody can read, and PANTRY_BASE_URL is https")
         return value
 
 
@@ -325,7 +326,7 @@ def unknown_variables(kind: type[Guarded], environ: Mapping[str, str]) -> list[s
     known = {name.removeprefix(prefix): name for name in variables(kind).values()}
     lines = []
     for name in sorted(environ):
-        if name.upper().startswith(prefix) and name.upper() not in known.values():
+        if prefix and name.upper().startswith(prefix) and name.upper() not in known.values():
             near = get_close_matches(name.upper().removeprefix(prefix), known, n=1)
             lines.append(f"{name}: is not a setting; " + (f"did you mean {known[near[0]]}?" if near else "remove it"))
     return lines
@@ -595,5 +596,5 @@ Management".
 
 # %% [markdown] tags=["nav"]
 """
-[index](../index.ipynb)
+[course map](../index.ipynb) · Next: [Clock and identifiers](clock_and_identifiers.ipynb)
 """

@@ -236,7 +236,8 @@ def _hand_over(playbook: Playbook) -> Iterator[str]:
 
 
 def _sources(playbook: Playbook) -> Iterator[str]:
-    if "Sources" in playbook.sections and not playbook.section("Sources").strip():
+    inside = [cell.content for cell in _in_section(playbook, "Sources") if "nav" not in cell.tags]
+    if inside and not "\n".join(inside).partition("## Sources")[2].strip('"\n '):
         yield _finding(playbook, _line_of(playbook, "Sources"), "no sources", "name the standards and their sections")
 
 

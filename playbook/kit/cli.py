@@ -31,6 +31,7 @@ PIPE_WIDTH = 200  # columns of a table that goes into a file or another program
 
 app = typer.Typer(
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A backend course that runs. Begin with `playbook list`, `playbook find WORDS` or `playbook lab`.",
@@ -61,6 +62,12 @@ def _course(context: Context) -> "Course":
     return Course(context.obj.resolve() if context.obj else ROOT)
 
 
+def _texts(playbooks: "Sequence[Playbook]") -> None:
+    """Read all texts: one that is missing is said before anything is printed, run or written."""
+    for playbook in playbooks:
+        _ = playbook.source
+
+
 def _console() -> "Console":
     from rich.console import Console
 
@@ -85,6 +92,7 @@ def list_(context: Context) -> None:
     from playbook.kit.maps import duration
 
     course, console = _course(context), _console()
+    _texts(course.playbooks)
     width = max((len(p.name) for p in course.playbooks), default=0)
     for track in course.tracks:
         minutes = duration(sum(p.minutes for p in track.playbooks))
@@ -162,8 +170,7 @@ def run(
     chosen = [course.get(name) for name in names] if names else list(course.playbooks)
     chosen = list(dict.fromkeys(chosen))
     data.check_all(course.root / "data")
-    for playbook in chosen:
-        _ = playbook.source  # a missing text is said before anything starts
+    _texts(chosen)
     given = os.environ.get("DATABASE_URL", "").strip()
     if database and postgres:
         raise InputError("--database and --postgres exclude each other: give one of them")
@@ -246,13 +253,14 @@ def refresh(
     before: dict[Path, str] = {}
     if from_notebook:
         for playbook in chosen:
+            pairing.read_notebook(playbook)  # all of them can be read, or no text is touched
+        for playbook in chosen:
             before[playbook.text] = playbook.source
             if pairing.bring_back(playbook):
                 _say(console, f"wrote  playbook/{playbook.key}.py")
         course = _course(context)  # the texts were read before
         chosen = [course.get(playbook.key) for playbook in chosen]
-    for playbook in chosen:
-        _ = playbook.source
+    _texts(course.pairs)
     for path in maps.update(course):
         _say(console, f"wrote  {path.relative_to(course.root).as_posix()} (course map, links)")
     failed = 0
@@ -346,7 +354,9 @@ def lab(
         raise InputError(f"notebooks/{page.key}.ipynb does not exist: make it with `playbook refresh {page.name}`")
     if find_spec("jupyterlab") is None:
         raise InputError("JupyterLab is not installed: `python -m pip install -r binder/requirements.txt`")
-    command = [sys.executable, "-m", "jupyterlab", page.notebook.relative_to(course.root).as_posix()]
+    # Not the file itself as an argument: JupyterLab would take its folder for the root and hide the texts beside it.
+    where = f"--LabApp.default_url=/lab/tree/{page.notebook.relative_to(course.root).as_posix()}"
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={course.root}", where]
     if port is not None:
         ready.listen("127.0.0.1", port).close()
         command += [f"--port={port}", "--ServerApp.port_retries=0"]

@@ -52,22 +52,23 @@ def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[s
     """`rows` as a table. Rows are mappings, or sequences with `columns` given. Numbers are set flush right."""
     listed = list(rows)
     if columns is None:
-        columns = list(listed[0]) if listed and isinstance(listed[0], Mapping) else []
+        if listed and not isinstance(listed[0], Mapping):
+            raise ValueError("rows that are not mappings need their columns named: name the columns")
+        columns = list(listed[0]) if listed else []
     cells = [[row[c] for c in columns] if isinstance(row, Mapping) else list(row) for row in listed]
     numeric = [bool(cells) and all(isinstance(r[i], (int, float)) for r in cells) for i in range(len(columns))]
     text = [[_cell(value) for value in row] for row in cells]
-    widths = [max([len(str(c)), *(len(row[i]) for row in text)]) for i, c in enumerate(columns)]
+    names = [str(column) for column in columns]
+    widths = [max([len(name), *(len(row[i]) for row in text)]) for i, name in enumerate(names)]
+    rule = ["-" * width for width in widths]
 
     def line(values: Sequence[str]) -> str:
         pairs = zip(values, widths, numeric, strict=True)
         return "  ".join(v.rjust(w) if n else v.ljust(w) for v, w, n in pairs).rstrip()
 
-    plain = "\n".join([line([str(c) for c in columns]), line(["-" * w for w in widths]), *map(line, text)])
-    escaped = [[value.replace("|", "\\|").replace("\n", "<br>") for value in row] for row in text]
-    markdown = "\n".join(
-        f"| {' | '.join(row)} |"
-        for row in [[str(c) for c in columns], ["--:" if n else ":--" for n in numeric], *escaped]
-    )
+    plain = "\n".join(line([part.replace("\n", " ") for part in row]) for row in [names, rule, *text])
+    head, *body = [[part.replace("|", "\\|").replace("\n", "<br>") for part in row] for row in [names, *text]]
+    markdown = "\n".join(f"| {' | '.join(row)} |" for row in [head, ["--:" if n else ":--" for n in numeric], *body])
     return Shown(plain, markdown)
 
 
@@ -158,6 +159,8 @@ def show_sql(statements: Iterable[Any]) -> None:
 
 def er_diagram(*models: Any) -> Shown:
     """The entity-relationship diagram of mapped classes, read from their tables: columns, keys, references."""
+    from sqlalchemy import UniqueConstraint
+
     tables = [model.__table__ for model in models]
     shown = {t.name for t in tables}
     lines = ["erDiagram"]
@@ -170,7 +173,8 @@ def er_diagram(*models: Any) -> Shown:
                 lines.append(f"  {target} {many}--{one} {t.name} : {key.parent.name}")
     for t in tables:
         unique = {c.name for c in t.columns if c.unique}
-        unique |= {next(iter(i.columns)).name for i in t.indexes if i.unique and len(i.columns) == 1}
+        rules = [i for i in t.indexes if i.unique] + [c for c in t.constraints if isinstance(c, UniqueConstraint)]
+        unique |= {next(iter(rule.columns)).name for rule in rules if len(rule.columns) == 1}
         lines.append(f"  {t.name} {{")
         for c in t.columns:
             keys = [k for k, on in (("PK", c.primary_key), ("FK", c.foreign_keys), ("UK", c.name in unique)) if on]

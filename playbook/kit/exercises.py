@@ -56,7 +56,8 @@ def _in_words(error: BaseException, check: Callable[..., str]) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _foreign(frame)]
     theirs = [frame for frame in frames if not _inside(frame, check.__code__)]
     if not theirs:  # raised while the checker used what the reader's code gave it
-        return str(error) if isinstance(error, AssertionError) and str(error) else f"checking it raised {reason}"
+        own_words = str(error).splitlines() if isinstance(error, AssertionError) else []
+        return own_words[0].removeprefix("not yet: ") if own_words else f"checking it raised {reason}"
     return f"your code raised {reason}" + (f' at "{theirs[-1].line}"' if theirs[-1].line else "")
 
 

@@ -66,7 +66,7 @@ def _rows(page: int, playbook: Playbook) -> Iterator[_Row]:
 
 
 def _body(source: str) -> Iterator[tuple[str, str, str]]:
-    """(section, "text" or "code", content): the page below its card, cut at its `## ` headings."""
+    """(section, "text" or "code", content): the page below its card, without its links, cut at its `## ` headings."""
     lines = source.split("\n")
     section = ""
     for cell in hook.cells(source):
@@ -74,6 +74,8 @@ def _body(source: str) -> Iterator[tuple[str, str, str]]:
         if not cell.markdown:
             if section:
                 yield section, "code", content
+            continue
+        if "nav" in cell.tags:
             continue
         before, *parts = re.split(r"^## (.+)$", content.strip('"'), flags=re.M)
         if section and before.strip():

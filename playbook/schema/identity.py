@@ -2,8 +2,8 @@
 """
 # Identity
 
-Model people, the ways they sign in, and the organizations they belong to, so that a changed address, a second address and two sign-ups at
-once do no harm.
+Model people, the ways they sign in, and the organizations they belong to, so that a changed address, a second address
+and two sign-ups at once do no harm.
 
 | | |
 |---|---|
@@ -33,16 +33,18 @@ And where does the password belong?
 | `users.password_hash` | one table | a second way to sign in needs another column, then another; every query that reads users reads hashes |
 | **`accounts`, one row a way to sign in** | password, GitHub and passkey are rows; `users` holds no secret | a join at sign-in |
 
-We take the second of these, which is also what Better Auth's front end expects: `users`, `accounts`, `sessions`, `verifications`. Choose a
-natural key when it is assigned by a body that never takes it back, as ISO does with currency codes.
+We take the second of these, which is also what Better Auth's front end expects: `users`, `accounts`, `sessions`,
+`verifications`. Choose a natural key when it is assigned by a body that never takes it back, as ISO does with
+currency codes.
 """
 
 # %% [markdown]
 """
 ## See it break
 
-`profile_data` found one person under several spellings of one address. Here is the table that lets that happen, with the address as its key. Maria
-signs up twice, from two devices. Then she marries. Before you run the cell: how many Marias are there, and of what is she a member?
+`profile_data` found one person under several spellings of one address. Here is the table that lets that happen, with
+the address as its key. Maria signs up twice, from two devices. Then she marries. Before you run the cell: how many
+Marias are there, and of what is she a member?
 """
 
 # %%
@@ -86,10 +88,11 @@ except sa.exc.IntegrityError as error:
 
 # %% [markdown]
 """
-Two Marias, and her membership belongs to an address that is nobody's. A foreign key would not have saved her. It refuses the change:
-she must keep her old name to stay a member.
+Two Marias, and her membership belongs to an address that is nobody's. A foreign key would not have saved her. It
+refuses the change: she must keep her old name to stay a member.
 
-The second failure needs two requests at once. "Look whether the address is taken, then insert" is what every first version does:
+The second failure needs two requests at once. "Look whether the address is taken, then insert" is what every first
+version does:
 """
 
 # %%
@@ -142,8 +145,9 @@ Snapshot isolation does not help: the two transactions wrote different rows. Onl
 
 ## Build it
 
-One function decides when two addresses are one. It lower-cases, because no provider that matters tells `Maria@` from `maria@`, although RFC 5321
-would allow it. It does *not* remove dots or `+tags`: these are other mailboxes at some providers, and guessing wrong hands an account to a stranger.
+One function decides when two addresses are one. It lower-cases, because no provider that matters tells `Maria@` from
+`maria@`, although RFC 5321 would allow it. It does *not* remove dots or `+tags`: these are other mailboxes at some
+providers, and guessing wrong hands an account to a stranger.
 """
 
 # %% tags=["export"]
@@ -167,8 +171,9 @@ def normal_email(text: str) -> str:
 
 # %% [markdown]
 """
-People and their ways in. Look for what is *not* there: no password in `users`, and no secret anywhere that could be used as it stands. A session's
-token, a reset link's token, an invitation's token: whoever reads the database (a backup, a replica, an injection) finds hashes.
+People and their ways in. Look for what is *not* there: no password in `users`, and no secret anywhere that could be
+used as it stands. A session's token, a reset link's token, an invitation's token: whoever reads the database (a
+backup, a replica, an injection) finds hashes.
 """
 
 # %% tags=["export"]
@@ -199,7 +204,7 @@ class User(Base):
 
 
 class Account(Base):
-    """One way to sign in: `provider` "credential" with a password hash, or an identity provider with its id of the person."""
+    """One way to sign in: `provider` "credential" with a password hash, or an identity provider and its id for them."""
 
     __tablename__ = "accounts"
     __table_args__ = (sa.Index(None, "provider", "provider_account_id", unique=True),)
@@ -215,9 +220,10 @@ class Account(Base):
 
 # %% [markdown]
 """
-A session's `id` is the handle that lists and revokes it and can be shown; its token exists only in the cookie. `expires_at` moves with use,
-`created_at` does not: the absolute lifetime is counted from it.
+A session's `id` is the handle that lists and revokes it and can be shown; its token exists only in the cookie.
+`expires_at` moves with use, `created_at` does not: the absolute lifetime is counted from it.
 """
+
 
 # %% tags=["export"]
 class UserSession(Base):
@@ -253,8 +259,9 @@ class Verification(Base):
 
 # %% [markdown]
 """
-Organizations own packages, people are members of them with one role each. `version` counts changes of the organization *and of its members*: it is
-the row that every writer of the rule "one owner at least" writes (see the exercise in [database](../foundations/database.ipynb)).
+Organizations own packages, people are members of them with one role each. `version` counts changes of the
+organization *and of its members*: it is the row that every writer of the rule "one owner at least" writes (see the
+exercise in [database](../foundations/database.ipynb)).
 """
 
 # %% tags=["export"]
@@ -315,7 +322,8 @@ class Invitation(Base):
 
 # %% [markdown]
 """
-Creating a user leaves the decision to the index and translates its answer. No look-up first: it would cost a statement and decide nothing.
+Creating a user leaves the decision to the index and translates its answer. No look-up first: it would cost a
+statement and decide nothing.
 """
 
 # %% tags=["export"]
@@ -342,9 +350,10 @@ def add_user(session: orm.Session, clock: Clock, identifiers: Identifiers, email
 
 # %% [markdown]
 """
-Deleting says what goes with a person and what stays. PostgreSQL would cascade; DuckDB has no foreign keys here. The same statements run on both,
-children first, so that the embedded database never keeps what production removes.
+Deleting says what goes with a person and what stays. PostgreSQL would cascade; DuckDB has no foreign keys here. The
+same statements run on both, children first, so that the embedded database never keeps what production removes.
 """
+
 
 # %% tags=["export"]
 def delete_user(session: orm.Session, user_id: UUID) -> bool:
@@ -418,7 +427,9 @@ def fifty_sign_ups(url):
 
     def sign_up(number):
         try:
-            transaction(engine, lambda s: add_user(s, clock, identifiers, f"{'Mm'[number % 2]}aria@example.com", "Maria"))
+            transaction(
+                engine, lambda s: add_user(s, clock, identifiers, f"{'Mm'[number % 2]}aria@example.com", "Maria")
+            )
         except EmailTaken:
             return "taken"
         return "created"
@@ -437,8 +448,8 @@ print(fifty_sign_ups(lesson_url()))
 """
 ## On PostgreSQL
 
-The same fifty, and then what foreign keys add: the naive marriage is refused, a member without an organization cannot be written, and a
-deleted organization takes its members along.
+The same fifty, and then what foreign keys add: the naive marriage is refused, a member without an organization cannot
+be written, and a deleted organization takes its members along.
 """
 
 
@@ -448,7 +459,9 @@ def with_foreign_keys(url):
     now = clock.now()
 
     def add_orphan(session):
-        session.add(Member(id=identifiers.new(), organization_id=uuid.UUID(int=7), user_id=ada.id, role="owner", created_at=now))
+        session.add(
+            Member(id=identifiers.new(), organization_id=uuid.UUID(int=7), user_id=ada.id, role="owner", created_at=now)
+        )
 
     ada = transaction(engine, lambda session: add_user(session, clock, identifiers, "ada@example.com", "Ada"))
     try:
@@ -489,7 +502,17 @@ assert not any("password" in column.name for column in User.__table__.columns)
 
 for spelling in ("Ä@example.com", "A\u0308@EXAMPLE.com", "ä@Example.Com "):
     assert normal_email(spelling) == "ä@example.com" == normal_email(normal_email(spelling))
-for wrong in ("", "maria", "@example.com", "maria@", "maria@localhost", "a b@example.com", "a@b@example.com", "a\n@example.com", "x" * 250 + "@example.com"):
+for wrong in (
+    "",
+    "maria",
+    "@example.com",
+    "maria@",
+    "maria@localhost",
+    "a b@example.com",
+    "a@b@example.com",
+    "a\n@example.com",
+    "x" * 250 + "@example.com",
+):
     try:
         normal_email(wrong)
     except ValueError:
@@ -500,15 +523,18 @@ engine, (clock, identifiers) = new_database(lesson_url()), setting()
 gone = transaction(engine, lambda s: add_user(s, clock, identifiers, "gone@example.com", "Gone"))
 assert transaction(engine, lambda s: delete_user(s, gone.id)) is True
 assert transaction(engine, lambda s: delete_user(s, gone.id)) is False
-print("one user of fifty sign-ups on each engine, no secret in clear, no time without zone, nine wrong addresses refused")
+print(
+    "one user of fifty sign-ups on each engine, no secret in clear, no time without zone, nine wrong addresses refused"
+)
 
 # %% [markdown]
 """
 ## Your turn
 
-The legacy export knows Maria under two addresses, so after the import she is two users. Write `merge(session, keep, drop)`: afterwards only `keep`
-is there, with everything `drop` had. Think about these before you write: both are in one organization, with different roles. Both have a
-password. `drop` is signed in somewhere. `drop` has invited somebody.
+The legacy export knows Maria under two addresses, so after the import she is two users. Write `merge(session, keep,
+drop)`: afterwards only `keep` is there, with everything `drop` had. Think about these before you write: both are in
+one organization, with different roles. Both have a password. `drop` is signed in somewhere. `drop` has invited
+somebody.
 """
 
 
@@ -523,23 +549,27 @@ def merge(session: orm.Session, keep: UUID, drop: UUID) -> None:
 def two_marias(session):
     clock, identifiers = setting()
     now, later = clock.now(), clock.now() + timedelta(days=7)
+
+    def add(model, **values):
+        row = model(id=identifiers.new(), created_at=now, **values)
+        session.add(row)
+        session.flush()
+        return row.id
+
     keep = add_user(session, clock, identifiers, "maria@example.com", "Maria").id
     drop = add_user(session, clock, identifiers, "maria@old.example", "Maria").id
-    for slug in ("both", "only-dropped", "kept-higher"):
-        session.add(Organization(id=identifiers.new(), slug=slug, name=slug, created_at=now, updated_at=now))
-    session.flush()
-    ids = dict(session.execute(sa.select(Organization.slug, Organization.id)).all())
-    roles = [("both", keep, "member"), ("both", drop, "owner"), ("only-dropped", drop, "admin"),
-             ("kept-higher", keep, "owner"), ("kept-higher", drop, "member")]  # fmt: skip
-    for slug, user, role in roles:
-        session.add(Member(id=identifiers.new(), organization_id=ids[slug], user_id=user, role=role, created_at=now))
-    for user, provider in ((keep, "credential"), (drop, "credential"), (drop, "github")):
-        session.add(Account(id=identifiers.new(), user_id=user, provider=provider, provider_account_id=f"{provider}-{user}",
-                            password_hash=f"hash of {user}" if provider == "credential" else None, created_at=now, updated_at=now))  # fmt: skip
+    slugs = ("both", "only-dropped", "kept-higher")
+    both, only, higher = (add(Organization, slug=slug, name=slug, updated_at=now) for slug in slugs)
+    roles = [(both, keep, "member"), (both, drop, "owner"), (only, drop, "admin"), (higher, keep, "owner")]
+    for organization, user, role in [*roles, (higher, drop, "member")]:
+        add(Member, organization_id=organization, user_id=user, role=role)
     for user in (keep, drop):
-        session.add(UserSession(id=identifiers.new(), user_id=user, token_hash=f"session of {user}", expires_at=later, created_at=now, updated_at=now))
-    session.add(Invitation(id=identifiers.new(), organization_id=ids["both"], email="x@example.com", role="member", inviter_id=drop,
-                           token_hash="t", expires_at=later, created_at=now))  # fmt: skip
+        key = {"provider": "credential", "provider_account_id": str(user), "password_hash": f"hash of {user}"}
+        add(Account, user_id=user, updated_at=now, **key)
+        add(UserSession, user_id=user, token_hash=f"session of {user}", expires_at=later, updated_at=now)
+    add(Account, user_id=drop, provider="github", provider_account_id="maria", updated_at=now)
+    invited = {"organization_id": both, "email": "x@example.com", "role": "member", "token_hash": "t"}
+    add(Invitation, inviter_id=drop, expires_at=later, **invited)
     return keep, drop
 
 
@@ -554,12 +584,23 @@ def check_merge(merge):
     with orm.Session(engine) as session:
         if session.get(User, drop) or not session.get(User, keep):
             return "not yet: `drop` must be gone and `keep` must stay"
-        roles = dict(session.execute(sa.select(Organization.slug, Member.role).join(Member, Member.organization_id == Organization.id)).all())
+        roles = dict(
+            session.execute(
+                sa.select(Organization.slug, Member.role).join(Member, Member.organization_id == Organization.id)
+            ).all()
+        )
         if roles != {"both": "owner", "only-dropped": "admin", "kept-higher": "owner"}:
-            return f"not yet: in each organization the higher of her roles must remain, but they are {dict(sorted(roles.items()))}"
-        if session.scalar(sa.select(UserSession.token_hash)) != f"session of {keep}" or len(session.scalars(sa.select(UserSession)).all()) != 1:
-            return "not yet: whoever is signed in as `drop` must not find themselves signed in as `keep`; `keep` stays signed in"
-        accounts = session.execute(sa.select(Account.provider, Account.password_hash).where(Account.user_id == keep).order_by("provider")).all()
+            return (
+                f"not yet: in each organization her higher role must remain, but they are {dict(sorted(roles.items()))}"
+            )
+        if (
+            session.scalar(sa.select(UserSession.token_hash)) != f"session of {keep}"
+            or len(session.scalars(sa.select(UserSession)).all()) != 1
+        ):
+            return "not yet: whoever is signed in as `drop` must not become `keep`; `keep` stays signed in"
+        accounts = session.execute(
+            sa.select(Account.provider, Account.password_hash).where(Account.user_id == keep).order_by("provider")
+        ).all()
         if [tuple(a) for a in accounts] != [("credential", f"hash of {keep}"), ("github", None)]:
             return "not yet: she keeps one password, `keep`'s, and the way in through GitHub"
         if session.scalar(sa.select(Invitation.inviter_id)) != keep:
@@ -580,7 +621,7 @@ def merge(session: orm.Session, keep: UUID, drop: UUID) -> None:
         else:
             other.role = max(other.role, member.role, key=ROLES.index)
     session.flush()
-    # Another way in is hers; another password is one she may have forgotten was leaked. Sessions and links end with `drop`.
+    # Another way in is hers; another password may be one she forgot was leaked. Sessions and links end with `drop`.
     session.execute(
         sa.update(Account).where(Account.user_id == drop, Account.provider != "credential").values(user_id=keep)
     )
@@ -595,18 +636,22 @@ assert check_merge(merge)
 ## Hand it over
 
 - **Front end**: identifiers are opaque strings; a session's `id` can be shown and revoked and is no credential.
-- **Security reviewer**: columns named `password`, `token` or `secret` end in `_hash`, and a check fails when one does not.
-- **Migration owner**: uniqueness is a unique *index*, since DuckDB cannot add a constraint; foreign keys exist on PostgreSQL only.
+- **Security reviewer**: columns named `password`, `token` or `secret` end in `_hash`, and a check fails when one does
+  not.
+- **Migration owner**: uniqueness is a unique *index*, since DuckDB cannot add a constraint; foreign keys exist on
+  PostgreSQL only.
 - **Reviewer**: an address goes through `normal_email` before it is stored or compared. Nothing refers to an address.
-- **Test engineer**: keep "fifty sign-ups, one user" on both engines; it is the test that a look-up before the insert cannot pass.
+- **Test engineer**: keep "fifty sign-ups, one user" on both engines; it is the test that a look-up before the insert
+  cannot pass.
 
 ## Sources
 
-RFC 5321, 2.4 (case of the local part) and 4.5.3.1 (lengths). RFC 9562, 5.7 (UUIDv7). Better Auth documentation, "Database: core schema".
-OWASP ASVS 5.0, 6.2 (password security), 7.2 (session management). DuckDB documentation, "Constraints".
+RFC 5321, 2.4 (case of the local part) and 4.5.3.1 (lengths). RFC 9562, 5.7 (UUIDv7). Better Auth documentation,
+"Database: core schema". OWASP ASVS 5.0, 6.2 (password security), 7.2 (session management). DuckDB documentation,
+"Constraints".
 """
 
 # %% [markdown] tags=["nav"]
 """
-[index](../index.ipynb)
+Previous: [Profile the data](profile_data.ipynb) · [course map](../index.ipynb) · Next: [Catalog](catalog.ipynb)
 """

@@ -1,0 +1,85 @@
+"""What all tests and notebooks share: a clean environment, one PostgreSQL server a worker, and the pages as parameters.
+
+Nothing here hides a failure: the only thing skipped is what needs a PostgreSQL server where none can be had, and the
+reason is shown.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from playbook.kit import postgres
+from playbook.kit.course import Course
+
+# Tests and notebooks choose their database themselves. A server that DATABASE_URL names is kept aside for the tests
+# that want PostgreSQL; the workers of xdist inherit it under this name.
+SERVER = "PLAYBOOK_TEST_POSTGRES"
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+if (given := postgres.given_url()) is not None:
+    os.environ[SERVER] = given
+for name in [name for name in os.environ if name == "DATABASE_URL" or name.startswith("PANTRY_")]:
+    del os.environ[name]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """nbval ends a kernel by killing it, which leaves temporary files behind: give all of them one folder."""
+    if not WORKER:
+        tempfile.gettempdir()  # decided before TMPDIR changes, so that pytest's own folders stay where they are
+        folder = Path(tempfile.mkdtemp(prefix="playbook-test-"))
+        folder.chmod(0o755)  # as root, PostgreSQL runs as another user
+        os.environ["TMPDIR"] = str(folder)
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`pair` is every page with a text and a notebook, `lesson` the same without the landing page."""
+    course = Course()
+    for name, pages in (("pair", course.pairs), ("lesson", course.playbooks)):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, pages, ids=lambda page: page.key)
+
+
+@cache
+def why_no_packaged_server() -> str:
+    """Why the packaged PostgreSQL cannot run here; empty when it can."""
+    try:
+        postgres.Server().stop()
+    except postgres.PostgresUnavailable as error:
+        return str(error)
+    return ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, visibly, the cells of notebooks whose subject is PostgreSQL where the packaged server cannot run."""
+    if item.path.suffix == ".ipynb" and "on_postgres" in item.path.read_text(encoding="utf-8"):
+        reason = why_no_packaged_server()
+        if reason:
+            pytest.skip(f"needs PostgreSQL: {reason}")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server for this worker: the one DATABASE_URL named, or the packaged one."""
+    if SERVER in os.environ:
+        yield os.environ[SERVER]
+        return
+    try:
+        server = postgres.Server()
+    except postgres.PostgresUnavailable as error:
+        pytest.skip(f"needs PostgreSQL: {error}")
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """A new, empty PostgreSQL database; dropped after the test."""
+    with postgres.database(postgres_server) as url:
+        yield url
