@@ -156,6 +156,7 @@ class SystemClock:
         return datetime.now(UTC)
 
 
+# %% tags=["export"]
 class FixedClock:
     """A clock for lessons and tests: it stands at `start`, and moves on by `step` after every look. Thread safe."""
 
@@ -247,6 +248,7 @@ class Identifiers:
             return uuid.UUID(int=self._time << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
 
 
+# %% tags=["export"]
 def uuid7_time(identifier: uuid.UUID) -> datetime:
     """When a UUIDv7 was made, to the millisecond, in UTC. Raises ValueError for any other UUID."""
     if identifier.version != 7:
@@ -479,9 +481,12 @@ print("ids rise whatever the clock does, in memory and in both databases; none t
 """
 ## Your turn
 
-"Today's releases" can be read from the primary key alone, with no index on a date: `WHERE id >= :first AND id <
-:after`. Write `ids_of_day(day, zone)`, the two bounds for a calendar day as somebody in that time zone lives it. An id
-that was made in the day's first millisecond belongs to it, one made in the next day's first millisecond does not.
+"Today's releases" can be read from the primary key alone, with no index on a date:
+
+    WHERE id >= :first AND id < :after
+
+Write `ids_of_day(day, zone)`, the two bounds for a calendar day as somebody in that time zone lives it. An id that was
+made in the day's first millisecond belongs to it, one made in the next day's first millisecond does not.
 """
 
 # %% tags=["exercise"]

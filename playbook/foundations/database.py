@@ -285,8 +285,9 @@ def transaction(
     work: Callable[[orm.Session], T],
     attempts: int = 12,
     sleep: Callable[[float], None] = time.sleep,
+    retry: Callable[[sa.exc.DBAPIError], bool] = is_conflict,
 ) -> T:
-    """Run `work(session)` in one transaction, commit, and return its result; on a conflict, run it again.
+    """Run `work(session)` in one transaction, commit, and return its result; on an error that `retry` takes, run it again.
 
     `work` must touch nothing but the database: it may run up to `attempts` times. The pause between attempts doubles
     and is drawn at random ("full jitter"), or the same writers would meet again. Any exception rolls back and is
@@ -297,7 +298,7 @@ def transaction(
             with orm.Session(engine, expire_on_commit=False) as session, session.begin():
                 return work(session)
         except sa.exc.DBAPIError as error:
-            if not is_conflict(error) or attempt == attempts - 1:
+            if not retry(error) or attempt == attempts - 1:
                 raise
         sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))
     raise ValueError(f"attempts must be at least 1, not {attempts}")

@@ -256,6 +256,7 @@ import re
 from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -274,13 +275,23 @@ class RequestId:
         sent = Headers(scope=scope).get("x-request-id", "")
         current = sent if ACCEPTED_ID.fullmatch(sent) else str(self.new_id())
         request_id.set(current)
+        started = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 MutableHeaders(scope=message)["X-Request-Id"] = current
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception:
+            if not started:  # Starlette makes its 500 outside of all middleware: it would be the one without an id
+                # uvicorn closes the connection after an exception; without the header a client would reuse it
+                failure = PlainTextResponse("Internal Server Error", 500, {"Connection": "close"})
+                await failure(scope, receive, send_with_id)
+            raise
 
 
 # %% [markdown]
@@ -552,7 +563,8 @@ for failing_step in range(3):
         transact(work)
 
     with serving(service(engine, routers=[broken])) as client:
-        assert client.post(f"/organizations?step={failing_step}").status_code == 500
+        answer = client.post(f"/organizations?step={failing_step}")
+        assert (answer.status_code, "X-Request-Id" in answer.headers) == (500, True)
         assert in_database(engine) == {"organizations": 0, "owners": 0}
         assert engine.pool.checkedout() == 0
 

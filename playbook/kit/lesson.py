@@ -1,6 +1,6 @@
 """What a playbook's demonstrations need, in one import: databases, live servers, display, exercises.
 
-    from playbook.kit.lesson import lesson_url, on_postgres, serving, show, show_http, table
+`from playbook.kit.lesson import lesson_url, on_postgres, serving, show, show_http, table`
 """
 
 import atexit

@@ -144,25 +144,24 @@ def _judge(
     playbook: Playbook, page: int, rows: Sequence[_Row], hits: dict[str, dict[int, float]], together: set[int]
 ) -> Found | None:
     """How well one playbook answers; None when it has none of the words."""
-    score, reasons, words = 0.0, list[str](), 0
+    score, places, words = 0.0, set[int](), 0
     for found in hits.values():
         own = [i for i in found if rows[i].page == page]
         if own:
             best = max(own, key=lambda i: (WEIGHTS[rows[i].field] * found[i], -i))
+            places.add(best)
             words += 1
             score += WEIGHTS[rows[best].field] * found[best]
             if rows[best].field in ("text", "code"):
                 score += 0.1 * min(len(own), 10)  # prose may mention a word in passing; less so when it comes back
-            reasons.append(rows[best].label)
     if not words:
         return None
     shared = [i for i in set.intersection(*(set(found) for found in hits.values())) if rows[i].page == page]
-    if shared and (len(hits) > 1 or any(len(_tokens(rows[i].text)) == 1 for i in shared)):
-        bonus, best = max((_closeness(rows[i], i in together, len(hits)), -i) for i in shared)
-        if bonus:
-            score += bonus
-            reasons.insert(0, rows[-best].label)
-    return Found(playbook, score, words, tuple(dict.fromkeys(reasons))[:2])
+    bonus, best = max(((_closeness(rows[i], i in together, len(hits)), -i) for i in shared), default=(0.0, 0))
+    if bonus:
+        places.add(-best)
+    reasons = [rows[i].label for i in sorted(places, key=lambda i: (-WEIGHTS[rows[i].field], i))]
+    return Found(playbook, score + bonus, words, tuple(dict.fromkeys(reasons))[:2])
 
 
 def _closeness(row: _Row, together: bool, words: int) -> float:
@@ -177,5 +176,5 @@ def _closeness(row: _Row, together: bool, words: int) -> float:
 
 def _suggestion(word: str, rows: Sequence[_Row]) -> str:
     vocabulary = {token for row in rows if row.field != "code" for token in _tokens(row.text) if len(token) > 2}
-    near = get_close_matches(word, sorted(vocabulary), n=1, cutoff=0.7)
+    near = get_close_matches(word, sorted(vocabulary), n=1, cutoff=0.7) if word.isalpha() else []
     return f"{word!r} occurs nowhere" + (f": did you mean {near[0]!r}?" if near else "")

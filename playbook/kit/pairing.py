@@ -4,15 +4,20 @@ The text is the source. `refresh` goes from text to notebook and never looks at 
 other way for readers who edited in JupyterLab. A notebook is written only after every cell ran without an error.
 """
 
+import ast
+import asyncio
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +41,6 @@ class CellFailure(Exception):
     traceback: str
 
     def __post_init__(self) -> None:
-        # An exception is pickled by its `args`, and this one comes back from another process.
         super().__init__(self.playbook, self.number, self.line, self.source, self.error, self.traceback)
 
     def __str__(self) -> str:
@@ -77,7 +81,7 @@ def from_text(playbook: Playbook) -> Notebook:
 
 
 def to_text(notebook: Notebook) -> str:
-    """The percent script that `notebook`'s cells describe, in the form the course keeps: no header."""
+    """The percent script that `notebook`'s cells describe, in the course's form: no header, formatted blanks."""
     import jupytext
     import nbformat
 
@@ -89,9 +93,23 @@ def to_text(notebook: Notebook) -> str:
             "cell_markers": '"""',
         }
     }
-    for cell in plain["cells"]:
+    for cell, following in zip_longest(plain["cells"], plain["cells"][1:]):
         cell.pop("id", None)
+        if following:
+            # jupytext would say it too, but not always as `ruff format` does.
+            cell["metadata"]["lines_to_next_cell"] = 2 if _defines(cell, -1) or _defines(following, 0) else 1
     return str(jupytext.writes(nbformat.from_dict(plain), fmt="py:percent"))
+
+
+def _defines(cell: dict[str, Any], place: int) -> bool:
+    """Whether the first (0) or last (-1) statement of the cell is a function or a class."""
+    if cell["cell_type"] != "code":
+        return False
+    try:
+        body = ast.parse("".join(cell["source"])).body
+    except SyntaxError:
+        return False
+    return bool(body) and isinstance(body[place], (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
 
 
 def read_notebook(playbook: Playbook) -> Notebook:
@@ -116,10 +134,18 @@ def clean_environment() -> dict[str, str]:
     return env | {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
+class _Stopped(Exception):
+    """The execution was told to stop."""
+
+
+_running: list[Callable[[], None]] = []  # each stops one execution, from any thread
+
+
 def execute(playbook: Playbook, seconds: int = CELL_SECONDS) -> Notebook:
     """Run the text's cells in a fresh kernel, where nbval and JupyterLab would run them; the notebook with its outputs.
 
-    Raises CellFailure at the first cell that raises, takes longer than `seconds`, or ends the kernel.
+    Raises CellFailure at the first cell that raises, takes longer than `seconds`, or ends the kernel. Ctrl-C and SIGTERM
+    interrupt the cell, so that it stops what it has started, and become KeyboardInterrupt.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -136,12 +162,44 @@ def execute(playbook: Playbook, seconds: int = CELL_SECONDS) -> Notebook:
         resources={"metadata": {"path": str(folder)}},
     )
     started: list[int] = []  # indexes of the cells sent to the kernel
-    client.on_cell_execute = lambda cell, cell_index: started.append(cell_index)
+    stopped: list[Any] = []  # not empty once the execution was told to stop
+
+    async def interrupt() -> None:
+        manager: Any = client.km
+        await manager.interrupt_kernel()  # without effect between two cells: there `before_cell` stops
+
+    def stop() -> None:
+        stopped.append(loop[0].create_task(interrupt()))
+
+    def stop_from_another_thread() -> None:
+        loop[0].call_soon_threadsafe(stop)
+
+    def before_start(**_: Any) -> None:
+        loop.append(asyncio.get_running_loop())
+        _running.append(stop_from_another_thread)
+        # nbclient's own handlers would kill the kernel, and leave behind the servers that the cell has started.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Neither Windows nor a thread can have such handlers.
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                loop[0].add_signal_handler(number, stop)
+
+    def before_cell(cell: Any, cell_index: int) -> None:
+        if stopped:
+            raise _Stopped
+        started.append(cell_index)
+
+    loop: list[asyncio.AbstractEventLoop] = []
+    client.on_notebook_start, client.on_cell_execute = before_start, before_cell
     try:
         # What lessons print goes through the kernel; its standard error itself only has warnings about the transport.
         client.execute(env=clean_environment(), stderr=subprocess.DEVNULL)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError, _Stopped) as error:
+        if stopped:
+            raise KeyboardInterrupt from None
         raise _failure(playbook, notebook, started[-1], error) from None
+    finally:
+        if stop_from_another_thread in _running:
+            _running.remove(stop_from_another_thread)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
@@ -191,14 +249,26 @@ def refresh(playbook: Playbook) -> bool:
 def refresh_many(
     playbooks: Sequence[Playbook], workers: int, report: Callable[[Playbook, bool | Exception], None]
 ) -> int:
-    """Refresh several at a time; `report` gets each result as it comes. Returns how many failed."""
+    """Refresh several at a time; `report` gets each result as it comes. Returns how many failed.
+
+    Threads are enough: every kernel is a process of its own. Whatever ends this early interrupts the cells that run,
+    and waits until their kernels have ended.
+    """
     failed = 0
-    with ProcessPoolExecutor(max_workers=max(1, min(workers, len(playbooks)))) as pool:
+    with ThreadPoolExecutor(max(1, min(workers, len(playbooks)))) as pool:
         futures = {pool.submit(_refresh_one, p): p for p in playbooks}
-        for future in as_completed(futures):
-            result = future.result()
-            failed += isinstance(result, Exception)
-            report(futures[future], result)
+        try:
+            for future in as_completed(futures):
+                result = future.result()
+                failed += isinstance(result, Exception)
+                report(futures[future], result)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while wait(futures, timeout=0.1).not_done:  # kernels that are only starting are stopped in the next round
+                while _running:
+                    with contextlib.suppress(RuntimeError):  # it has ended by itself
+                        _running.pop()()
+            raise
     return failed
 
 

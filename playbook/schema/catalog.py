@@ -270,6 +270,7 @@ for each *distinct* version.
 import json
 from pathlib import Path
 
+HEADER = "rank,name,version,last_release"
 READ = """CREATE OR REPLACE TEMP TABLE raw AS
     SELECT row_number() OVER () + 1 AS line, trim(name) AS name, trim(version) AS version, rank, last_release,
            regexp_replace(lower(trim(name)), '[-_.]+', '-', 'g') AS normalized_name
@@ -285,12 +286,16 @@ class CatalogFileError(ValueError):
 
 
 def read_file(duck: sa.Connection, path: Path) -> None:
-    """Read `path` (columns rank, name, version, last_release) into DuckDB's temporary tables `raw` and `keys`."""
+    """Read `path` into DuckDB's temporary tables `raw` and `keys`. Raises CatalogFileError."""
     try:
+        with path.open("rb") as file:
+            header = file.readline().strip()
+        if header != HEADER.encode():
+            raise ValueError(f"its first line is {header[:60]!r}")
         duck.exec_driver_sql(READ, (str(path),))
-    except sa.exc.DBAPIError as error:
-        reason = " ".join(str(error.orig).split("\n")[:2])
-        raise CatalogFileError(f"{path.name} cannot be read as rank,name,version,last_release: {reason}") from None
+    except (OSError, ValueError, sa.exc.DBAPIError) as error:
+        reason = " ".join(str(getattr(error, "orig", error)).split("\n")[:2])
+        raise CatalogFileError(f"{path.name} cannot be read as {HEADER}: {reason}") from None
     versions = duck.exec_driver_sql("SELECT DISTINCT version FROM raw WHERE version <> ''").scalars().all()
     keys = []
     for version in versions:
@@ -369,7 +374,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import orm
 
-from playbook.foundations.database import make_engine, transaction
+from playbook.foundations.database import is_conflict, make_engine, transaction
 
 Step = Callable[[str], None]
 INCOMING = "normalized_name, name, rank, version, version_key, is_prerelease, released_at"
@@ -491,7 +496,9 @@ def load_catalog(
         rejected += [RejectedRow(0, name, FOREIGN) for name in foreign]
         return LoadReport(read, added, changed, releases, tuple(rejected))
 
-    report = transaction(engine, work)
+    # A duplicate key means that another load was first: the next attempt sees its rows and leaves them alone.
+    retry = lambda error: is_conflict(error) or isinstance(error, sa.exc.IntegrityError)  # noqa: E731
+    report = transaction(engine, work, retry=retry)
     step("done")
     return report
 

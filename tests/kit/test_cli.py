@@ -458,22 +458,25 @@ def test_jobs_are_how_many_run_at_a_time(root: Path, tmp_path: Path, jobs: str, 
     assert call("--course", root, "run", "first", "second", "--jobs", jobs).returncode == code
 
 
+@pytest.mark.parametrize("command", ["run", "refresh"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_ends_its_scripts_and_lets_them_clean_up(
-    root: Path, tmp_path: Path, number: int, code: int
+def test_what_is_interrupted_ends_its_cells_and_lets_them_clean_up(
+    root: Path, tmp_path: Path, number: int, code: int, command: str
 ) -> None:
     waits = (
         "import threading\nfrom pathlib import Path\n\n"
         f"here = Path({str(tmp_path)!r})\ntry:\n    (here / 'started').touch()\n    threading.Event().wait(50)\n"
         "finally:\n    (here / 'cleaned').touch()"
     )
-    small_course.replace(Course(root).get("first"), 'print("no database")', waits)
-    with started("--course", root, "run", "first") as process:
+    first = Course(root).get("first")
+    small_course.replace(first, 'print("no database")', waits)
+    with started("--course", root, command, "first") as process:
         wait_for((tmp_path / "started").exists)
         process.send_signal(number)
         assert process.wait(20) == code
         assert (tmp_path / "cleaned").exists()
         assert "Traceback" not in process.stdout.read()
+    assert not first.notebook.exists()
 
 
 def wait_for(happened) -> None:

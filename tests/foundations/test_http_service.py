@@ -1,0 +1,174 @@
+"""A request is one transaction; doors are closed by default; the process starts and stops honestly."""
+
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, HTTPException, Request
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import orm
+
+from playbook.foundations.database import make_engine
+from playbook.foundations.http_service import (
+    ACCEPTED_ID,
+    Caller,
+    CurrentCaller,
+    Transaction,
+    anyone,
+    create_app,
+    permission,
+    request_id,
+    undeclared_routes,
+)
+from playbook.kit.live import LiveClient, serving
+
+alice = Caller(uuid.UUID(int=1), "alice")
+metadata = sa.MetaData()
+things = sa.Table("things", metadata, sa.Column("name", sa.String, primary_key=True))
+
+
+def router_with(*dependencies: object) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/things", status_code=201, dependencies=list(dependencies))  # type: ignore[arg-type]
+    def create(transact: Transaction, name: str, fail: bool = False) -> dict[str, str]:
+        def work(session: orm.Session) -> None:
+            session.execute(things.insert().values(name=name))
+            if fail:
+                raise HTTPException(409, "changed its mind")
+
+        transact(work)
+        return {"request_id": request_id.get()}
+
+    return router
+
+
+def count(engine: sa.Engine) -> int | None:
+    with engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).select_from(things))
+
+
+def test_an_http_error_inside_the_work_rolls_back(url: str) -> None:
+    engine = make_engine(url)
+    metadata.create_all(engine)
+    with serving(create_app(engine, [router_with(Depends(anyone))])) as client:
+        assert client.post("/things?name=a&fail=true").status_code == 409
+        assert count(engine) == 0
+        assert client.post("/things?name=a").status_code == 201
+        assert client.post("/things?name=a").status_code == 500
+        assert count(engine) == 1
+        assert engine.pool.checkedout() == 0
+
+
+def allow(caller: Caller, action: str, target: object) -> bool:
+    return action == "things:create"
+
+
+@pytest.mark.parametrize(
+    ("find_caller", "may", "action", "status"),
+    [
+        (lambda request: None, allow, "things:create", 401),
+        (lambda request: alice, allow, "things:create", 201),
+        (lambda request: alice, allow, "things:delete", 403),
+        (lambda request: alice, lambda *asked: False, "things:create", 403),
+    ],
+)
+def test_doors(find_caller: Callable[[Request], Caller | None], may: object, action: str, status: int) -> None:
+    engine = make_engine(f"duckdb:///:memory:doors_{uuid.uuid4().hex}")
+    metadata.create_all(engine)
+    app = create_app(engine, [router_with(permission(action))], find_caller=find_caller, may=may)  # type: ignore[arg-type]
+    with serving(app) as client:
+        answer = client.post("/things?name=a")
+        assert answer.status_code == status
+        assert (status == 401) == ("www-authenticate" in answer.headers)
+        assert count(engine) == (1 if status == 201 else 0)
+
+
+def test_the_defaults_let_nobody_in() -> None:
+    engine = make_engine("duckdb:///:memory:nobody")
+    router = APIRouter()
+
+    @router.get("/me")
+    def me(caller: CurrentCaller) -> str:
+        return caller.name
+
+    with serving(create_app(engine, [router])) as client:
+        assert client.get("/me").status_code == 401
+
+
+@pytest.mark.parametrize("where", ["route", "router", "nested"])
+def test_a_forgotten_declaration_is_found_wherever_it_was_forgotten(where: str) -> None:
+    inner = APIRouter(prefix="/inner", dependencies=[Depends(anyone)] if where == "router" else [])
+
+    @inner.get("/thing", dependencies=[Depends(anyone)] if where == "route" else [])
+    def thing() -> None: ...
+
+    outer = APIRouter(dependencies=[Depends(anyone)] if where == "nested" else [])
+    outer.include_router(inner)
+    engine = make_engine("duckdb:///:memory:forgotten")
+    assert undeclared_routes(create_app(engine, [outer])) == []
+
+    bare = APIRouter()
+
+    @bare.get("/thing")
+    def other() -> None: ...
+
+    outside = APIRouter(prefix="/outside")
+    outside.include_router(bare)
+    with pytest.raises(ValueError, match=r"GET /outside/thing: add CurrentCaller"):
+        create_app(engine, [outside])
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[LiveClient]:
+    with serving(create_app(make_engine("duckdb:///:memory:ids"))) as client:
+        yield client
+
+
+@given(st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), max_size=80))
+def test_an_id_from_outside_is_kept_only_in_its_narrow_form(client: LiveClient, sent: str) -> None:
+    back = client.get("/health", headers={"X-Request-Id": sent}).headers["x-request-id"]
+    assert (back == sent) == bool(ACCEPTED_ID.fullmatch(sent))
+    assert ACCEPTED_ID.fullmatch(back)
+
+
+def test_every_response_has_an_id_also_404_and_500() -> None:
+    engine = make_engine("duckdb:///:memory:everywhere")
+    with serving(create_app(engine, [router_with(Depends(anyone))])) as client:
+        answers = [client.get("/nowhere"), client.post("/things?name=a"), client.get("/health")]
+    assert [a.status_code for a in answers] == [404, 500, 200]
+    assert len({a.headers["x-request-id"] for a in answers}) == 3
+
+
+def test_a_large_body_is_refused_before_it_has_come_whole() -> None:
+    router = APIRouter(dependencies=[Depends(anyone)])
+
+    @router.post("/bodies")
+    def take(body: dict[str, int]) -> int:
+        return len(body)
+
+    with serving(create_app(make_engine("duckdb:///:memory:large"), [router], max_body_bytes=100_000)) as client:
+        assert client.post("/bodies", json={"a": 1}).status_code == 200
+        assert client.post("/bodies", content=b"x" * 100_001).status_code == 413
+        with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=5) as connection:
+            head = "POST /bodies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(head.encode() + b"40000\r\n" + b"x" * 0x40000 + b"\r\n")  # and never the last chunk
+            assert connection.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_no_link_is_built_from_the_host_header() -> None:
+    with serving(create_app(make_engine("duckdb:///:memory:host"))) as client:
+        answer = client.get("/health/", headers={"Host": "evil.example"})
+    assert answer.status_code == 404
+    assert "evil.example" not in str(answer.headers)
+
+
+def test_stopping_closes_the_pool(url: str) -> None:
+    engine = make_engine(url)
+    with serving(create_app(engine)) as client:
+        assert client.get("/ready").status_code == 200
+        before = engine.pool
+    assert engine.pool is not before
