@@ -607,41 +607,31 @@ for method, path, answer, before, once, twice in facts:
     if method != "POST":
         assert once == twice, f"{method} {path} is not idempotent"
     if answer.status_code == 405:
-        allowed = answer.headers["allow"].split(", ")
-        assert method not in allowed and all(
-            a.status_code != 405 for m, p, a, *_ in facts if p == path and m in allowed
-        )
+        would_work = {m for m, p, a, *_ in facts if p == path and a.status_code != 405}
+        assert set(answer.headers["allow"].split(", ")) == would_work, f"{method} {path}: Allow is wrong"
     if method == "HEAD":
         get = next(a for m, p, a, *_ in facts if (m, p) == ("GET", path))
-        assert answer.content == b"" and answer.headers["content-type"] == get.headers["content-type"]
+        assert (answer.content, answer.headers["content-type"]) == (b"", get.headers["content-type"])
 
 with serving(service(lesson_url())) as client:
     for number, (name, description) in enumerate(itertools.product(("absent", "New"), ("absent", None, "new"))):
-        client.post("/organizations", json={"slug": f"o{number}", "name": "Old", "description": "old"})
+        url = client.post("/organizations", json={"slug": f"o{number}", "name": "Old", "description": "old"}).headers[
+            "location"
+        ]
         patch = {k: v for k, v in (("name", name), ("description", description)) if v != "absent"}
-        after = client.patch(f"/organizations/o{number}", content=json.dumps(patch), headers=patch_type).json()
-        assert after["name"] == patch.get("name", "Old") and after["description"] == patch.get("description", "old")
-    wrong = {
+        after = client.patch(url, content=json.dumps(patch), headers=patch_type).json()
+        assert (after["name"], after["description"]) == (patch.get("name", "Old"), patch.get("description", "old"))
+    answers = {
         415: client.post("/organizations", content="slug=acme", headers={"content-type": "text/plain"}),
         406: client.get("/organizations", headers={"accept": "text/html, application/json;q=0"}),
         413: client.post("/organizations", content=b'"' + b"x" * 1_048_576 + b'"', headers={"content-type": JSON}),
         422: client.post("/organizations", json={"slug": "acme", "name": "Acme", "colour": "red"}),
         404: client.get("/packages/no-such-package"),
     }
-    assert all(answer.status_code == status for status, answer in wrong.items()), {
-        s: a.status_code for s, a in wrong.items()
-    }
-    assert client.patch("/organizations/mirror", json={"name": "x"}).headers["accept-patch"] == MERGE_PATCH
-    assert client.patch("/organizations/mirror", content='{"name": null}', headers=patch_type).status_code == 422
-    for bad in ("-a", "A", "a b", "", "a--b", "x" * 41):
-        assert client.post("/organizations", json={"slug": bad, "name": "n"}).status_code == 422
-    assert (
-        client.get("/packages?limit=101").status_code == 422
-        and client.get("/organizations", headers={"accept": "*/*;q=0.1"}).status_code == 200
-    )
-print(
-    "safe is safe, idempotent is idempotent, Allow is complete, a patch changes what it names, every refusal has its code"
-)
+    assert {status: answer.status_code for status, answer in answers.items()} == {status: status for status in answers}
+    assert client.patch(url, json={"name": "x"}).headers["accept-patch"] == MERGE_PATCH
+    assert client.patch(url, content='{"name": null}', headers=patch_type).status_code == 422
+print("safe methods are safe, idempotent ones idempotent, Allow is complete, a patch changes what it names and no more")
 
 # %% [markdown]
 """

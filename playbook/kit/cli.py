@@ -513,12 +513,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point of the script `playbook`."""
     signal.signal(signal.SIGTERM, _terminated)
-    code = _exit_code(arguments)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # `playbook list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    sys.exit(_exit_code(arguments))
 
 
 if __name__ == "__main__":

@@ -238,7 +238,7 @@ def rows_for(databases: Databases, path: str, count: int, sample: int, title: st
     def row(name: str, kind: str, function: Callable[..., Any], against: Row | None = None, **more: Any) -> Row:
         take = partial(databases.take, kind, function, path=path, **more)
         aim = AIM if function is load and kind != "postgresql" else None
-        return Row(name, take, against, aim, group=title)
+        return Row(name, take, against, aim_ratio=aim, group=title)
 
     file = row("floor: read_csv, file", "file", read_csv)
     bulk = row("load_catalog, file", "file", load, file)

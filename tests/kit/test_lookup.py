@@ -19,12 +19,14 @@ def course(tmp_path: Path) -> Course:
     small_course.replace(
         body, "The same number again.", "The same number again. A quota is a bound, and a quota helps."
     )
-    promise = small_course.add(root, "foundations/promises", topics="other things")
+    promise = small_course.add(root, "foundations/promises", topics="lost, update")
     small_course.replace(promise, "Keep a number between its bounds,", "Keep a number below its quota,")
-    small_course.add(root, "foundations/listed", topics="quota, token bucket, composite index, lost update, pass")
+    small_course.add(
+        root, "foundations/listed", topics="quota, token bucket, composite index, the lost update problem, pass"
+    )
     titled = small_course.add(root, "foundations/quotas", topics="limits")
     assert titled.title == "Quotas"
-    small_course.add(root, "api/others", topics="index, lost, update")
+    small_course.add(root, "api/others", topics="index")
     return Course(root)
 
 
@@ -58,8 +60,9 @@ def test_a_word_is_better_than_a_word_it_begins(course: Course) -> None:
 
 
 def test_words_that_stand_together_beat_words_that_stand_apart(course: Course) -> None:
-    assert names(lookup.find(course, "lost update")) == ["listed", "others"]
-    assert lookup.find(course, "lost update").found[0].where == ('topic "lost update"',)
+    assert names(lookup.find(course, "lost update")) == ["listed", "promises"]
+    assert lookup.find(course, "lost update").found[0].where[0] == 'topic "the lost update problem"'
+    assert names(lookup.find(course, "update lost")) == ["listed", "promises"]
 
 
 def test_a_whole_topic_beats_a_part_of_one(course: Course) -> None:
@@ -71,7 +74,7 @@ def test_every_word_has_to_occur(course: Course) -> None:
 
 
 def test_where_no_page_has_all_words_the_nearest_are_given_and_it_is_said(course: Course) -> None:
-    small_course.replace(course.get("others"), "| index, lost, update |", "| zebra |")
+    small_course.replace(course.get("others"), "| index |", "| zebra |")
     answer = lookup.find(Course(course.root), "quota zebra")
     assert set(names(answer)) == {"quotas", "listed", "promises", "mentions", "others"}
     assert all(hit.words == 1 for hit in answer.found)
