@@ -252,6 +252,7 @@ class HeadAsGet:
         await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
+# %% tags=["export"]
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
     """All methods that `path` has, for the Allow header; empty for an unknown path."""
     found: set[str] = set()
@@ -303,6 +304,7 @@ def shown(organization: Organization) -> OrganizationOut:
     return OrganizationOut.model_validate(organization, from_attributes=True)
 
 
+# %% tags=["export"]
 @resources.get("/organizations", dependencies=[permission("organizations:read")])
 def list_organizations(transact: Transaction, limit: Limit = 20) -> OrganizationList:
     rows = transact(lambda s: s.scalars(sa.select(Organization).order_by(Organization.slug).limit(limit + 1)).all())
@@ -460,6 +462,7 @@ def change_package(name: str, changes: PackagePatch, transact: Transaction, cloc
     return package_out(transact(work))
 
 
+# %% tags=["export"]
 @resources.delete("/packages/{name}", status_code=204, dependencies=[permission("packages:delete")])
 def delete_package(name: str, transact: Transaction) -> None:
     def work(session: orm.Session) -> None:

@@ -256,9 +256,6 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
 Now the unit of work. Which errors may be tried again? Only those by which the database says "I did nothing, because
 somebody else was first". A broken connection is not among them: it may have died after the commit, and to count twice
 is as wrong as not at all.
-
-DuckDB notices a duplicate key of two simultaneous inserts only when the second commits, and calls that a conflict
-too. The second attempt then meets the row that is there by now, and gets the `IntegrityError` it should have.
 """
 
 # %% tags=["export"]
@@ -280,6 +277,14 @@ def is_conflict(error: sa.exc.DBAPIError) -> bool:
     return type(error.orig).__name__ == "TransactionException" and ("onflict" in message or "to commit" in message)
 
 
+# %% [markdown]
+"""
+DuckDB notices a duplicate key of two simultaneous inserts only when the second commits, and calls that a conflict
+too. The second attempt then meets the row that is there by now, and gets the `IntegrityError` it should have.
+"""
+
+
+# %% tags=["export"]
 def transaction(
     engine: sa.Engine,
     work: Callable[[orm.Session], T],
@@ -287,11 +292,12 @@ def transaction(
     sleep: Callable[[float], None] = time.sleep,
     retry: Callable[[sa.exc.DBAPIError], bool] = is_conflict,
 ) -> T:
-    """Run `work(session)` in one transaction, commit, and return its result; on an error that `retry` takes, run it again.
+    """Run `work(session)` in one transaction, commit, and return its result; on a conflict, run it again.
 
     `work` must touch nothing but the database: it may run up to `attempts` times. The pause between attempts doubles
     and is drawn at random ("full jitter"), or the same writers would meet again. Any exception rolls back and is
-    raised, the last attempt's conflict too. The connection goes back to the pool in every case.
+    raised, the last attempt's conflict too. The connection goes back to the pool in every case. `retry` says which
+    errors count as a conflict.
     """
     for attempt in range(attempts):
         try:

@@ -107,6 +107,7 @@ class Option:
     chosen: bool
 
 
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Decision:
     """One choice among two or more options, as a page states it. `otherwise`: when to choose differently."""

@@ -263,6 +263,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
+# %% tags=["export"]
 class RequestId:
     """ASGI middleware: `X-Request-Id` on every response, and in `request_id` while the request runs."""
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from playbook.kit import hook, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
+from playbook.kit.errors import InputError
 
 SECTIONS = (
     "The decision",
@@ -34,8 +35,8 @@ LEFT_OUT = {
     ("clock_and_identifiers", "On PostgreSQL"): "its values are made before they reach a database",
     ("decisions", "On PostgreSQL"): "is about texts",
 }
-LINES = (150, 350)  # of a page
-EXPORT_LINES = 30  # of an export cell, blank ones not counted
+LINES = (100, 430)  # of a page's text before the exercise: what is read, without blank lines and cell marks
+EXPORT_LINES = 31  # of an export cell, blank ones not counted
 PROMISE_LETTERS = 200  # a sentence one reads in a table
 
 # An export cell holds definitions. Calling one of these while the module is imported would touch the world.
@@ -52,7 +53,9 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*IMPORTS, *FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign)
 # Folders of one machine. `/etc/passwd` is not here: it is what attacks in lessons ask for.
 MACHINE_PATH = re.compile(
-    r"(?<![\w.:/-])(?:/(?:home|Users|root|tmp|var|usr|opt|work|mnt|srv)/[\w.-]|[A-Z]:\\\\?[A-Za-z])|file:///"
+    r"(?<![\w.:/-])/(?:home|Users|root|tmp|var|usr|opt|work|mnt|srv)/[\w.-]"
+    r"|(?<=[\"'])[A-Z]:\\\\?[A-Za-z]"
+    r"|file:///"
 )
 
 
@@ -249,14 +252,15 @@ def _last_cell(playbook: Playbook) -> Iterator[str]:
 
 
 def length(playbook: Playbook) -> list[str]:
-    """150 to 350 lines a lesson; an export cell short enough to be read at one glance."""
+    """A page of one question, ten to twenty minutes; an export cell short enough to be read at one glance."""
     if not playbook.track:
         return []
-    lines = len(playbook.source.splitlines())
+    lesson = playbook.source.partition("\n## Your turn\n")[0].splitlines()
+    lines = sum(bool(line.strip()) and not line.startswith("# %%") and line != '"""' for line in lesson)
     found = []
     if not LINES[0] <= lines <= LINES[1]:
         to_do = f"keep a page between {LINES[0]} and {LINES[1]}, one question each"
-        found.append(_finding(playbook, lines, f"{lines} lines", to_do))
+        found.append(_finding(playbook, len(lesson), f"{lines} lines of text before the exercise", to_do))
     for cell in cells(playbook):
         written = sum(bool(line.strip()) for line in cell.content.split("\n"))
         if "export" in cell.tags and written > EXPORT_LINES:
@@ -379,12 +383,23 @@ def machine_paths(playbook: Playbook) -> list[str]:
     for number, line in enumerate(playbook.source.split("\n"), 1):
         if match := MACHINE_PATH.search(line):
             found.append(_finding(playbook, number, f"a path of one machine, {match[0]!r}", to_do))
-    if playbook.notebook.is_file():
-        for number, line in enumerate(playbook.notebook.read_text(encoding="utf-8").split("\n"), 1):
-            if MACHINE_PATH.search(line) and not MACHINE_PATH.search(playbook.source):
-                where = f"notebooks/{playbook.key}.ipynb:{number}"
-                found.append(f"{where}: an output shows a path of one machine; print facts, not paths")
+    for cell, shown in _outputs(playbook):
+        if match := MACHINE_PATH.search(shown):
+            where = f"notebooks/{playbook.key}.ipynb: cell {cell}"
+            found.append(f"{where}: an output shows a path of one machine, {match[0]!r}; print facts, not paths")
     return found
+
+
+def _outputs(playbook: Playbook) -> Iterator[tuple[str, str]]:
+    """(cell's id, what is shown below it) of the stored notebook; none while there is no readable one."""
+    try:
+        notebook = pairing.read_notebook(playbook)
+    except InputError:
+        return  # `drift` says so
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            texts = [output.get("text", ""), *output.get("traceback", ()), *output.get("data", {}).values()]
+            yield from ((str(cell.get("id", "?")), text) for text in texts if isinstance(text, str))
 
 
 # ---------------------------------------------------------------- the course as a whole

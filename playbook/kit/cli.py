@@ -387,6 +387,7 @@ def serve(
 ) -> None:
     """Serve Pantry, the package index that the playbooks build. Settings come from the environment."""
     from playbook.kit import ready
+    from playbook.kit.data import data_path
 
     listening = ready.listen(host, port)
     try:
@@ -397,7 +398,12 @@ def serve(
 
         import uvicorn
 
-        pantry = importlib.import_module("playbook.api.resources").pantry(settings)
+        service = importlib.import_module("playbook.service")
+        try:
+            # An empty database is filled with the course's real packages; one with packages stays as it is.
+            pantry = service.pantry(settings, data_path("packages.csv"))
+        except ValueError as error:
+            raise InputError(str(error)) from None
         server = uvicorn.Server(uvicorn.Config(pantry, timeout_graceful_shutdown=10, server_header=False))
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}, its description at /docs; Ctrl-C stops it")

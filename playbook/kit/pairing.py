@@ -144,8 +144,8 @@ _running: list[Callable[[], None]] = []  # each stops one execution, from any th
 def execute(playbook: Playbook, seconds: int = CELL_SECONDS) -> Notebook:
     """Run the text's cells in a fresh kernel, where nbval and JupyterLab would run them; the notebook with its outputs.
 
-    Raises CellFailure at the first cell that raises, takes longer than `seconds`, or ends the kernel. Ctrl-C and SIGTERM
-    interrupt the cell, so that it stops what it has started, and become KeyboardInterrupt.
+    Raises CellFailure at the first cell that raises, takes longer than `seconds`, or ends the kernel. Ctrl-C and
+    SIGTERM interrupt the cell, so that it stops what it has started, and become KeyboardInterrupt.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError

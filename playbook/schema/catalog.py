@@ -125,6 +125,7 @@ def _local_part(part: str | int) -> str:
     return "2" + _number(part) if isinstance(part, int) else "1" + "".join("1" + letter for letter in part) + "0"
 
 
+# %% tags=["export"]
 def version_key(text: str) -> str:
     """A key for PEP 440 version `text`: equal for equal versions, and sorted as text in the order of versions.
 
@@ -263,6 +264,7 @@ class CatalogFileError(ValueError):
     """The file as a whole cannot be read: it is missing, cut short, or has other columns."""
 
 
+# %% tags=["export"]
 def read_file(duck: sa.Connection, path: Path) -> None:
     """Read `path` into DuckDB's temporary tables `raw` and `keys`. Raises CatalogFileError."""
     try:
@@ -311,6 +313,13 @@ CHECK = """CREATE OR REPLACE TEMP TABLE checked AS
     FROM raw LEFT JOIN keys USING (version)"""
 
 
+# %% [markdown]
+"""
+What a load tells: how much was read, what became of it, and each row that was refused.
+"""
+
+
+# %% tags=["export"]
 @dataclass(frozen=True)
 class RejectedRow:
     """A row that was not loaded. `line` counts from 1 with the header, as an editor does."""

@@ -299,6 +299,13 @@ class Member(Base):
     created_at: Mapped[datetime]
 
 
+# %% [markdown]
+"""
+An invitation goes to an *address*: whoever is invited may not be a user yet, or may be one under another address.
+"""
+
+
+# %% tags=["export"]
 class Invitation(Base):
     """An offer of membership to an address, at most one for each organization and address."""
 

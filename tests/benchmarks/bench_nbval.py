@@ -1,8 +1,8 @@
 """Strict nbval over all notebooks, with the project's own options, against as many notebooks with one empty cell.
 
 The floor is what pytest, its workers and the kernels cost before anything is learnt. Both run on the cores that pytest
-takes by itself. Below them stands each notebook's own time in the same runs, its kernel's start included: several run at
-a time, so these add up to more than the whole.
+takes by itself. Below stands each notebook's own time in the same runs: its cells and the start of its kernel, while
+another notebook ran beside it.
 """
 
 import sys
@@ -22,7 +22,7 @@ PASSED, TESTS_FAILED = 0, 1  # pytest's exit codes
 
 
 class Suite:
-    """pytest over the notebooks below `folder`. `own`: seconds of each, run by run; `failed`: how many cells of each."""
+    """pytest over the notebooks below `folder`. `own`: each one's seconds, run by run; `failed`: each one's cells."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,8 +75,9 @@ def work() -> None:
     one.samples = [{"seconds": seconds} for runs in empty.own.values() for seconds in runs]
     each = [one]
     for name, runs in sorted(course.own.items(), key=lambda item: -median(item[1])):
-        row = Row(name, course.take, one, group=one.group, note=f"{course.failed[name]} cells failed")
-        row.note *= course.failed[name] > 0
+        row = Row(name, course.take, one, group=one.group)
+        if failed := course.failed[name]:
+            row.note = f"failed: {failed} {'cell' if failed == 1 else 'cells'}"
         row.samples = [{"seconds": seconds} for seconds in runs]
         each.append(row)
     show("Strict nbval", [floor, whole, *each], PACKAGES)

@@ -75,7 +75,7 @@ SPOILED = [
     (check.contents, "- **Reviewer**: ", "- Reviewer: ", "2 checklist lines"),
     (check.contents, "## Sources\n\nNone.", "## Sources\n", "no sources"),
     (check.contents, '# %% [markdown] tags=["nav"]', "# %% [markdown]", "the last cell is not the one with the links"),
-    (check.length, "CASES = [\n", "CASES = [\n" + "    (1, 1),\n" * 300, " lines; keep a page between 150 and 350"),
+    (check.length, "CASES = [\n", "CASES = [\n" + "    (1, 1),\n" * 500, "before the exercise; keep a page between 100 and 430"),
     (check.length, "    return max(", "    number += 0\n" * 30 + "    return max(", "an export cell of 33 lines"),
     (check.code, 'print("no database")', "%time print(1)", "a magic or shell line"),
     (check.code, 'print("no database")', "# %matplotlib inline", "a magic or shell line"),
@@ -171,10 +171,18 @@ def test_an_output_with_a_path_of_this_machine_is_found(root: Path) -> None:
     second = page(root)
     notebook = pairing.from_text(second)
     code = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    code.outputs = [nbformat.v4.new_output("stream", text="made /home/me/x.duckdb\n")]
+    code.source = "def f(x: T) -> T:\n    return x"  # what JSON writes as `T:\\n` is no drive
     pairing.write_whole(second.notebook, pairing.dumps(notebook))
-    (found,) = check.machine_paths(second)
-    assert found.startswith("notebooks/foundations/second.ipynb:")
+    assert check.machine_paths(second) == []
+    for output in (
+        nbformat.v4.new_output("stream", text="made /home/me/x.duckdb\n"),
+        nbformat.v4.new_output("execute_result", {"text/plain": "'/home/me/x.duckdb'"}, execution_count=1),
+        nbformat.v4.new_output("error", ename="E", evalue="", traceback=["File /home/me/x.py"]),
+    ):
+        code.outputs = [output]
+        pairing.write_whole(second.notebook, pairing.dumps(notebook))
+        (found,) = check.machine_paths(second)
+        assert found.startswith("notebooks/foundations/second.ipynb: cell see-it-break-2: an output shows a path")
 
 
 ORDER = [
