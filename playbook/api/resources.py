@@ -536,7 +536,6 @@ with serving(service(lesson_url())) as client:
 And what each URL answers to each method, asked of the running server:
 """
 
-
 # %%
 BODIES = {
     ("POST", "/organizations"): (JSON, '{"slug": "acme", "name": "Acme"}'),
@@ -665,7 +664,10 @@ def check_put(add_put):
     add_put(extra)
     app = service(lesson_url(), extra=[extra])
     with serving(app) as client:
-        put = lambda url, **body: client.put(f"/organizations/{url}", json={"slug": url, "name": "Acme", **body})
+
+        def put(url, **body):
+            return client.put(f"/organizations/{url}", json={"slug": url, "name": "Acme", **body})
+
         first = put("acme", description="Anvils")
         if first.status_code != 201 or first.headers.get("location") != "/organizations/acme":
             return f"not yet: the first PUT creates: 201 and Location, not {first.status_code}"
@@ -686,11 +688,15 @@ def check_put(add_put):
             )
         if owners != 1:
             return f"not yet: acme should have one owner, its creator, and has {owners}"
+        start = threading.Barrier(2)
+
+        def race(slug):
+            start.wait(5)
+            return put(slug).status_code
+
         for attempt in range(5):
-            start = threading.Barrier(2)
             with ThreadPoolExecutor(2) as threads:
-                race = lambda _: (start.wait(5), put(f"race-{attempt}").status_code)[1]
-                statuses = sorted(threads.map(race, range(2)))
+                statuses = sorted(threads.map(race, [f"race-{attempt}"] * 2))
             if statuses != [200, 201]:
                 return f"not yet: two PUTs at once answered {statuses} instead of 200 and 201"
     return "right"

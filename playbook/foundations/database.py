@@ -159,7 +159,7 @@ is UTC.
 
 # %% tags=["export"]
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -193,7 +193,7 @@ class Base(orm.DeclarativeBase):
     """The base of every table of Pantry."""
 
     metadata = sa.MetaData(naming_convention=NAMING)
-    type_annotation_map = {datetime: Timestamp, str: sa.String}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: Timestamp, str: sa.String}
 
 
 # %% [markdown]

@@ -545,7 +545,6 @@ def check_proxies(kind: type[Settings]) -> str:
 
 check_proxies(WithProxies)
 
-
 # %% jupyter={"source_hidden": true} tags=["solution"]
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 

@@ -312,7 +312,6 @@ CHECK = """CREATE OR REPLACE TEMP TABLE checked AS
            END AS reason
     FROM raw LEFT JOIN keys USING (version)"""
 
-
 # %% [markdown]
 """
 What a load tells: how much was read, what became of it, and each row that was refused.
@@ -412,7 +411,6 @@ ADD_RELEASES = """INSERT INTO releases (id, package_id, version, version_key, is
     SELECT uuidv7(), p.id, i.version, i.version_key, i.is_prerelease, i.released_at, :now
     FROM incoming i JOIN packages p ON p.normalized_name = i.normalized_name AND p.organization_id = :organization
     WHERE NOT EXISTS (SELECT 1 FROM releases r WHERE r.package_id = p.id AND r.version_key = i.version_key)"""
-
 
 # %% [markdown]
 """
@@ -533,7 +531,6 @@ except CatalogFileError as error:
 with engine.connect() as connection:
     print(connection.scalar(sa.select(sa.func.count()).select_from(Package)), "packages")
 
-
 # %% [markdown]
 """
 What does bulk buy? The first 300 good rows, an object and a commit each, against all of them at once:
@@ -564,7 +561,7 @@ The same function. The rows come through `COPY`, the rest is the same four state
 
 # %%
 def load_on(url):
-    engine, clock, ids, mirror = database_with_organization(url)
+    engine, clock, _, mirror = database_with_organization(url)
     first = load_catalog(engine, data_path("packages.csv"), mirror, clock.now())
     again = load_catalog(engine, data_path("packages.csv"), mirror, clock.now())
     versions = transaction(

@@ -154,7 +154,8 @@ def test_a_large_body_is_refused_before_it_has_come_whole() -> None:
         assert client.post("/bodies", json={"a": 1}).status_code == 200
         assert client.post("/bodies", content=b"x" * 100_001).status_code == 413
         with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=5) as connection:
-            head = "POST /bodies HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            headers = ["Host: x", "Content-Type: application/json", "Transfer-Encoding: chunked"]
+            head = "\r\n".join(["POST /bodies HTTP/1.1", *headers, "", ""])
             connection.sendall(head.encode() + b"40000\r\n" + b"x" * 0x40000 + b"\r\n")  # and never the last chunk
             assert connection.recv(100).startswith(b"HTTP/1.1 413")
 

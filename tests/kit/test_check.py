@@ -75,7 +75,12 @@ SPOILED = [
     (check.contents, "- **Reviewer**: ", "- Reviewer: ", "2 checklist lines"),
     (check.contents, "## Sources\n\nNone.", "## Sources\n", "no sources"),
     (check.contents, '# %% [markdown] tags=["nav"]', "# %% [markdown]", "the last cell is not the one with the links"),
-    (check.length, "CASES = [\n", "CASES = [\n" + "    (1, 1),\n" * 500, "before the exercise; keep a page between 100 and 430"),
+    (
+        check.length,
+        "CASES = [\n",
+        "CASES = [\n" + "    (1, 1),\n" * 500,
+        "before the exercise; keep a page between 50 and 430",
+    ),
     (check.length, "    return max(", "    number += 0\n" * 30 + "    return max(", "an export cell of 33 lines"),
     (check.code, 'print("no database")', "%time print(1)", "a magic or shell line"),
     (check.code, 'print("no database")', "# %matplotlib inline", "a magic or shell line"),

@@ -5,9 +5,11 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,42 +103,49 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that does not stay: an environment has 700 MB, and pytest keeps what three runs left."""
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Binder is Linux: postBuild is a bash script")
-def test_a_fresh_environment_is_built_as_binder_does(clone: Path, tmp_path: Path) -> None:
-    run([sys.executable, "-m", "venv", str(tmp_path / "env")], tmp_path, dict(os.environ))
-    programs = tmp_path / "env" / "bin"
+def test_a_fresh_environment_is_built_as_binder_does(clone: Path, folder: Path) -> None:
+    run([sys.executable, "-m", "venv", str(folder / "env")], folder, dict(os.environ))
+    programs = folder / "env" / "bin"
     inherited = {k: v for k, v in clean_environment().items() if not k.startswith(("PYTHON", "JUPYTER", "VIRTUAL_"))}
     environment = inherited | {"PATH": f"{programs}{os.pathsep}{inherited['PATH']}"}
 
     small = ["pip", "download", "--no-deps", "--no-cache-dir", "--retries=1", "--timeout=20", "--dest=reached", "six"]
-    reached = subprocess.run(small, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8")
+    reached = subprocess.run(small, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     if reached.returncode:
         reason = (reached.stderr.strip().splitlines() or ["no reason given"])[-1]
         pytest.skip(f"pip reaches no package index, so nothing can be installed: {reason}")
 
     # Dependencies first: Binder installs the list before it copies the repository, so nothing else is there.
-    (tmp_path / "list").mkdir()
-    alone = tmp_path / "list" / "requirements.txt"
+    (folder / "list").mkdir()
+    alone = folder / "list" / "requirements.txt"
     alone.write_bytes((clone / "binder" / "requirements.txt").read_bytes())
     run(["pip", "install", "-q", "-r", str(alone)], alone.parent, environment)
 
-    home = tmp_path / "home"
+    home = folder / "home"
     home.mkdir()
     environment |= {"HOME": str(home)}
     run([str(clone / "binder" / "postBuild")], clone, environment)
 
-    listed = json.loads(run(["pip", "list", "--format=json"], tmp_path, environment))
+    listed = json.loads(run(["pip", "list", "--format=json"], folder, environment))
     installed = {canonicalize_name(one["name"]): one["version"] for one in listed}
     installed.pop("pip")
     assert installed.pop(canonicalize_name(PROJECT["name"])) == PROJECT["version"]
     assert installed == versions(), "the list has everything that is installed, and nothing else is"
-    run(["pip", "check"], tmp_path, environment)
+    run(["pip", "check"], folder, environment)
 
-    viewers = tmp_path / "env" / "etc" / "jupyter" / "labconfig" / "default_setting_overrides.json"
+    viewers = folder / "env" / "etc" / "jupyter" / "labconfig" / "default_setting_overrides.json"
     overrides = json.loads(viewers.read_text(encoding="utf-8"))
     assert overrides["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"] == {"python": "Jupytext Notebook"}
     assert not list(home.glob(".jupyter*")), "postBuild must leave the user's own Jupyter settings alone"
 
-    assert "Usage: playbook" in run(["playbook", "--help"], tmp_path, environment)
-    assert "settings" in run(["playbook", "list"], tmp_path, environment)
-    assert "1 playbook: 1 passed, 0 failed" in run(["playbook", "run", "settings"], tmp_path, environment)
+    assert "Usage: playbook" in run(["playbook", "--help"], folder, environment)
+    assert "settings" in run(["playbook", "list"], folder, environment)
+    assert "1 playbook: 1 passed, 0 failed" in run(["playbook", "run", "settings"], folder, environment)
