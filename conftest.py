@@ -7,14 +7,14 @@ reason is shown.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from playbook.kit import postgres
-from playbook.kit.course import Course
+from playbook.kit.course import Course, Playbook
 
 # Tests and notebooks choose their database themselves. A server that DATABASE_URL names is kept aside for the tests
 # that want PostgreSQL; the workers of xdist inherit it under this name.
@@ -45,6 +45,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, pages, ids=lambda page: page.key)
 
 
+# A file is the unit that goes to a worker. The long ones go first, or the last of them keeps all other workers waiting.
+LONG = (
+    "test_binder.py",
+    "test_twice.py",
+    "test_cli.py",
+    "test_scripts.py",
+    "test_sabotage.py",
+    ".ipynb",
+    "test_postgres.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, in the order of `LONG`; within a file nothing moves."""
+    items.sort(key=lambda item: next((n for n, name in enumerate(LONG) if item.path.name.endswith(name)), len(LONG)))
+
+
 @cache
 def why_no_packaged_server() -> str:
     """Why the packaged PostgreSQL cannot run here; empty when it can."""
@@ -62,6 +79,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = why_no_packaged_server()
         if reason:
             pytest.skip(f"needs PostgreSQL: {reason}")
+
+
+@pytest.fixture
+def packaged_server_for(request: pytest.FixtureRequest) -> Callable[[Playbook], None]:
+    """Skips the test when the page given needs the packaged server, and it cannot run here."""
+
+    def check(page: Playbook) -> None:
+        if "on_postgres" in page.source and (reason := why_no_packaged_server()):
+            pytest.skip(f"needs PostgreSQL: {reason}")
+
+    return check
 
 
 @pytest.fixture(scope="session")

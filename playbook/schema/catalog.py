@@ -527,7 +527,7 @@ engine, clock, ids, mirror = database_with_organization(lesson_url())
 try:
     load_catalog(engine, cut, mirror, clock.now())
 except CatalogFileError as error:
-    print(str(error)[:98])
+    print(error)
 with engine.connect() as connection:
     print(connection.scalar(sa.select(sa.func.count()).select_from(Package)), "packages")
 

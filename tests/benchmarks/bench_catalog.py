@@ -155,13 +155,12 @@ def load(url: str, path: str, again: bool = False) -> Sample:
     with timed() as sample:
         load_catalog(engine, Path(path), organization, now)
     engine.dispose()
-    return sample
+    return {"seconds": sample["seconds"]} if again else sample  # the first load reached the peak
 
 
 def row_by_row(url: str, path: str, count: int) -> Sample:
     """The peer: look the package up, add objects, for the first `count` rows, all in one transaction."""
     from datetime import UTC, datetime
-    from uuid import UUID
 
     import sqlalchemy as sa
     from packaging.utils import canonicalize_name
@@ -181,10 +180,9 @@ def row_by_row(url: str, path: str, count: int) -> Sample:
         version, key = Version(row["version"]), version_key(row["version"])
         if session.scalar(sa.select(Package).where(Package.normalized_name == name)):
             return
-        times: dict[str, datetime | UUID] = {"id": ids.new(), "created_at": now}
         package = Package(
-            **times, organization_id=organization, name=row["name"], normalized_name=name,
-            popularity_rank=int(row["rank"]), updated_at=now,
+            id=ids.new(), organization_id=organization, name=row["name"], normalized_name=name,
+            popularity_rank=int(row["rank"]), created_at=now, updated_at=now,
         )  # fmt: skip
         release = Release(
             id=ids.new(), package_id=package.id, version=row["version"], version_key=key,

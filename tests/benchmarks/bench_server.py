@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measure import Row, Sample, fresh, main, parser, show, take_all
+from measure import Failed, Row, Sample, fresh, main, parser, show, take_all
 
 PACKAGES = ["uvicorn", "httpx", "fastapi", "starlette"]
 AIM_READY = 0.3  # seconds
@@ -59,7 +59,7 @@ def uvicorn_process() -> Iterator[str]:
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError("uvicorn did not start") from None
+                    raise Failed("uvicorn did not start") from None
                 time.sleep(0.002)
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -153,7 +153,7 @@ def work() -> None:
         ]
     take_all(rows, runs)
     take_all(asking, min(runs, 5))
-    for row in asking:
+    for row in filter(Row.seconds, asking):
         row.note = f"{1 / median(row.seconds()):,.0f} requests/s"
     show("The live server", rows + asking, PACKAGES, REMARKS)
 

@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))  # this clone is measured, also where another one 
 from playbook.kit.running import cores, environment  # noqa: E402
 
 PIPE_WIDTH = 160  # columns of a table that goes into a file
+LOAD = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # before the benchmark adds its own
 TIMEOUT = 300  # seconds for one measurement
 MB = 1_000_000  # bytes
 
@@ -86,11 +87,11 @@ def run(
     try:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", timeout=timeout)
     except subprocess.TimeoutExpired:
-        raise Failed(f"took longer than {timeout:.0f} s: {' '.join(command)}") from None
+        raise Failed(f"took longer than {timeout:.0f} s") from None
     seconds = time.perf_counter() - started
     if done.returncode not in codes:
         reason = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise Failed(f"exit code {done.returncode}, {reason}: {' '.join(command)}")
+        raise Failed(f"exit code {done.returncode}, {reason}")
     return seconds, done.stdout
 
 
@@ -118,13 +119,14 @@ class Row:
     note: str = ""
     group: str = ""  # the heading it stands below
     samples: list[Sample] = field(default_factory=list)
+    failure: str = ""  # why it could not be measured
 
     def seconds(self) -> list[float]:
         return [sample["seconds"] * self.times for sample in self.samples]
 
 
 def take_all(rows: Sequence[Row], runs: int) -> None:
-    """Measure all rows `runs` times, round by round. A bar shows on a terminal where it is."""
+    """Measure all rows `runs` times, round by round. A row that fails is left out from then on. A bar shows the way."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -132,12 +134,19 @@ def take_all(rows: Sequence[Row], runs: int) -> None:
         for _ in range(runs):
             for row in rows:
                 progress.update(task, description=row.name)
-                row.samples.append(row.take())
+                try:
+                    if not row.failure:
+                        row.samples.append(row.take())
+                except Failed as error:
+                    row.failure = str(error)
                 progress.advance(task)
 
 
 def show(title: str, rows: Sequence[Row], packages: Sequence[str], remarks: Sequence[str] = ()) -> None:
-    """Print the machine in a line, and the table: medians, the range of the runs, the ratios, the aims."""
+    """Print the machine in a line, and the table: medians, the range of the runs, the ratios, the aims.
+
+    Raises Failed, below the table, when a row could not be measured.
+    """
     memory = any(sample.get("mb") for row in rows for sample in row.samples)
     notes = any(row.note for row in rows)
     left, right = ["measured", "against", "aim", "note"], ["median", "lowest to highest", "runs", "ratio", "peak MB"]
@@ -149,8 +158,10 @@ def show(title: str, rows: Sequence[Row], packages: Sequence[str], remarks: Sequ
             group = row.group
             table.add_section()
             table.add_row(group, style="bold")
-        table.add_row(*_cells(row), *[_memory(row)] * memory, *[row.note] * notes)
+        table.add_row(*(_cells(row) + [""] * 7)[:7], *[_memory(row)] * memory, *[row.note] * notes)
     print_all(packages, table, remarks)
+    if reasons := dict.fromkeys(row.failure for row in rows if row.failure):
+        raise Failed("; ".join(reasons))
 
 
 def new_table(title: str, headings: Sequence[str], right: Sequence[str]) -> Table:
@@ -173,10 +184,12 @@ def print_all(packages: Sequence[str], table: Table, remarks: Sequence[str] = ()
 
 
 def _cells(row: Row) -> list[str]:
-    seconds = row.seconds()
+    seconds, base = row.seconds(), row.against.seconds() if row.against else []
+    if not seconds:
+        return [row.name, "not measured"]
     middle = median(seconds)
     span = f"{duration(min(seconds))} to {duration(max(seconds))}" if len(seconds) > 1 else ""
-    ratio = middle / median(row.against.seconds()) if row.against else None
+    ratio = middle / median(base) if base else None
     shown = "" if ratio is None else f"{ratio:.3g}x" if ratio < 1000 else f"{ratio:,.0f}x"
     aims = []
     if ratio is not None and row.aim_ratio is not None:
@@ -189,7 +202,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _memory(row: Row) -> str:
-    megabytes = [sample["mb"] for sample in row.samples if sample.get("mb")]
+    megabytes = [sample["mb"] for sample in row.samples if resource and "mb" in sample]
     return f"{median(megabytes):,.0f}" if megabytes else ""
 
 
@@ -203,11 +216,11 @@ def duration(seconds: float) -> str:
 
 
 def machine(packages: Sequence[str]) -> str:
-    """What the numbers depend on, in one line. `load`: how many programs ran at a time during the last minute."""
+    """What the numbers depend on, in one line. Load: how many programs ran at a time in the minute before."""
     parts = [f"{cores()} cores", f"{platform.system()} {platform.machine()}"]
     parts += [f"{platform.python_implementation()} {platform.python_version()}"]
     parts += [f"{package} {version(package)}" for package in packages]
-    return ", ".join(parts + ([f"load {os.getloadavg()[0]:.1f}"] if hasattr(os, "getloadavg") else []))
+    return ", ".join(parts if LOAD is None else [*parts, f"load {LOAD:.1f} at the start"])
 
 
 class _Parser(argparse.ArgumentParser):

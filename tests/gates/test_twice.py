@@ -6,6 +6,7 @@ the second run must raise nothing.
 
 import os
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import nbformat
@@ -41,9 +42,8 @@ def shown(cell: Any) -> list[dict[str, Any]]:
     return [{k: v for k, v in output.items() if k != "execution_count"} for output in cell.outputs]
 
 
-def test_twice_in_one_kernel(pair: Playbook) -> None:
-    if "on_postgres" in pair.source and (reason := packaged_server_missing()):
-        pytest.skip(f"needs PostgreSQL: {reason}")
+def test_twice_in_one_kernel(pair: Playbook, packaged_server_for: Callable[[Playbook], None]) -> None:
+    packaged_server_for(pair)
     stored = [cell for cell in pairing.read_notebook(pair).cells if cell.cell_type == "code" and cell.source.strip()]
     try:
         ran = run_twice(stored, str(pair.notebook.parent))
@@ -52,16 +52,6 @@ def test_twice_in_one_kernel(pair: Playbook) -> None:
     assert len(ran) == 2 * len(stored)
     for expected, cell in zip(stored, ran, strict=False):
         assert shown(cell) == shown(expected), f"cell {expected.id} shows something else on another machine"
-
-
-def packaged_server_missing() -> str:
-    from playbook.kit import postgres
-
-    try:
-        postgres.Server().stop()
-    except postgres.PostgresUnavailable as error:
-        return str(error)
-    return ""
 
 
 def cell(source: str) -> Any:
