@@ -1,0 +1,1 @@
+"""Changing it while it runs."""
