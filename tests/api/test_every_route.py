@@ -1,0 +1,302 @@
+"""Rules of the API, checked over every route that Pantry has: a new route is checked on the day it is written.
+
+A rule is a function over the live service and one operation. Its requests are made from the route's own declaration.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
+
+from playbook.api.errors import PROBLEM_JSON, PROBLEM_TYPES
+from playbook.api.resources import JSON, allowed_methods
+from playbook.foundations.http_service import anyone, undeclared_routes
+from playbook.foundations.settings import Settings
+from playbook.kit.live import LiveClient, serving
+from playbook.service import pantry
+
+LEAKS = re.compile(r"Traceback|File \"|\.py\b|sqlalchemy|duckdb|psycopg|SELECT |INSERT |UPDATE |hunter2", re.IGNORECASE)
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW")
+MISSING = {"uuid": "00000000-0000-0000-0000-000000000000", "integer": "0"}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path, with what the OpenAPI document says of it."""
+
+    method: str
+    path: str
+    says: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        """The path with parameters that are well-formed and name nothing."""
+        url = self.path
+        for parameter in self.says.get("parameters", []):
+            if parameter["in"] == "path":
+                schema = parameter["schema"]
+                value = MISSING.get(schema.get("format", schema.get("type")), "missing-hunter")
+                url = url.replace("{" + parameter["name"] + "}", value)
+        return url
+
+    @property
+    def media_types(self) -> list[str]:
+        return list(self.says.get("requestBody", {}).get("content", {}))
+
+
+def operations(app: FastAPI) -> list[Operation]:
+    return [
+        Operation(method.upper(), path, says)
+        for path, item in app.openapi()["paths"].items()
+        for method, says in item.items()
+    ]
+
+
+def new_pantry(url: str) -> FastAPI:
+    return pantry(Settings(environment="test", database_url=url))
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[LiveClient]:
+    app = new_pantry(url)
+    with serving(app) as client:
+        client.app = app  # type: ignore[attr-defined]
+        yield client
+
+
+def is_problem(answer: Any, *statuses: int) -> str:
+    """What is wrong with `answer` as a problem of one of `statuses`; empty when nothing is."""
+    if answer.status_code not in statuses:
+        return f"{answer.status_code} instead of {' or '.join(map(str, statuses))}: {answer.text[:200]}"
+    if answer.headers.get("content-type") != PROBLEM_JSON:
+        return f"{answer.status_code} as {answer.headers.get('content-type')}"
+    if answer.request.method == "HEAD":
+        return "it has a body" if answer.content else ""
+    problem = answer.json()
+    types = {"about:blank"} | {kind.uri for kind in PROBLEM_TYPES.values() if kind.status == answer.status_code}
+    if problem["type"] not in types or problem["status"] != answer.status_code:
+        return f"{answer.status_code} says {problem['type']} and {problem['status']}"
+    if problem["request_id"] != answer.headers["x-request-id"]:
+        return "its request_id is not that of the header"
+    leak = LEAKS.search(answer.text)
+    return f"it shows {leak[0]!r}" if leak else ""
+
+
+# ---------------------------------------------------------------- the rules: each yields what is wrong
+
+
+def errors_are_documented(client: LiveClient, operation: Operation) -> Iterator[str]:
+    answers = operation.says["responses"]
+    if "default" not in answers:
+        yield "errors are not in the OpenAPI document"
+    for status, answer in answers.items():
+        if status >= "4" and list(answer.get("content", {})) != [PROBLEM_JSON]:
+            yield f"{status} is documented as {list(answer.get('content', {}))}"
+
+
+def other_methods_are_405_with_all_that_work(client: LiveClient, operation: Operation) -> Iterator[str]:
+    allowed = allowed_methods(client.app, operation.url)  # type: ignore[attr-defined]
+    for method in METHODS:
+        if method not in allowed:
+            answer = client.request(method, operation.url)
+            if wrong := is_problem(answer, 405):
+                yield f"{method}: {wrong}"
+            elif answer.headers["allow"].split(", ") != allowed:
+                yield f"{method}: Allow is {answer.headers['allow']}"
+    if operation.method not in allowed:
+        yield "its own method is not in Allow"
+    if client.options(operation.url).headers.get("allow", "").split(", ") != allowed:
+        yield "OPTIONS has another Allow"
+
+
+def what_is_not_there_is_404(client: LiveClient, operation: Operation) -> Iterator[str]:
+    if wrong := is_problem(client.request(operation.method, operation.url + "/hunter/hunter"), 404):
+        yield f"a path below: {wrong}"
+    names_one = "{" in operation.path and operation.method in ("GET", "DELETE")
+    if names_one and (wrong := is_problem(client.request(operation.method, operation.url), 404)):
+        yield f"a resource that is not there: {wrong}"
+
+
+def an_unknown_parameter_is_refused(client: LiveClient, operation: Operation) -> Iterator[str]:
+    if wrong := is_problem(client.request(operation.method, operation.url + "?hunter=hunter2"), 422):
+        yield wrong
+
+
+def a_url_that_is_not_text_is_refused(client: LiveClient, operation: Operation) -> Iterator[str]:
+    for suffix in ("/%00", "/%ff", "/%ed%a0%80", "?a=%00", "?%ff"):
+        if wrong := is_problem(client.request(operation.method, operation.url + suffix), 400):
+            yield f"{suffix}: {wrong}"
+    if wrong := is_problem(client.request(operation.method, operation.url + "?a=" + "a" * 9000), 414):
+        yield wrong
+
+
+def parameters_of_a_wrong_type_are_refused(client: LiveClient, operation: Operation) -> Iterator[str]:
+    for parameter in operation.says.get("parameters", []):
+        if parameter["in"] == "query" and parameter["schema"].get("type") in ("integer", "number", "boolean"):
+            for value in ("hunter2", "", "9" * 5000, "1e999", "NaN"):
+                answer = client.request(operation.method, operation.url, params={parameter["name"]: value})
+                if wrong := is_problem(answer, 422):
+                    yield f"{parameter['name']}={value[:9]}: {wrong}"
+
+
+MALFORMED = [
+    b"{", b"\xff", b'{"a": 1, "a": 2}', b"[NaN]", b'"\\u0000"', b'"\\ud800"', b'{"a": 1e999}', b"9" * 5000,
+    b"[" * 100_000 + b"]" * 100_000, '{"a": 1}'.encode("utf-16"), b"\xef\xbb\xbf{}", b'{"hunter2": }',
+]  # fmt: skip
+NOT_ACCEPTABLE = [b"", b"[]", b"null", b'"hunter2"', b"0", b"true", b'{"hunter": "hunter2"}', b'[{"a": "hunter2"}]']
+
+
+def a_wrong_body_is_refused(client: LiveClient, operation: Operation) -> Iterator[str]:
+    for media_type in operation.media_types:
+        for bodies, status in ((MALFORMED, 400), (NOT_ACCEPTABLE, 422), ([b"[" + b"1," * 600_000 + b"1]"], 413)):
+            for body in bodies:
+                headers = {"content-type": media_type}
+                answer = client.request(operation.method, operation.url, content=body, headers=headers)
+                if wrong := is_problem(answer, status):
+                    yield f"{body[:20]!r}: {wrong}"
+
+
+def another_media_type_is_415(client: LiveClient, operation: Operation) -> Iterator[str]:
+    if operation.media_types:
+        for media_type in {"text/plain", "application/xml", JSON, "application/merge-patch+json"} - set(
+            operation.media_types
+        ):
+            headers = {"content-type": media_type}
+            answer = client.request(operation.method, operation.url, content=b"{}", headers=headers)
+            if wrong := is_problem(answer, 415):
+                yield f"{media_type}: {wrong}"
+            elif not {"accept", "accept-patch"} & set(answer.headers):
+                yield f"{media_type}: 415 does not say what would do"
+
+
+def head_is_get_without_a_body(client: LiveClient, operation: Operation) -> Iterator[str]:
+    if operation.method == "GET":
+        get, head = client.get(operation.url), client.head(operation.url)
+        if (head.status_code, head.content) != (get.status_code, b""):
+            yield f"HEAD is {head.status_code} with {len(head.content)} bytes, GET is {get.status_code}"
+        if head.headers["content-type"] != get.headers["content-type"]:
+            yield "HEAD has another content-type"
+
+
+def text_fields_that_come_in_are_bounded(client: LiveClient, operation: Operation) -> Iterator[str]:
+    """Every text of a body has a longest length (or a closed list); every object refuses unknown fields."""
+    document = client.app.openapi()  # type: ignore[attr-defined]
+
+    def look(schema: dict[str, Any], where: str) -> Iterator[str]:
+        if "$ref" in schema:
+            schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+        for inner in itertools.chain(*(schema.get(key, []) for key in ("anyOf", "oneOf", "allOf"))):
+            yield from look(inner, where)
+        if schema.get("type") == "string" and not {"maxLength", "enum", "const", "format"} & set(schema):
+            yield f"{where} has no longest length"
+        if schema.get("type") == "array":
+            if "maxItems" not in schema:
+                yield f"{where} has no largest number of items"
+            yield from look(schema.get("items", {}), f"{where}[]")
+        if schema.get("type") == "object":
+            if schema.get("additionalProperties") is not False:
+                yield f"{where or 'the body'} takes unknown fields"
+            for name, inner in schema.get("properties", {}).items():
+                yield from look(inner, f"{where}.{name}".lstrip("."))
+
+    for content in operation.says.get("requestBody", {}).get("content", {}).values():
+        yield from look(content["schema"], "")
+
+
+Rule = Callable[[LiveClient, Operation], Iterator[str]]
+RULES: list[Rule] = [
+    errors_are_documented,
+    other_methods_are_405_with_all_that_work,
+    what_is_not_there_is_404,
+    an_unknown_parameter_is_refused,
+    a_url_that_is_not_text_is_refused,
+    parameters_of_a_wrong_type_are_refused,
+    a_wrong_body_is_refused,
+    another_media_type_is_415,
+    head_is_get_without_a_body,
+    text_fields_that_come_in_are_bounded,
+]
+
+
+def findings(client: LiveClient, rule: Rule) -> list[str]:
+    app = client.app  # type: ignore[attr-defined]
+    return [f"{o.method} {o.path}: {wrong}" for o in operations(app) for wrong in rule(client, o)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_route_keeps(rule: Rule, client: LiveClient) -> None:
+    assert findings(client, rule) == []
+    assert client.server_errors == []
+
+
+def test_every_route_is_in_the_document_and_says_who_may_use_it() -> None:
+    app = new_pantry("duckdb:///:memory:every_route")
+    documented = {(operation.method, operation.path) for operation in operations(app)}
+    routes = {(m, r.path) for r in iter_route_contexts(app.routes) if hasattr(r, "dependant") for m in r.methods or ()}
+    assert undeclared_routes(app) == []
+    assert {(m, path) for m, path in routes if path not in ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
+            and m != "HEAD"} == documented  # fmt: skip
+    assert len(documented) >= 12
+
+
+# ---------------------------------------------------------------- each rule can fail
+
+
+def test_a_route_that_breaks_a_rule_is_found() -> None:
+    from pydantic import BaseModel
+
+    class Loose(BaseModel):
+        note: str = ""
+        tags: list[str] = []
+
+    bad = APIRouter(dependencies=[Depends(anyone)])
+
+    @bad.get("/bad/{name:path}")
+    def everything_is_there(name: str) -> str:
+        return name
+
+    @bad.get("/loud")
+    def loud() -> JSONResponse:
+        return JSONResponse({"type": "about:blank", "status": 404, "request_id": "-", "detail": "SELECT 1"}, 404,
+                            media_type=PROBLEM_JSON)  # fmt: skip
+
+    @bad.post("/loose")
+    def loose(body: Loose) -> str:
+        return "taken"
+
+    @bad.get("/undocumented", responses={404: {"description": "as text"}})
+    def undocumented() -> None: ...
+
+    app = new_pantry("duckdb:///:memory:breaks_a_rule")
+    app.include_router(bad)
+    app.openapi()["paths"]["/undocumented"]["get"]["responses"] = {"404": {"content": {"text/plain": {}}}}
+    with serving(app) as client:
+        client.app = app  # type: ignore[attr-defined]
+        found = {rule.__name__: " | ".join(findings(client, rule)) for rule in RULES}
+        assert is_problem(client.get("/loud"), 404).startswith("its request_id")
+    assert "GET /bad/{name}: a path below: 200" in found["what_is_not_there_is_404"]
+    assert "POST /loose: note has no longest length" in found["text_fields_that_come_in_are_bounded"]
+    assert "tags has no largest number of items" in found["text_fields_that_come_in_are_bounded"]
+    assert "the body takes unknown fields" in found["text_fields_that_come_in_are_bounded"]
+    assert "POST /loose: text/plain: 422 instead of 415" in found["another_media_type_is_415"]
+    assert '{"hunter": "hunter2' in found["a_wrong_body_is_refused"]
+    assert "404 is documented as ['text/plain']" in found["errors_are_documented"]
+    assert "errors are not in the OpenAPI document" in found["errors_are_documented"]
+
+
+def test_a_service_without_problems_breaks_nearly_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("playbook.service.install_problems", lambda app: None)
+    app = new_pantry("duckdb:///:memory:without_problems")
+    with serving(app) as client:
+        client.app = app  # type: ignore[attr-defined]
+        broken = {rule.__name__ for rule in RULES if findings(client, rule)}
+    assert broken == {rule.__name__ for rule in RULES} - {
+        "head_is_get_without_a_body",
+        "text_fields_that_come_in_are_bounded",
+    }
