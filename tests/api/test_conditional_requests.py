@@ -1,0 +1,470 @@
+"""Conditional requests: nobody overwrites what they have not seen, and nobody fetches what they have."""
+
+import inspect
+import itertools
+import json
+import random
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import orm
+from starlette.datastructures import Headers
+
+from playbook.api.conditional_requests import (
+    READERS,
+    conditional,
+    conditional_resources,
+    conditional_router,
+    etag,
+    matches,
+    precondition,
+    representation,
+    tags,
+    unguarded_routes,
+)
+from playbook.api.errors import PROBLEM_JSON, Problem, install_problems
+from playbook.api.resources import (
+    MERGE_PATCH,
+    NewOrganization,
+    OrganizationOut,
+    complete_methods,
+    organization_or_404,
+    resources,
+    shown,
+)
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.http_service import Caller, Now, Transaction, anyone, create_app, undeclared_routes
+from playbook.foundations.settings import Settings
+from playbook.kit.live import LiveClient, serving
+from playbook.schema.catalog import Package, Release, version_key
+from playbook.schema.identity import Organization, add_user
+from playbook.service import pantry
+
+ORGANIZATION, PACKAGE = "/organizations/acme", "/packages/anvil"
+CHANGES = {ORGANIZATION: {"description": "new"}, PACKAGE: {"summary": "new"}}
+
+
+def make(url: str, clock: FixedClock, ids: Identifiers, *routers: APIRouter) -> FastAPI:
+    engine = make_engine(url)
+    Base.metadata.create_all(engine)
+    ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
+    app = create_app(engine, routers, clock, ids, lambda request: Caller(ada.id, "Ada"), lambda *asked: True)
+    complete_methods(app)
+    install_problems(app)
+    return app
+
+
+@pytest.fixture
+def client(url: str, clock: FixedClock, ids: Identifiers) -> Iterator[LiveClient]:
+    app = make(url, clock, ids, conditional_resources)
+    with serving(app) as client:
+        client.app = app  # type: ignore[attr-defined]
+        fill(client)
+        yield client
+        assert client.server_errors == []
+
+
+def fill(client: LiveClient) -> None:
+    client.post("/organizations", json={"slug": "acme", "name": "Acme", "description": "Anvils"})
+    client.post("/packages", json={"name": "anvil", "organization": "acme", "summary": "heavy"})
+
+
+def change(client: LiveClient, url: str, changes: dict[str, Any], **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.patch(url, content=json.dumps(changes), headers={"content-type": MERGE_PATCH, **named})
+
+
+def publish(app: FastAPI, number: str) -> None:
+    def work(session: orm.Session) -> None:
+        now, package = app.state.clock.now(), session.scalars(sa.select(Package)).one()
+        key = {"version": number, "version_key": version_key(number), "is_prerelease": False, "released_at": now}
+        session.add(Release(id=app.state.identifiers.new(), package_id=package.id, created_at=now, **key))
+
+    transaction(app.state.engine, work)
+
+
+# ---------------------------------------------------------------- RFC 9110: tags, comparison, precedence
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], None),
+        (["*"], ["*"]),
+        ([" * "], ["*"]),
+        (['"a"'], ['"a"']),
+        (['W/"a"'], ['W/"a"']),
+        (['""'], ['""']),
+        (['"a,b", "c"'], ['"a,b"', '"c"']),
+        (['"a","b" ,W/"c"'], ['"a"', '"b"', 'W/"c"']),
+        (['"a"', 'W/"b"'], ['"a"', 'W/"b"']),  # one list in two lines
+        ([', ,"a",,"b",'], ['"a"', '"b"']),  # empty elements are taken (RFC 9110, 5.6.1.2)
+        (['"*"'], ['"*"']),
+        (['"\x80é"'], ['"\x80é"']),
+    ],
+)
+def test_a_list_of_tags_is_read(lines: list[str], expected: list[str] | None) -> None:
+    raw = [(b"if-match", line.encode("latin-1")) for line in lines]
+    assert tags(Headers(raw=raw), "If-Match") == expected
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["", ",", "a", "'a'", '"a', 'a"', '"a" "b"', '"a b"', 'w/"a"', 'W/ "a"', '*, "a"', '"a", *', "W/*", '"a";q=1'],
+)
+def test_what_is_no_list_of_tags_names_none(field: str) -> None:
+    assert tags(Headers({"If-None-Match": field}), "If-None-Match") == []
+    assert precondition("GET", Headers({"If-None-Match": field}), NOW) is None
+    with pytest.raises(Problem) as refused:
+        precondition("GET", Headers({"If-Match": field}), NOW)
+    assert refused.value.status_code == 400
+
+
+@settings(max_examples=300)
+@given(st.text(st.characters(max_codepoint=255), max_size=60))
+def test_any_header_is_read_or_refused(field: str) -> None:
+    found = tags(Headers(raw=[(b"if-match", field.encode("latin-1"))]), "If-Match")
+    assert found is not None
+    assert all(tag == "*" or tag.endswith('"') for tag in found)
+
+
+def test_a_long_malformed_list_is_refused_quickly() -> None:
+    import time
+
+    for field in ('"a",' * 16_000 + "x", "," * 64_000 + "x", " \t," * 20_000 + '"', 'W/"' * 20_000):
+        before = time.thread_time()
+        assert tags(Headers({"If-Match": field}), "If-Match") == []
+        assert time.thread_time() - before < 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "strong", "weak"),
+    [  # the table of RFC 9110, 8.8.3.2
+        ('W/"1"', 'W/"1"', False, True),
+        ('W/"1"', 'W/"2"', False, False),
+        ('W/"1"', '"1"', False, True),
+        ('"1"', '"1"', True, True),
+    ],
+)
+def test_comparison(one: str, other: str, strong: bool, weak: bool) -> None:
+    for asked, current in ((one, other), (other, one)):
+        assert matches([asked], current, weak=False) == strong
+        assert matches([asked], current, weak=True) == weak
+        assert matches(['"no"', asked], current, weak=True) == weak
+    assert not matches([one], None, weak=True)
+    assert matches(["*"], one, weak=False)
+    assert not matches(["*"], None, weak=False)
+
+
+NOW = '"1"'
+SENT = {"absent": None, "current": NOW, "other": '"2"', "weak": f"W/{NOW}", "any": "*", "list": f'"2", {NOW}'}
+STRONG = {"absent": True, "current": True, "other": False, "weak": False, "any": True, "list": True}
+KNOWN = {"absent": False, "current": True, "other": False, "weak": True, "any": True, "list": True}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE"])
+def test_precedence(method: str) -> None:
+    """RFC 9110, 13.2.2, over every combination: If-Match decides first, then If-None-Match by the method."""
+    for match, none in itertools.product(SENT, SENT):
+        fields = {"If-Match": SENT[match], "If-None-Match": SENT[none]}
+        headers = Headers({name: value for name, value in fields.items() if value})
+        known = 304 if method in ("GET", "HEAD") else 412
+        expected = 412 if not STRONG[match] else known if KNOWN[none] else None
+        assert precondition(method, headers, NOW) == expected, (match, none)
+        absent = 412 if match != "absent" else None
+        assert precondition(method, headers, None) == absent, (match, none)
+
+
+def test_dates_are_ignored_since_no_last_modified_is_sent(client: LiveClient) -> None:
+    answer = client.get(PACKAGE, headers={"if-modified-since": "Fri, 31 Dec 2100 00:00:00 GMT"})
+    assert answer.status_code == 200
+    assert "last-modified" not in answer.headers
+    headers = {"if-unmodified-since": "Mon, 01 Jan 1990 00:00:00 GMT", "if-match": answer.headers["etag"]}
+    assert client.delete(PACKAGE, headers=headers).status_code == 204
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("url_path", [ORGANIZATION, PACKAGE, "/organizations", "/packages?limit=1"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_is_known_is_not_sent_again(client: LiveClient, method: str, url_path: str) -> None:
+    first = client.request(method, url_path)
+    tag = first.headers["etag"]
+    assert tag == etag(client.get(url_path).content)
+    for known in (tag, f"W/{tag}", f'"x", {tag}', "*"):
+        again = client.request(method, url_path, headers={"if-none-match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        for name in ("etag", "cache-control", "vary"):
+            assert again.headers[name] == first.headers[name]
+        assert not {"content-type", "content-length"} & set(again.headers)
+    assert client.request(method, url_path, headers={"if-none-match": '"x"'}).status_code == 200
+    assert client.request(method, url_path, headers={"if-match": '"x"'}).status_code == 412
+    assert client.request(method, url_path, headers={"if-match": tag}).status_code == 200
+    assert client.request(method, url_path, headers={"if-none-match": "unquoted"}).status_code == 200
+    assert client.request(method, url_path, headers={"if-match": "unquoted"}).status_code == 400
+
+
+def test_the_body_is_what_it_was_without_conditions(url: str, clock: FixedClock, ids: Identifiers) -> None:
+    with serving(make(url, clock, ids, resources)) as client:
+        fill(client)
+        for path, reader in {ORGANIZATION: "/organizations/{slug}", PACKAGE: "/packages/{name}"}.items():
+            plain = client.get(path)
+            key = path.rsplit("/", 1)[1]
+            engine = client.server.app.state.engine  # type: ignore[union-attr]
+            assert transaction(engine, lambda s, r=reader, k=key: representation(READERS[r](s, k))) == plain.content
+            assert plain.headers["content-type"] == "application/json"
+
+
+def test_equal_tags_are_equal_representations(client: LiveClient) -> None:
+    rng, seen = random.Random(3), []
+    for step in range(15):
+        if step % 5 == 4:
+            publish(client.app, f"{step}.0")  # type: ignore[attr-defined]
+        else:
+            change(client, PACKAGE, {"summary": rng.choice("abc")}, if_match="*")
+        seen += [client.get(PACKAGE), client.get("/packages"), client.get("/organizations")]
+    for a, b in itertools.combinations(seen, 2):
+        assert (a.headers["etag"] == b.headers["etag"]) == (a.content == b.content)
+
+
+def test_headers_of_the_endpoint_are_kept() -> None:
+    router = APIRouter(dependencies=[Depends(anyone)])
+
+    @router.get("/linked")
+    @conditional()
+    def linked(response: Response) -> OrganizationOut:
+        response.headers["Link"], response.headers["Cache-Control"] = "</next>", "public, max-age=60"
+        stamp = "2026-11-02T09:00:00Z"
+        return OrganizationOut(slug="a", name="A", description=None, created_at=stamp, updated_at=stamp)
+
+    app = create_app(make_engine("duckdb:///:memory:linked"), [router])
+    with serving(app) as client:
+        first = client.get("/linked")
+        same = client.get("/linked", headers={"if-none-match": first.headers["etag"]})
+    for answer, status in ((first, 200), (same, 304)):
+        assert answer.status_code == status
+        assert (answer.headers["link"], answer.headers["cache-control"]) == ("</next>", "public, max-age=60")
+
+
+# ---------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("url_path", [ORGANIZATION, PACKAGE])
+def test_a_write_says_what_it_changes(client: LiveClient, url_path: str) -> None:
+    before = client.get(url_path)
+    tag = before.headers["etag"]
+    for headers, status in (
+        ({}, 428),
+        ({"if_none_match": '"x"'}, 428),
+        ({"if_none_match": "*"}, 412),
+        ({"if_match": '"x"'}, 412),
+        ({"if_match": f"W/{tag}"}, 412),
+        ({"if_match": tag, "if_none_match": tag}, 412),
+        ({"if_match": "unquoted"}, 400),
+    ):
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        for answer in (change(client, url_path, CHANGES[url_path], **headers), client.delete(url_path, headers=named)):
+            assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM_JSON), headers
+            assert answer.headers.get("etag") == (tag if status == 412 else None)
+        assert client.get(url_path).content == before.content
+    assert "weak" in change(client, url_path, {}, if_match=f"W/{tag}").json()["detail"]
+    changed = change(client, url_path, CHANGES[url_path], if_match=tag)
+    assert changed.status_code == 200
+    assert changed.headers["etag"] == client.get(url_path).headers["etag"] != tag
+    assert change(client, url_path, CHANGES[url_path], if_match=tag).status_code == 412
+    assert change(client, url_path, CHANGES[url_path], if_match=f'"x", {changed.headers["etag"]}').status_code == 200
+
+
+def test_a_deletion_of_what_was_changed_is_refused(client: LiveClient) -> None:
+    tag = client.get(PACKAGE).headers["etag"]
+    publish(client.app, "1.0")  # type: ignore[attr-defined]
+    assert client.delete(PACKAGE, headers={"if-match": tag}).status_code == 412
+    gone = client.delete(PACKAGE, headers={"if-match": client.get(PACKAGE).headers["etag"]})
+    assert gone.status_code == 204
+    assert "etag" not in gone.headers
+    for headers in ({}, {"if-match": tag}, {"if-match": "*"}):
+        assert client.delete(PACKAGE, headers=headers).status_code == 404
+
+
+def test_other_refusals_come_first(client: LiveClient) -> None:
+    assert client.patch(PACKAGE, content="{}").status_code == 415
+    assert change(client, PACKAGE, {"colour": "red"}).status_code == 422
+    assert change(client, "/packages/none", {}).status_code == 404
+    for action in ("packages:write", "packages:delete"):
+        client.app.state.may = lambda caller, asked, target, action=action: asked != action  # type: ignore[attr-defined]
+        method = "PATCH" if action.endswith("write") else "DELETE"
+        sent = {"content-type": MERGE_PATCH}
+        assert client.request(method, PACKAGE, content="{}", headers=sent).status_code == 403
+
+
+OUTCOMES = {"PP": [[200, 412]], "PD": [[200, 412], [204, 404]], "DD": [[204, 404]]}
+
+
+@pytest.mark.parametrize(("path", "kinds"), [(PACKAGE, "PP"), (ORGANIZATION, "PP"), (PACKAGE, "PD"), (PACKAGE, "DD")])
+def test_of_two_at_once_one_passes(url: str, clock: FixedClock, ids: Identifiers, path: str, kinds: str) -> None:
+    meeting: list[threading.Barrier] = []
+    turn, first = threading.Lock(), itertools.count()
+
+    def together(read: Any) -> Any:
+        def reader(session: orm.Session, **key: str) -> Any:
+            found = read(session, **key)
+            with turn:
+                number = next(first)
+            if number < 2:  # the first attempts of both pass the check before either writes
+                meeting[0].wait(10)
+            return found
+
+        return reader
+
+    router = conditional_router(resources, {template: together(read) for template, read in READERS.items()})
+    with serving(make(url, clock, ids, router)) as client, ThreadPoolExecutor(2) as threads:
+        fill(client)
+        for _ in range(5):
+            tag, first = client.get(path).headers["etag"], itertools.count()
+            meeting[:] = [threading.Barrier(2)]
+            number = itertools.count()
+
+            def act(kind: str, tag: str = tag, number: Any = number) -> int:
+                if kind == "D":
+                    return client.delete(path, headers={"if-match": tag}).status_code
+                field = next(iter(CHANGES[path]))
+                return change(client, path, {field: f"{tag} {next(number)}"}, if_match=tag).status_code
+
+            statuses = sorted(threads.map(act, kinds))
+            assert statuses in OUTCOMES[kinds]
+            fill(client)
+        assert client.server_errors == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_update_is_lost_in_any_order(client: LiveClient, seed: int) -> None:
+    """Editors of one organization, in threads: each adds words to what it read, and every accepted word stays."""
+
+    def editor(name: str) -> list[str]:
+        rng, accepted = random.Random(f"{seed} {name}"), []
+        read = client.get(ORGANIZATION)
+        for number in range(12):
+            if rng.random() < 0.6:
+                read = client.get(ORGANIZATION)
+            words = f"{read.json()['description']} {name}{number}"
+            answer = change(client, ORGANIZATION, {"description": words}, if_match=read.headers["etag"])
+            assert answer.status_code in (200, 412), answer.text
+            accepted += [f"{name}{number}"] * (answer.status_code == 200)
+        return accepted
+
+    with ThreadPoolExecutor(3) as threads:
+        accepted = list(itertools.chain(*threads.map(editor, "abc")))
+    stored = client.get(ORGANIZATION).json()["description"].split()
+    assert accepted
+    assert sorted(stored) == sorted(["Anvils", *accepted])
+
+
+# ---------------------------------------------------------------- a later route: PUT that creates or replaces
+
+
+def test_put_creates_only_what_is_not_there(url: str, clock: FixedClock, ids: Identifiers) -> None:
+    router = APIRouter(dependencies=[Depends(anyone)])
+
+    @router.put("/organizations/{slug}")
+    @conditional(READERS["/organizations/{slug}"])
+    def put(slug: str, new: NewOrganization, transact: Transaction, clock: Now) -> OrganizationOut:
+        def work(session: orm.Session) -> Organization:
+            try:
+                found = organization_or_404(session, slug)
+            except HTTPException:
+                now = clock.now()
+                found = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
+                session.add(found)
+                session.flush()
+            found.name = new.name
+            return found
+
+        return shown(transact(work))
+
+    with serving(make(url, clock, ids, conditional_resources, router)) as client:
+        body = {"slug": "new", "name": "New"}
+
+        def put_it(**headers: str) -> Any:
+            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            return client.put("/organizations/new", json=body, headers=sent)
+
+        assert put_it(if_match='"x"').status_code == put_it(if_match="*").status_code == 412
+        made = put_it(if_none_match="*")
+        assert (made.status_code, made.headers["etag"]) == (200, client.get("/organizations/new").headers["etag"])
+        assert put_it(if_none_match="*").status_code == 412
+        assert put_it().status_code == 428
+        assert put_it(if_match=made.headers["etag"]).status_code == 200
+
+
+# ---------------------------------------------------------------- the routes of the service
+
+
+def test_every_route_of_pantry_that_writes_is_guarded() -> None:
+    app = pantry(Settings(environment="test", database_url="duckdb:///:memory:guarded"))
+    assert unguarded_routes(app) == []
+    assert undeclared_routes(app) == []
+    document = app.openapi()
+    found = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            headers = {p["name"]: p["required"] for p in operation.get("parameters", []) if p["in"] == "header"}
+            if method in ("put", "patch", "delete"):
+                assert headers.get("If-Match") is True, (method, path)
+                assert {"412", "428"} <= operation["responses"].keys()
+                found += 1
+            if path in ("/organizations", "/packages", "/packages/{name}") and method == "get":
+                assert headers.get("If-None-Match") is False
+                assert "304" in operation["responses"]
+                assert "ETag" in operation["responses"]["200"]["headers"]
+    assert found >= 4
+    names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(names) == len(set(names))
+
+
+def test_the_document_differs_in_nothing_else(clock: FixedClock, ids: Identifiers) -> None:
+    plain = make("duckdb:///:memory:plain", clock, ids, resources).openapi()
+    guarded = make("duckdb:///:memory:conditional", clock, ids, conditional_resources).openapi()
+    for item in guarded["paths"].values():
+        for operation in item.values():
+            kept = [p for p in operation.get("parameters", []) if p["name"] not in ("If-Match", "If-None-Match")]
+            operation.pop("parameters", None)
+            if kept:
+                operation["parameters"] = kept
+            for status in ("304", "412", "428"):
+                operation["responses"].pop(status, None)
+            operation["responses"].get("200", {}).pop("headers", None)
+    assert guarded == plain
+
+
+def test_an_unguarded_route_is_found(clock: FixedClock, ids: Identifiers) -> None:
+    assert unguarded_routes(make("duckdb:///:memory:unguarded", clock, ids, resources)) == [
+        "PATCH /organizations/{slug}",
+        "DELETE /organizations/{slug}",
+        "PATCH /packages/{name}",
+        "DELETE /packages/{name}",
+    ]
+
+
+def test_what_cannot_be_guarded_is_refused() -> None:
+    read = READERS["/packages/{name}"]
+
+    async def asynchronous(name: str, transact: Transaction) -> None: ...
+
+    def without(name: str) -> None: ...
+
+    for endpoint in (asynchronous, without):
+        with pytest.raises(TypeError, match=endpoint.__name__):
+            conditional(read)(endpoint)
+    with pytest.raises(ValueError, match=re.escape("/packages/{name} writes")):
+        conditional_router(resources, {"/organizations/{slug}": READERS["/organizations/{slug}"]})
+    assert list(inspect.signature(conditional()(without)).parameters) == ["name", "exchange"]
