@@ -1,0 +1,391 @@
+"""Idempotency: under one key a POST acts once, whatever dies, waits or collides, and every retry gets the answer."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
+
+from playbook.api.errors import Problem, install_problems
+from playbook.api.idempotency import (
+    LEASE,
+    LIFETIME,
+    IdempotencyKey,
+    claim,
+    digest,
+    install_idempotency,
+    purge_keys,
+    read_key,
+    send_with_retry,
+)
+from playbook.api.resources import complete_methods, resources
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.http_service import Caller, NewIds, Transaction, create_app, permission
+from playbook.kit.live import LiveClient, serving
+from playbook.schema.identity import User
+
+KEY = '"0123456789abcdef"'
+notes = sa.Table("notes", sa.MetaData(), sa.Column("id", sa.Uuid), sa.Column("text", sa.String))
+
+
+class Board:
+    """A service with one more route, `POST /notes/{text}`, that does what the test says during and after its work."""
+
+    def __init__(self, url: str, clock: FixedClock, ids: Identifiers, **options: Any) -> None:
+        self.during: Callable[[], object] = lambda: None
+        self.after: Callable[[], Any] = lambda: None
+        self.clock, self.engine = clock, make_engine(url)
+        Base.metadata.create_all(self.engine)
+        notes.create(self.engine, checkfirst=True)
+        transaction(self.engine, self.add_people)
+        router = APIRouter()
+
+        @router.post("/notes/{text}", status_code=201, dependencies=[permission("notes:create")])
+        def write(text: str, transact: Transaction, ids: NewIds) -> Any:
+            def work(session: sa.orm.Session) -> UUID:
+                number = ids.new()
+                session.execute(notes.insert().values(id=number, text=text))
+                self.during()
+                return number
+
+            number = transact(work)
+            return self.after() or JSONResponse({"id": str(number)}, 201, {"Location": f"/notes/{number}"})
+
+        def find_caller(request: Any) -> Caller | None:
+            number = int(request.headers.get("x-caller", 1))
+            return Caller(UUID(int=number), "somebody") if number else None
+
+        self.app: FastAPI = create_app(
+            self.engine, [resources, router], clock, ids, find_caller, lambda *asked: True, 10_000
+        )
+        complete_methods(self.app)
+        install_problems(self.app)
+        install_idempotency(self.app, **options)
+
+    def add_people(self, session: sa.orm.Session) -> None:
+        now = self.clock.now()
+        for number in (1, 2):
+            mail = f"user{number}@example.com"
+            session.add(User(id=UUID(int=number), email=mail, name="Somebody", created_at=now, updated_at=now))
+
+    def rows(self, table: Any = notes) -> int:
+        with self.engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+
+
+@pytest.fixture
+def board(url: str, clock: FixedClock, ids: Identifiers) -> Board:
+    return Board(url, clock, ids)
+
+
+@pytest.fixture
+def client(board: Board) -> Iterator[LiveClient]:
+    with serving(board.app) as client:
+        yield client
+
+
+def write(client: httpx.Client, text: str = "a", key: str | None = KEY, **headers: str) -> httpx.Response:
+    return client.post(f"/notes/{text}", headers=headers | ({"Idempotency-Key": key} if key else {}))
+
+
+def test_a_repeated_request_gets_the_first_answer(board: Board, client: LiveClient) -> None:
+    first, *others = [write(client) for _ in range(4)]
+    assert (first.status_code, board.rows()) == (201, 1)
+    assert "idempotency-replayed" not in first.headers
+    for other in others:
+        assert (other.status_code, other.content) == (first.status_code, first.content)
+        assert other.headers["idempotency-replayed"] == "true"
+        for name in ("location", "content-type", "content-length"):
+            assert other.headers[name] == first.headers[name]
+        assert other.headers["x-request-id"] != first.headers["x-request-id"]
+
+
+def test_without_a_key_nothing_changes(board: Board, client: LiveClient) -> None:
+    assert [write(client, key=None).status_code for _ in range(2)] == [201, 201]
+    assert (board.rows(), board.rows(IdempotencyKey)) == (2, 0)
+
+
+def test_fifty_at_once_act_once(board: Board, client: LiveClient) -> None:
+    start = threading.Barrier(50)
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(lambda _: (start.wait(20), write(client))[1], range(50)))
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert len({answer.text for answer in answers if answer.status_code == 201}) == 1
+    assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 409)
+    assert (board.rows(), board.engine.pool.checkedout()) == (1, 0)  # type: ignore[attr-defined]
+
+
+def test_fifty_different_keys_act_fifty_times(board: Board, client: LiveClient) -> None:
+    """More than there are threads or connections: nobody waits for somebody who waits."""
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(lambda n: write(client, key=f'"{n:016}"').status_code, range(50)))
+    assert (set(answers), board.rows()) == ({201}, 50)
+
+
+def test_the_second_is_told_to_wait_while_the_first_is_at_work(board: Board, client: LiveClient) -> None:
+    working, go_on = threading.Event(), threading.Event()
+    board.during = lambda: (working.set(), go_on.wait(10))
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(write, client)
+        assert working.wait(10)
+        second = write(client)
+        other = write(client, "b")
+        go_on.set()
+        assert first.result().status_code == 201
+    assert (second.status_code, second.headers["retry-after"]) == (409, "1")
+    assert second.json()["type"] == "/problems/in-flight"
+    assert other.status_code == 422
+    assert board.rows() == 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"url": "/notes/b"}, {"url": "/notes/a?x"}, {"content": b"{}"}, {"headers": {"content-type": "text/x"}}]
+)
+def test_another_request_under_the_key_is_refused(board: Board, client: LiveClient, change: dict[str, Any]) -> None:
+    write(client)
+    asked: dict[str, Any] = {"url": "/notes/a", "headers": {}} | change
+    answer = client.post(asked.pop("url"), headers={"Idempotency-Key": KEY} | asked.pop("headers"), **asked)
+    assert answer.status_code == 422
+    assert board.rows() == 1
+
+
+def test_caller_and_route_have_their_own_keys(board: Board, client: LiveClient) -> None:
+    write(client)
+    assert "idempotency-replayed" not in write(client, **{"x-caller": "2"}).headers
+    acme = {"slug": "acme", "name": "Acme"}
+    assert client.post("/organizations", json=acme, headers={"Idempotency-Key": KEY}).status_code == 201
+    assert (board.rows(), board.rows(IdempotencyKey)) == (2, 3)
+
+
+def test_pantrys_own_routes_take_keys(client: LiveClient) -> None:
+    for path, body in (
+        ("organizations", {"slug": "acme", "name": "A"}),
+        ("packages", {"name": "x", "organization": "acme"}),
+    ):
+        answers = [client.post(f"/{path}", json=body, headers={"Idempotency-Key": KEY}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [201, 201]
+        assert answers[1].headers["location"] == answers[0].headers["location"]
+        assert client.post(f"/{path}", json=body).status_code == 409
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 425, 429, 500, 503])
+def test_what_may_pass_is_not_kept_and_not_done(board: Board, client: LiveClient, status: int) -> None:
+    board.after = lambda: JSONResponse({}, status)
+    assert write(client).status_code == status
+    assert (board.rows(), board.rows(IdempotencyKey)) == (0, 0)
+    board.after = lambda: None
+    assert write(client).status_code == 201
+    assert board.rows() == 1
+
+
+def test_an_exception_is_500_and_leaves_nothing(board: Board, client: LiveClient) -> None:
+    def fail() -> None:
+        raise RuntimeError("a bug")
+
+    board.after = fail
+    answer = write(client)
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert (board.rows(), board.rows(IdempotencyKey)) == (0, 0)
+    board.after, board.during = lambda: None, fail
+    assert write(client).status_code == 500
+    board.during = lambda: None
+    assert write(client).status_code == 201
+    assert board.rows() == 1
+
+
+def test_a_refusal_stays_when_its_cause_has_gone(client: LiveClient) -> None:
+    body = {"name": "x", "organization": "acme"}
+    before = client.post("/packages", json=body, headers={"Idempotency-Key": KEY})
+    client.post("/organizations", json={"slug": "acme", "name": "Acme"})
+    after = client.post("/packages", json=body, headers={"Idempotency-Key": KEY})
+    assert 400 <= before.status_code < 500
+    assert (after.status_code, after.content) == (before.status_code, before.content)
+
+
+def test_a_key_expires_and_is_purged(board: Board, client: LiveClient) -> None:
+    write(client)
+    board.clock.advance(LIFETIME - timedelta(microseconds=1))
+    assert write(client).headers["idempotency-replayed"] == "true"
+    transaction(board.engine, lambda session: purge_keys(session, board.clock.now()))
+    assert board.rows(IdempotencyKey) == 1
+    board.clock.advance(timedelta(microseconds=1))
+    assert "idempotency-replayed" not in write(client).headers
+    assert board.rows() == 2
+    board.clock.advance(LIFETIME)
+    transaction(board.engine, lambda session: purge_keys(session, board.clock.now()))
+    assert board.rows(IdempotencyKey) == 0
+
+
+def test_the_claim_of_the_dead_runs_out(board: Board, client: LiveClient) -> None:
+    name = digest(str(UUID(int=1)), "POST /notes/{text}", KEY)
+    print_ = digest("/notes/a", b"", "", b"")
+    now = board.clock.now()
+    transaction(board.engine, lambda session: claim(session, name, print_, UUID(int=7), now))
+    assert write(client).status_code == 409
+    board.clock.advance(LEASE)
+    assert write(client).status_code == 201
+    assert (board.rows(), board.rows(IdempotencyKey)) == (1, 1)
+
+
+def test_who_lost_the_claim_commits_nothing(board: Board, client: LiveClient) -> None:
+    others: list[int] = []
+
+    def too_slow() -> None:
+        if not others:
+            others.append(0)
+            board.clock.advance(LEASE)
+            others[0] = write(client).status_code
+
+    board.during = too_slow
+    assert (write(client).status_code, others, board.rows()) == (409, [201], 1)
+    assert write(client).headers["idempotency-replayed"] == "true"
+
+
+def test_a_conflict_runs_the_endpoint_again(board: Board, client: LiveClient) -> None:
+    transaction(board.engine, lambda session: session.execute(notes.insert().values(text="counter")))
+    tries: list[int] = []
+
+    def add(engine: sa.Engine, text: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(notes.update().where(notes.c.text.startswith("counter")).values(text=text))
+
+    router = APIRouter()
+
+    @router.post("/count", status_code=201, dependencies=[permission("notes:create")])
+    def count(transact: Transaction) -> str:
+        def work(session: sa.orm.Session) -> str:
+            tries.append(1)
+            text = session.scalar(sa.select(notes.c.text)) or ""
+            if len(tries) == 1:
+                add(board.engine, text + "+")
+            session.execute(notes.update().values(text=text + "+"))
+            return text
+
+        return transact(work)
+
+    board.app.include_router(router)
+    assert client.post("/count", headers={"Idempotency-Key": KEY}).json() == "counter+"
+    assert client.post("/count", headers={"Idempotency-Key": KEY}).json() == "counter+"
+    assert len(tries) == 2
+    with board.engine.connect() as connection:
+        assert connection.scalars(sa.select(notes.c.text)).all() == ["counter++"]
+
+
+def test_a_cookie_is_never_stored(board: Board, client: LiveClient) -> None:
+    board.after = lambda: JSONResponse({}, 201, {"Set-Cookie": "session=secret"})
+    assert write(client).status_code == 500
+    assert (board.rows(), board.rows(IdempotencyKey)) == (0, 0)
+
+
+def test_nobody_has_no_keys(board: Board, client: LiveClient) -> None:
+    assert (
+        client.post("/organizations", json={"slug": "a"}, headers={"Idempotency-Key": KEY, "x-caller": "0"}).status_code
+        == 401
+    )
+    assert client.post("/nowhere", headers={"Idempotency-Key": KEY}).status_code == 404
+    assert client.put("/notes/a", headers={"Idempotency-Key": KEY}).status_code == 405
+    assert board.rows(IdempotencyKey) == 0
+
+
+def test_a_body_too_large_is_413(client: LiveClient) -> None:
+    answer = client.post("/organizations", content=b"x" * 20_000, headers={"Idempotency-Key": KEY})
+    assert (answer.status_code, answer.json()["status"]) == (413, 413)
+
+
+def test_required_and_exempt(url: str, clock: FixedClock, ids: Identifiers) -> None:
+    board = Board(url, clock, ids, exempt=("/notes/free",), required=frozenset({"POST /notes/{text}"}))
+    with serving(board.app) as client:
+        assert write(client, key=None).json()["type"] == "/problems/bad-idempotency-key"
+        assert [write(client, "free").status_code for _ in range(2)] == [201, 201]
+        assert client.post("/organizations", json={"slug": "acme", "name": "Acme"}).status_code == 201
+        assert board.rows(IdempotencyKey) == 0
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [[], [KEY, KEY], ["0123456789abcdef"], ['"short"'], ['"' + "x" * 129 + '"'], ['"0123456789 abcdef"'],
+     ['"0123456789"abcdef"'], ['"0123456789\\abcdef"'], ['"0123456789abcdé"'], [KEY + ";a=1"], [KEY + "\n"], [""]],
+)  # fmt: skip
+def test_a_bad_key_is_refused(sent: list[str]) -> None:
+    with pytest.raises(Problem) as refused:
+        read_key(sent)
+    assert refused.value.status_code == 400
+
+
+def test_parts_of_a_digest_stay_apart() -> None:
+    assert len({digest("ab", "c"), digest("a", "bc"), digest("abc"), digest(b"ab", "c"), digest("ab", "c", "")}) == 5
+
+
+def answering(*answers: Any) -> tuple[httpx.Client, list[httpx.Request]]:
+    sent: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        answer = answers[min(len(sent), len(answers) - 1)]
+        sent.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        status, headers = answer if isinstance(answer, tuple) else (answer, {})
+        return httpx.Response(status, headers=headers)
+
+    return httpx.Client(transport=httpx.MockTransport(handle), base_url="http://pantry.example"), sent
+
+
+def retry(client: httpx.Client, method: str = "POST", **options: Any) -> tuple[Any, list[float]]:
+    pauses: list[float] = []
+    request = client.build_request(method, "/notes/a", headers=options.pop("headers", None))
+    try:
+        result: Any = send_with_retry(client, request, sleep=pauses.append, draw=lambda low, high: high, **options)
+    except httpx.TransportError as error:
+        return type(error), pauses
+    return result.status_code, pauses
+
+
+def test_one_key_for_all_attempts() -> None:
+    client, sent = answering(httpx.ReadError("x"), httpx.ConnectTimeout("x"), 503, (409, {"retry-after": "1"}), 201)
+    assert retry(client) == (201, [0.5, 1, 2, 5])
+    assert len({request.headers["idempotency-key"] for request in sent}) == 1
+    assert read_key([sent[0].headers["idempotency-key"]])
+    client, sent = answering(502, 201)
+    retry(client, headers={"Idempotency-Key": KEY})
+    assert {request.headers["idempotency-key"] for request in sent} == {KEY}
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 404, 409, 412, 422, 500, 501])
+def test_a_final_answer_is_not_repeated(status: int) -> None:
+    client, sent = answering((status, {"retry-after": "1"} if status != 409 else {}), 201)
+    assert retry(client) == (status, [])
+    assert len(sent) == 1
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504])
+def test_what_may_pass_is_repeated_a_bounded_number_of_times(status: int) -> None:
+    client, sent = answering(status)
+    assert retry(client, attempts=4, longest=1) == (status, [0.5, 1, 1])
+    assert len(sent) == 4
+
+
+def test_retry_after_is_a_minimum_and_a_reason_to_give_up() -> None:
+    assert retry(answering((429, {"retry-after": "7"}), 201)[0]) == (201, [7.5])
+    assert retry(answering((429, {"retry-after": "31"}), 201)[0]) == (429, [])
+    assert retry(answering((503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), 201)[0]) == (201, [0.5])
+
+
+def test_lost_connections_end_in_the_last_error() -> None:
+    client, sent = answering(httpx.ReadError("x"))
+    assert (retry(client, attempts=3)[0], len(sent)) == (httpx.ReadError, 3)
+    client, sent = answering(httpx.UnsupportedProtocol("x"))
+    assert (retry(client), len(sent)) == ((httpx.UnsupportedProtocol, []), 1)
+    client, sent = answering(httpx.ReadError("x"))
+    assert (retry(client, "PATCH"), len(sent)) == ((httpx.ReadError, []), 1)
+    client, sent = answering(503, 200)
+    assert (retry(client, "GET"), "idempotency-key" in sent[0].headers) == ((200, [0.5]), False)
+    with pytest.raises(ValueError, match="at least 1"):
+        send_with_retry(client, client.build_request("GET", "/"), attempts=0)
