@@ -13,7 +13,9 @@ and publish packages; machines upload and install them. Every page of this cours
 - **Lose no update**: eight threads, a hundred increments each, on an embedded database and on PostgreSQL.
 - **Read data before you model it**, and load thousands of real rows with every bad one named by its line.
 - **Model** people, sign-in, packages and versions so that a changed name or a second spelling does no harm.
-- **Give** an API the methods and status codes that clients, caches and proxies already understand.
+- **Migrate** a database with a script that somebody has read, and find each one that is not what the models say.
+- **Give** an API the methods and status codes that clients, caches and proxies already understand, and failures one form.
+- **Read** a list that changes meanwhile, **edit** without overwriting anybody, **send again** without acting twice.
 - **Write a decision** so that somebody can question it two years later.
 
 ## Ten seconds of Pantry
@@ -34,7 +36,8 @@ settings = Settings(environment="test", database_url=lesson_url())
 app = pantry(settings, data_path("packages.csv"), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC)))
 with serving(app) as client:
     client.get("/packages/HTTPX")
-    client.post("/packages", json={"name": "HTTPX", "organization": "mirror"})
+    yours = {"X-Request-Id": "my-first-request"}
+    client.post("/packages", json={"name": "HTTPX", "organization": "mirror"}, headers=yours)
     show_http(client)
 
 # %% [markdown]
@@ -52,7 +55,7 @@ what changes on PostgreSQL; checks that must never fail again; an exercise; and 
 2. **Run** the page from top to bottom: *Run > Run All Cells*. Running a cell twice does no harm.
 3. **Break it.** Change a number, remove a line, run *Check it*. See which property falls.
 4. **Your turn.** Write over the stub in the exercise cell and run the checker below it. It says in words what is still
-   wrong. The solution is folded away below; click the blue bar beside it to open it.
+   wrong. The solution is folded away below; click the three dots to open it.
 
 Cells tagged `export` are Pantry itself: `from playbook.foundations.database import transaction` runs only these. So
 what you lift from a page is what runs, and the tests of this course run it every time.
@@ -70,7 +73,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-9 playbooks, 2 h 49 min in all.
+14 playbooks, 4 h 27 min in all.
 
 ### foundations: the ground everything stands on (1 h 33 min)
 
@@ -90,11 +93,21 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Identity](schema/identity.ipynb) | 18 | Model people, the ways they sign in, and the organizations they belong to, so that a changed address, a second address and two sign-ups at once do no harm. |
 | [Catalog](schema/catalog.ipynb) | 20 | Model packages, releases and files, and load 14,985 real packages in one transaction, with every refused row named by its line. |
 
-### api: a contract strangers can rely on (20 min)
+### migrations: changing it while it runs (20 min)
+
+| playbook | minutes | what you can do afterwards |
+|---|--:|---|
+| [First migration](migrations/first_migration.ipynb) | 20 | Turn a changed model into a script that somebody has read, run it on both engines, and find every database that is not what the models say. |
+
+### api: a contract strangers can rely on (1 h 38 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Resources](api/resources.ipynb) | 20 | Give organizations and packages URLs, methods and status codes that clients, caches and proxies already understand. |
+| [Errors](api/errors.ipynb) | 20 | Answer every failure of a service in one form that tells the client what to do next and a stranger nothing. |
+| [Pagination](api/pagination.ipynb) | 20 | Read a list page by page so that every row which stays is seen exactly once, whatever comes and goes meanwhile. |
+| [Conditional requests](api/conditional_requests.ipynb) | 18 | Let two people edit one thing without overwriting each other, and let clients ask "has it changed?" for a few bytes. |
+| [Idempotency](api/idempotency.ipynb) | 20 | Let a client send a POST again after a lost answer, so that it acts once and every answer is the first one. |
 """
 
 # %% [markdown]

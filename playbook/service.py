@@ -11,16 +11,22 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import orm
 
+from playbook.api.conditional_requests import READERS, conditional_router
+from playbook.api.errors import install_problems
+from playbook.api.idempotency import install_idempotency
+from playbook.api.pagination import paginated, replacing, sign_cursors
 from playbook.api.resources import complete_methods, resources
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.database import make_engine, transaction
 from playbook.foundations.http_service import Caller, create_app
 from playbook.foundations.settings import Settings
+from playbook.migrations.first_migration import prepare
 from playbook.schema.catalog import Package, load_catalog
 from playbook.schema.identity import Member, Organization, User, add_user
 
 DEVELOPER = "developer@example.com"
 MIRROR = "mirror"
+BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations
 
 
 def first_rows(session: orm.Session, clock: Clock, ids: Identifiers) -> tuple[Caller, UUID, bool]:
@@ -40,9 +46,10 @@ def first_rows(session: orm.Session, clock: Clock, ids: Identifiers) -> tuple[Ca
 
 
 def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None = None) -> FastAPI:
-    """The service over the database of `settings`. Missing tables are made; empty ones are filled from `catalog`.
+    """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
 
-    Raises ValueError in production, where anybody could do anything.
+    Raises WrongSchema, a ValueError, for a database that is not at head, and ValueError in production, where anybody
+    could do anything. Both messages say what to do.
     """
     if settings.environment == "production":
         raise ValueError(
@@ -50,12 +57,21 @@ def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None 
         )
     engine, clock = make_engine(settings.database_url), clock or SystemClock()
     ids = Identifiers(clock)
-    Base.metadata.create_all(engine)
+    prepare(engine, baseline=BASELINE)
     developer, mirror, filled = transaction(engine, lambda session: first_rows(session, clock, ids))
     if catalog is not None and not filled:
         load_catalog(engine, catalog, mirror, clock.now())
     app = create_app(
-        engine, [resources], clock, ids, lambda request: developer, lambda *asked: True, settings.max_body_bytes
+        engine,
+        [conditional_router(replacing(resources, paginated), READERS)],
+        clock,
+        ids,
+        lambda request: developer,
+        lambda *asked: True,
+        settings.max_body_bytes,
     )
     complete_methods(app)
+    install_problems(app)
+    install_idempotency(app)
+    sign_cursors(app, settings.secret.get_secret_value())
     return app

@@ -23,7 +23,7 @@ def test_starts_on_an_empty_database_and_serves_the_catalogue(url: str) -> None:
 def test_a_second_start_keeps_what_is_there(tmp_path: Path) -> None:
     settings = Settings(environment="development", database_url=f"duckdb:///{tmp_path / 'pantry.duckdb'}")
     with serving(pantry(settings, data_path("packages.csv"))) as client:
-        assert client.delete("/packages/httpx").status_code == 204
+        assert client.delete("/packages/httpx", headers={"if-match": "*"}).status_code == 204
         assert client.post("/organizations", json={"slug": "mine", "name": "Mine"}).status_code == 201
     with serving(pantry(settings, data_path("packages.csv"))) as client:
         assert client.get("/packages/httpx").status_code == 404

@@ -181,9 +181,10 @@ the body is looked at.
 # %% tags=["export"]
 import re
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Body, Depends, HTTPException, Request
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
+PatchBody = Body(media_type=MERGE_PATCH)  # for the document; `takes` enforces it
 
 
 def quality(accept: str, offered: str) -> float:
@@ -348,7 +349,9 @@ def read_organization(slug: str, transact: Transaction) -> OrganizationOut:
 
 
 @resources.patch("/organizations/{slug}", dependencies=[takes(MERGE_PATCH), permission("organizations:write")])
-def change_organization(slug: str, changes: OrganizationPatch, transact: Transaction, clock: Now) -> OrganizationOut:
+def change_organization(
+    slug: str, changes: Annotated[OrganizationPatch, PatchBody], transact: Transaction, clock: Now
+) -> OrganizationOut:
     def work(session: orm.Session) -> Organization:
         organization = organization_or_404(session, slug)
         given = changes.model_dump(include=changes.model_fields_set)
@@ -433,7 +436,7 @@ def create_package(new: NewPackage, response: Response, transact: Transaction, c
     def work(session: orm.Session) -> Any:
         now, owner = clock.now(), session.scalar(sa.select(Organization).where(Organization.slug == new.organization))
         if owner is None:
-            raise HTTPException(422, f"there is no organization {new.organization!r} to own the package")
+            raise HTTPException(409, f"there is no organization {new.organization!r} to own the package")
         package = Package(
             id=ids.new(), organization_id=owner.id, name=new.name, normalized_name=key, summary=new.summary
         )
@@ -451,7 +454,9 @@ def create_package(new: NewPackage, response: Response, transact: Transaction, c
 
 
 @resources.patch("/packages/{name}", dependencies=[takes(MERGE_PATCH), permission("packages:write")])
-def change_package(name: str, changes: PackagePatch, transact: Transaction, clock: Now) -> PackageOut:
+def change_package(
+    name: str, changes: Annotated[PackagePatch, PatchBody], transact: Transaction, clock: Now
+) -> PackageOut:
     def work(session: orm.Session) -> Any:
         row = package_or_404(session, name)
         if "summary" in changes.model_fields_set and changes.summary != row[0].summary:
@@ -770,5 +775,5 @@ API3 (mass assignment). R. Fielding, dissertation, chapter 5.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Catalog](../schema/catalog.ipynb) · [course map](../index.ipynb)
+Previous: [First migration](../migrations/first_migration.ipynb) · [course map](../index.ipynb) · Next: [Errors](errors.ipynb)
 """

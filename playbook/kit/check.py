@@ -35,7 +35,7 @@ LEFT_OUT = {
     ("clock_and_identifiers", "On PostgreSQL"): "its values are made before they reach a database",
     ("decisions", "On PostgreSQL"): "is about texts",
 }
-LINES = (50, 430)  # of a page's text before the exercise: what is read, without blank lines and cell marks
+LINES = (50, 440)  # of a page's text before the exercise: what is read, without blank lines and cell marks
 EXPORT_LINES = 31  # of an export cell, blank ones not counted
 PROMISE_LETTERS = 200  # a sentence one reads in a table
 

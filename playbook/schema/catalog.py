@@ -723,5 +723,5 @@ documentation, "CSV Import". A. Birsan, "Dependency Confusion" (2021).
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Identity](identity.ipynb) · [course map](../index.ipynb) · Next: [Resources](../api/resources.ipynb)
+Previous: [Identity](identity.ipynb) · [course map](../index.ipynb) · Next: [First migration](../migrations/first_migration.ipynb)
 """

@@ -230,8 +230,8 @@ def test_a_list_costs_one_statement_whatever_its_length(client: LiveClient) -> N
     assert len([s for s in statements if s.sql.lstrip().startswith("SELECT packages")]) == 1
 
 
-def test_an_unknown_owner_is_the_clients_mistake(client: LiveClient) -> None:
-    assert client.post("/packages", json={"name": "x", "organization": "nobody"}).status_code == 422
+def test_an_unknown_owner_is_a_conflict_with_what_is_there(client: LiveClient) -> None:
+    assert client.post("/packages", json={"name": "x", "organization": "nobody"}).status_code == 409
 
 
 @pytest.mark.parametrize("path", ["/organizations/none", "/packages/none", "/nowhere", "/organizations/"])

@@ -79,7 +79,7 @@ SPOILED = [
         check.length,
         "CASES = [\n",
         "CASES = [\n" + "    (1, 1),\n" * 500,
-        "before the exercise; keep a page between 50 and 430",
+        "before the exercise; keep a page between 50 and 440",
     ),
     (check.length, "    return max(", "    number += 0\n" * 30 + "    return max(", "an export cell of 33 lines"),
     (check.code, 'print("no database")', "%time print(1)", "a magic or shell line"),
