@@ -11,6 +11,8 @@ import re
 import secrets
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import warnings
@@ -120,6 +122,39 @@ def _move_binaries_out(folder: Path) -> None:
     utils.POSTGRES_VERSIONS[version] = copy / installed.relative_to(package.parent) / "bin"
 
 
+# Runs beside the server and outlives us. When our end of the pipe closes without a word, we were killed (nbval and
+# JupyterLab end a kernel so), and nobody else will stop the server.
+WATCH = """
+import os, shutil, signal, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+if not sys.stdin.read():
+    try:
+        server = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(server, signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+        for _ in range(100):
+            os.kill(server, 0)
+            time.sleep(0.05)
+    except (OSError, ValueError, IndexError):
+        pass  # it never ran, or it is gone
+    shutil.rmtree(folder, ignore_errors=True)
+"""
+
+
+def _watch(folder: Path) -> "subprocess.Popen[bytes] | None":
+    if os.name == "nt":
+        return None
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", WATCH, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=folder.parent,
+        start_new_session=True,  # Ctrl-C is for us, not for it
+    )
+
+
 class Server:
     """A running server. `url` is its maintenance database, in SQLAlchemy's form."""
 
@@ -127,6 +162,7 @@ class Server:
         as_root = hasattr(os, "geteuid") and os.geteuid() == 0
         self._folder = _temporary_folder(as_root)
         self._server: Any = None
+        self._watch = _watch(self._folder)
         try:
             wheel = _wheel()
             if as_root:
@@ -134,7 +170,7 @@ class Server:
                 _move_binaries_out(self._folder)
             self._server = wheel.get_server(self._folder / "data", cleanup_mode="delete")
             self.url: str = self._server.get_uri(driver="psycopg")
-        except PostgresUnavailable:
+        except (PostgresUnavailable, KeyboardInterrupt):
             self.stop()
             raise
         except Exception as error:
@@ -146,8 +182,12 @@ class Server:
     def stop(self) -> None:
         """Stop the server and delete its files. Calling it again does nothing."""
         server, self._server = self._server, None
+        watch, self._watch = self._watch, None
         if server is not None:
             server.cleanup()
+        if watch is not None:
+            # Silence when it did not come up: half a server may be running.
+            watch.communicate(b"stopped" if server is not None else b"")
         shutil.rmtree(self._folder, ignore_errors=True)
         atexit.unregister(self.stop)
 

@@ -3,12 +3,14 @@
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +133,28 @@ def test_a_script_that_fails_without_stopping_it_leaves_nothing(packaged: postgr
         )
         assert done.stdout == "1\n", done.stderr
         assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
+        assert list(folder.iterdir()) == []
+        assert alive(folder) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing watches over the server on Windows")
+def test_a_script_that_is_killed_leaves_nothing(packaged: postgres.Server) -> None:
+    """As nbval kills a kernel whose cell takes too long, and JupyterLab one that is restarted."""
+    with temporary_folder() as folder:
+        done = script(
+            """
+            import os, signal
+            from playbook.kit import postgres
+            server = postgres.Server()
+            print(server.url.startswith("postgresql"), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+            """,
+            folder,
+        )
+        assert (done.stdout, done.returncode) == ("True\n", -signal.SIGKILL)
+        until = time.monotonic() + 30
+        while list(folder.iterdir()) and time.monotonic() < until:
+            time.sleep(0.05)
         assert list(folder.iterdir()) == []
         assert alive(folder) == []
 
