@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -239,6 +240,7 @@ def main(work: Callable[[], None]) -> None:
     """Run a benchmark. What could not be measured is one line and exit code 1; bad input is exit code 2."""
     from playbook.kit.errors import InputError
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and temporary folders go, too
     try:
         work()
     except Failed as error:
