@@ -54,7 +54,7 @@ import threading
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.kit.lesson import checker, lesson_url, on_postgres, show_sql
+from playbook.kit.lesson import checker, lesson_url, on_postgres, show, show_sql, table
 
 demo = sa.MetaData()
 counts = sa.Table("counts", demo, sa.Column("package", sa.String, primary_key=True), sa.Column("total", sa.Integer))
@@ -297,7 +297,7 @@ def transaction(
     `work` must touch nothing but the database: it may run up to `attempts` times. The pause between attempts doubles
     and is drawn at random ("full jitter"), or the same writers would meet again. Any exception rolls back and is
     raised, the last attempt's conflict too. The connection goes back to the pool in every case. `retry` says which
-    errors count as a conflict.
+    errors count as a conflict. On DuckDB a DELETE of a row that somebody else updates is none: change the row first.
     """
     for attempt in range(attempts):
         try:
@@ -442,6 +442,49 @@ on_postgres(three_ways)
 """
 The same code, two engines, two different ways to be wrong, one way to be right.
 
+With one exception, and now it is DuckDB that says nothing. It refuses the second of two UPDATEs of a row; an UPDATE and
+a DELETE it commits both, although neither transaction has seen the other. Here a package is deleted because nobody has
+downloaded it, and meanwhile somebody does.
+"""
+
+
+# %%
+def delete_if_unused(engine, change_it_first):
+    demo.drop_all(engine)
+    demo.create_all(engine)
+    transaction(engine, lambda session: session.execute(counts.insert().values(package="httpx", total=0)))
+    meanwhile = [counts.update().values(total=1)]
+
+    def work(session):
+        if session.scalar(sa.select(counts.c.total)) > 0:
+            return "kept"
+        if meanwhile:  # in the first attempt only
+            transaction(engine, lambda somebody_else: somebody_else.execute(meanwhile.pop()))
+        if change_it_first:
+            session.execute(counts.update().values(total=-1))
+        session.execute(counts.delete())
+        return "deleted"
+
+    return transaction(engine, work)
+
+
+def deletions(url):
+    engine = make_engine(url)
+    alone, changed_first = delete_if_unused(engine, False), delete_if_unused(engine, True)
+    engine.dispose()
+    return {"engine": engine.dialect.name, "DELETE alone": alone, "UPDATE, then DELETE": changed_first}
+
+
+deleted_here, deleted_there = deletions(lesson_url()), on_postgres(deletions)
+show(table(filter(None, [deleted_here, deleted_there])))
+
+# %% [markdown]
+"""
+So a deletion that depends on what was read **changes the row before it deletes it**. The UPDATE must change a value:
+DuckDB passes over one that stores what is there already. That is why `transaction` cannot do it for you: it does not
+know which column of a table may be changed. `touch` in [conditional_requests](../api/conditional_requests.ipynb) counts
+up the row's `version`.
+
 ## Check it
 
 Eight threads, a hundred increments each, on both engines: nothing lost, and no connection left out.
@@ -477,6 +520,8 @@ def eight_threads(url):
 
 assert eight_threads(lesson_url()) == (800, 0)
 assert on_postgres(eight_threads) in ((800, 0), None)
+assert deleted_here["UPDATE, then DELETE"] == "kept"
+assert deleted_there is None or deleted_there["DELETE alone"] == "kept"
 
 calls = []
 
@@ -596,7 +641,8 @@ assert check_leave(leave)
 
 - **Reviewer**: reads and the writes that depend on them are in one `transaction`. No mail, no HTTP call, no file
   inside `work`.
-- **Reviewer**: a rule over several rows names the row that every writer of the rule must write.
+- **Reviewer**: a rule over several rows names the row that every writer of the rule must write. A DELETE that depends
+  on what was read comes after an UPDATE that changes the row.
 - **Migration owner**: constraint names come from `NAMING`; foreign keys exist on PostgreSQL only.
 - **Operator**: a wait for a connection ends after 5 seconds, a statement after 30, an idle transaction after 60. Pool
   size times processes must stay below the server's `max_connections`.

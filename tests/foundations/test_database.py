@@ -110,6 +110,35 @@ def test_zero_attempts_are_refused(engine: sa.Engine) -> None:
         transaction(engine, total, attempts=0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("first", ["update", "delete"])
+@pytest.mark.parametrize(("before", "noticed_by_duckdb"), [(None, False), ("total", False), ("total + 1", True)])
+def test_an_update_and_a_delete_of_one_row(
+    engine: sa.Engine, first: str, before: str | None, noticed_by_duckdb: bool
+) -> None:
+    """DuckDB commits both, unless the deletion has changed the row before. `total` alone changes nothing."""
+    statements = {"update": ["UPDATE counts SET total = 7"], "delete": ["DELETE FROM counts"]}
+    if before:
+        statements["delete"].insert(0, f"UPDATE counts SET total = {before}")
+    with engine.connect() as one, engine.connect() as other:
+        for connection in (one, other):
+            assert connection.scalar(sa.select(counts.c.total)) == 0
+        for sql in statements.pop(first):
+            one.execute(sa.text(sql))
+        one.commit()
+        conflict = None
+        try:
+            for sql in statements.popitem()[1]:
+                other.execute(sa.text(sql))
+            other.commit()
+        except sa.exc.DBAPIError as error:
+            conflict = error
+    if noticed_by_duckdb or engine.dialect.name == "postgresql" or (before and first == "update"):
+        assert conflict is not None
+        assert is_conflict(conflict)
+    else:
+        assert conflict is None
+
+
 @pytest.mark.parametrize("sqlstate", ["23505", "08006", "57014", None])
 def test_other_errors_of_postgresql_are_no_conflict(sqlstate: str | None) -> None:
     cause = type("Cause", (Exception,), {"sqlstate": sqlstate})("could not serialize")
