@@ -104,10 +104,11 @@ show(table(make_mistakes(service())))
 
 # %% [markdown]
 """
-Four forms, one without a media type to test for. Two answers are 500 although the client was wrong, so somebody is
-woken at night: the value could not be encoded on its way to the database, or into the report of the error. A password
-was sent back, and the tables are named. The last two are worse, because they are silent: a proxy that checks one
-`name` and a service that takes the other disagree about what was allowed, and an unknown filter finds everything.
+Four forms, and no media type that tells them from a success. Two answers are 500 although the client was wrong, so
+somebody is woken at night: half an emoji could not be encoded for the database, and the endless number not even for
+the report of the error. A password was sent back, and a stranger reads our SQL. The last two are worse, because they
+are silent: a proxy that checks one `name` and a service that takes the other disagree about what was allowed, and a
+filter that is not known is left out, so that the answer has everybody's packages.
 
 ## Build it
 
@@ -164,8 +165,9 @@ GENERAL = {kind.status: kind for kind in PROBLEM_TYPES.values()}  # for an error
 
 # %% [markdown]
 """
-Code raises `Problem(CONFLICT, "why")`. Of an `HTTPException` the status finds the type, and its headers stay. From
-500 upwards only a `Problem`, whose author chose the words, has a detail; an unexpected error's text is for the log.
+Code raises `Problem(CONFLICT, "why")`. An `HTTPException`, as FastAPI raises it, gets the type of its status and
+keeps its headers. From 500 upwards only a `Problem`, whose author chose the words, has a detail; an unexpected
+error's text is for the log.
 """
 
 # %% tags=["export"]
@@ -407,7 +409,7 @@ import logging
 
 import sqlalchemy as sa
 from fastapi.exceptions import RequestValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 log = logging.getLogger("pantry.errors")
 
@@ -456,6 +458,8 @@ class OnlyProblems:
 
         try:
             await self.app(scope, receive, send_problem)
+        except ClientDisconnect:  # in the middle of its request: nobody is there to answer, and nothing has failed
+            log.info("%s: the client has gone", request_id.get())
         except Exception as error:
             log.error("%s: %s", request_id.get(), type(error).__name__)  # the server logs the traceback
             raise
@@ -512,6 +516,7 @@ Last, the assembly. Two methods of the app are wrapped, because FastAPI offers n
 # %% tags=["export"]
 def install_problems(app: FastAPI) -> None:
     """Make every error of `app` problem+json and its input strict. Before or after `complete_methods`, once."""
+    app.state.describers = [describe_problems]  # what a later page writes into the document goes in front
     app.include_router(problem_pages)
     app.user_middleware.append(Middleware(StrictInput))  # innermost: its answers get a request id
     for kind in (HTTPException, RequestValidationError, sa.exc.OperationalError, sa.exc.TimeoutError):
@@ -521,7 +526,8 @@ def install_problems(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = build_document()  # the same object until a route is added
         if "Problem" not in document.get("components", {}).get("schemas", {}):
-            describe_problems(document)
+            for describe in app.state.describers:
+                describe(document)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
@@ -741,8 +747,8 @@ assert check_read_problem(read_problem)
   other forms from proxies.
 - **Reviewer**: an endpoint raises `Problem` with a type of the catalogue; no `except Exception`, no sentence made
   from an exception's text.
-- **Security reviewer**: search for `ProblemType` with a 5xx status and a detail; the check above is the test that
-  nothing else gets out.
+- **Security reviewer**: search for a `Problem` of a 5xx type that is raised with a detail; the check above is the
+  test that nothing else gets out.
 - **Test engineer**: `tests/api/test_every_route.py` asks every route; a new route needs no new test of these rules.
 - **Operator**: alert on 500, which is always a bug; 503 is load or the database, its cause is in the log under the
   request id.

@@ -85,9 +85,7 @@ def service(url, install, in_the_work=lambda: None, at_the_end=lambda: None, tim
         return at_the_end() or {"text": text}
 
     app = create_app(engine, [resources, router], clock, Identifiers(clock), caller_of, lambda *asked: True)
-    complete_methods(app)
-    install_problems(app)
-    install(app)
+    complete_methods(app), install_problems(app), install(app)
     return app
 
 
@@ -132,8 +130,7 @@ def process(url, page=""):
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
                 yield client, start
         finally:
-            lives[-1].kill()
-            lives[-1].wait()
+            lives[-1].kill(), lives[-1].wait()
 
 
 def count(engine):
@@ -203,7 +200,7 @@ begins again after its restart, and would get last week's answers.
 import hashlib
 import re
 
-from playbook.api.errors import UNAVAILABLE, Problem, problem_type
+from playbook.api.errors import Problem, problem_type
 
 BAD_KEY = problem_type("bad-idempotency-key", 400, "The Idempotency-Key is missing or malformed", "Send a good one.")
 IN_FLIGHT = problem_type("in-flight", 409, "The first request is still being worked on", "Repeat it a little later.")
@@ -268,8 +265,7 @@ lost its claim finds no row, and its work is rolled back (a *fencing token*). `r
 
 # %% tags=["export"]
 def held_by(key_hash: str, mine: UUID) -> sa.ColumnElement[bool]:
-    row = IdempotencyKey
-    return sa.and_(row.key_hash == key_hash, row.claim == mine, row.state == "claimed")
+    return sa.and_(IdempotencyKey.key_hash == key_hash, IdempotencyKey.claim == mine, IdempotencyKey.state == "claimed")
 
 
 def settle(session: orm.Session, key_hash: str, mine: UUID, answer: Response) -> None:
@@ -294,17 +290,15 @@ def purge_keys(session: orm.Session, now: datetime) -> None:
 """
 Now the difficult part. The answer must be in the transaction of the work, but it is made *after* the endpoint's
 `transact` has committed. So for a request with a key `transact` does not commit: its session is held open until the
-answer is made, then both are committed. The endpoints stay as they are: FastAPI lets an app override a dependency.
+answer is made, then both are committed. The endpoints stay as they are: their `transact` is the one that the middleware
+puts into the request. (An override of the dependency would do, too; FastAPI then takes the dependencies of every
+request apart anew, also of those without a key.)
 """
 
 # %% tags=["export"]
 from collections.abc import Callable
 
-from starlette.requests import Request
-
-from playbook.foundations.http_service import T, Transact, transact_of
-
-HELD = "playbook.idempotency"  # its place in the ASGI scope
+from playbook.foundations.http_service import T
 
 
 class Held:
@@ -325,11 +319,6 @@ class Held:
             raise
 
 
-def transact_held(request: Request) -> Transact:
-    held: Held | None = request.scope.get(HELD)
-    return held.transact if held else transact_of(request)
-
-
 # %% [markdown]
 """
 Final is success, and a refusal that is about the request: not 5xx, nor what passes while the request stays the same:
@@ -337,28 +326,36 @@ Final is success, and a refusal that is about the request: not 5xx, nor what pas
 """
 
 # %% tags=["export"]
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PASSING = {401, 403, 408, 425, 429}
 
 
-async def ask(app: ASGIApp, scope: Scope, body: bytes, receive: Receive) -> Response:
-    """What `app` answers to the request, whole."""
-    said: list[Message] = []
+def again(body: bytes, receive: Receive) -> Receive:
+    """`receive`, whose `body` has been read, as if it had not."""
     unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def give_body() -> Message:
+    async def receive_again() -> Message:
         return unread.pop() if unread else await receive()
+
+    return receive_again
+
+
+async def ask(app: ASGIApp, scope: Scope, receive: Receive) -> Response:
+    """What `app` answers to the request, whole."""
+    said: list[Message] = []
 
     async def keep(message: Message) -> None:
         said.append(message)
 
-    await app(scope, give_body, keep)
+    await app(scope, receive, keep)
     answer = Response(b"".join(message.get("body", b"") for message in said[1:]), said[0]["status"])
     answer.raw_headers = list(said[0]["headers"])
     return answer
 
 
+# %% tags=["export"]
 def act(session: orm.Session, key_hash: str, mine: UUID, request: Callable[[Held], Response]) -> Response:
     """Make the request; commit its work with its answer, or, if that is not final, neither, and release the key."""
     held = Held(session)
@@ -378,9 +375,9 @@ def act(session: orm.Session, key_hash: str, mine: UUID, request: Callable[[Held
 
 # %% [markdown]
 """
-The middleware leaves nobody's requests alone, whose key would belong to everybody, and routes whose answers are secrets.
-The session that `transaction` gives is not used: we want its attempts, but end the session ourselves. And the threads
-are counted apart: each waits for an endpoint, which needs one too, and forty who wait would leave none to wait for.
+A request of nobody passes as if it had no key: such a key would belong to everybody. So do routes whose answers are
+secrets. Of `transaction` we want the attempts and not the session, which we end ourselves. And the threads are counted
+apart: each waits for an endpoint, which needs one too, and forty who wait would leave none to wait for.
 """
 
 # %% tags=["export"]
@@ -395,22 +392,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import compile_path
 
-from playbook.api.errors import log, problem_response
+from playbook.api.errors import answer_error
 
 AT_ONCE = 8  # requests with a key that are worked on at a time: fewer than the pool has connections
 
 
 def route_of(scope: Scope) -> str:
     """`POST /packages/{name}/releases`: the route that a POST request reaches; empty if there is none."""
-    for route in iter_route_contexts(scope["app"].routes):
-        if "POST" in (route.methods or ()) and route.path and compile_path(route.path)[0].match(scope["path"]):
-            return f"POST {route.path}"
-    return ""
-
-
-# %% tags=["export"]
-def was_first(error: sa.exc.DBAPIError) -> bool:  # somebody else, at the same moment: now the row is there
-    return isinstance(error, sa.exc.IntegrityError) or is_conflict(error)
+    paths = (route.path for route in iter_route_contexts(scope["app"].routes) if "POST" in (route.methods or ()))
+    return next((f"POST {path}" for path in paths if path and compile_path(path)[0].match(scope["path"])), "")
 
 
 # %% tags=["export"]
@@ -419,7 +409,10 @@ def once(
 ) -> Response:
     """The answer of the one time that `request` acts under its key. Raises Problem 409 or 422."""
 
-    stored = transaction(engine, lambda session: claim(session, key_hash, print_, mine, now), retry=was_first)
+    def too_late(error: sa.exc.DBAPIError) -> bool:  # somebody else inserted the row: it is there now
+        return isinstance(error, sa.exc.IntegrityError) or is_conflict(error)
+
+    stored = transaction(engine, lambda session: claim(session, key_hash, print_, mine, now), retry=too_late)
     if stored is not None:
         return stored
 
@@ -447,35 +440,63 @@ class IdempotencyKeys:
         if scope["type"] == "http" and scope["method"] == "POST" and not scope["path"].startswith(self.exempt):
             try:
                 answer = await self.answer(scope, receive, route_of(scope)) or self.app
-            except HTTPException as error:
-                answer = problem_response(error)
-            except (sa.exc.OperationalError, sa.exc.TimeoutError):
-                log.exception("no answer could be stored")
-                answer = problem_response(Problem(UNAVAILABLE, headers=SOON))
+            except (HTTPException, sa.exc.OperationalError, sa.exc.TimeoutError) as error:
+                answer = await answer_error(Request(scope), error)
         await answer(scope, receive, send)
 
     async def answer(self, scope: Scope, receive: Receive, route: str) -> ASGIApp | None:
         headers, state = Headers(scope=scope), scope["app"].state
         if not route or ("idempotency-key" not in headers and route not in self.required):
             return None
+        body = await Request(scope, receive).body()  # raises 400 if it is not strict JSON, before anything is done
         if (caller := await to_thread.run_sync(state.find_caller, Request(scope))) is None:
-            return None
+            return lambda scope, receive, send: self.app(scope, again(body, receive), send)
         key_hash = digest(str(caller.id), route, read_key(headers.getlist("idempotency-key")))
-        body = await Request(scope, receive).body()
         print_ = digest(scope["path"], scope["query_string"], headers.get("content-type", ""), body)
 
         def request(held: Held) -> Response:
-            return anyio.from_thread.run(ask, self.app, {**scope, HELD: held}, body, receive)
+            return anyio.from_thread.run(ask, self.app, {**scope, "transact": held.transact}, again(body, receive))
 
         arguments = state.engine, state.clock.now(), state.identifiers.new(), key_hash, print_, request
         return await to_thread.run_sync(once, *arguments, limiter=self.threads)
 
 
+# %% [markdown]
+"""
+Each route that takes a key says so in the OpenAPI document, which is all that a generated client knows. And the
+middleware stands *inside* of `StrictInput`: a body that nobody can read claims no key and costs no transaction.
+"""
+
+# %% tags=["export"]
+from functools import partial
+from typing import Any
+
+from playbook.api.errors import StrictInput
+
+HEADER = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"}}
+
+
+def describe_keys(document: dict[str, Any], exempt: tuple[str, ...], required: frozenset[str]) -> None:
+    """Write into an OpenAPI document which routes take a key, and the three refusals that it can cause."""
+    for path, item in document["paths"].items():
+        if "post" in item and not path.startswith(exempt):
+            item["post"].setdefault("parameters", []).append(HEADER | {"required": f"POST {path}" in required})
+            for kind in (BAD_KEY, IN_FLIGHT, KEY_REUSED):
+                answer = item["post"]["responses"].setdefault(str(kind.status), {})
+                answer["description"] = "; ".join(filter(None, [answer.get("description"), kind.title]))
+
+
 # %% tags=["export"]
 def install_idempotency(app: FastAPI, exempt: tuple[str, ...] = (), required: frozenset[str] = frozenset()) -> None:
-    """Let POST routes take a key, but not paths beginning with `exempt`; `required` ones (`POST /orders`) need it."""
+    """Let POST routes take a key, but not paths beginning with `exempt`; `required` ones (`POST /orders`) need it.
+
+    Raises ValueError before `install_problems`.
+    """
+    layers: list[object] = [middleware.cls for middleware in app.user_middleware]
+    if StrictInput not in layers:
+        raise ValueError("call install_problems first: a body must be checked before it can claim a key")
     app.user_middleware.append(Middleware(IdempotencyKeys, exempt=exempt, required=required))  # innermost
-    app.dependency_overrides[transact_of] = transact_held
+    app.state.describers.insert(0, partial(describe_keys, exempt=exempt, required=required))
 
 
 # %% [markdown]
@@ -526,8 +547,7 @@ def send_with_retry(
     for attempt in range(attempts):
         asked: int | None = 0
         try:
-            response = client.send(request)
-            asked = wait_asked(response)
+            asked = wait_asked(response := client.send(request))
             if asked is None or asked > longest or attempt == attempts - 1:
                 return response
         except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError):
@@ -587,10 +607,8 @@ with serving(slow) as client, ThreadPoolExecutor(1) as threads:
     first = threads.submit(announce, client)
     working.wait(10)
     announce(client)
-    go_on.set()
-    first.result()
-    announce(client)
-    announce(client, text="httpx 2.0")
+    go_on.set(), first.result()
+    announce(client), announce(client, text="httpx 2.0")
     show_http(client)
 
 # %% [markdown]
@@ -605,9 +623,8 @@ def fifty(url):
     with serving(app) as client, ThreadPoolExecutor(50) as threads:
         at_once = list(threads.map(lambda _: (start.wait(10), announce(client))[1].status_code, range(50)))
         later = {(answer.status_code, answer.text) for answer in threads.map(lambda _: announce(client), range(50))}
-        return (
-            f"201 or 409 at once: {set(at_once) <= {201, 409}}, later {sorted(later)}, rows: {count(app.state.engine)}"
-        )
+        told = f"201 or 409 at once: {set(at_once) <= {201, 409}}, later {sorted(later)}"
+        return f"{told}, rows: {count(app.state.engine)}"
 
 
 acted_once = fifty(lesson_url())
@@ -623,7 +640,8 @@ would wait on the index, each with a connection, until the pool has none.
 
 # %%
 killed_there, acted_there = on_postgres(killed_twice), on_postgres(fifty)
-print(killed_there == killed, acted_there == acted_once)
+if killed_there:
+    print("the same" if (killed_there, acted_there) == (killed, acted_once) else (killed_there, acted_there))
 
 # %% [markdown]
 """
@@ -744,7 +762,7 @@ assert check_announce_once(announce_once)
 ## Hand it over
 
 - **Front end**: one key for one press of the button, made before the first attempt; a new one when the form changes.
-  `Idempotency-Replayed: true` marks an answer given again.
+  `Idempotency-Replayed: true` marks an answer given again; the `request_id` in a problem is then the first request's.
 - **Reviewer**: a POST route that does all its writing in `transact` needs nothing else; with a key all its `transact`
   calls are one transaction. Mail and calls to others are not undone by it.
 - **Security reviewer**: answers are at rest for a day. Routes that answer with tokens or secrets are in `exempt`. A

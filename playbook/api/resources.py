@@ -201,7 +201,7 @@ def quality(accept: str, offered: str) -> float:
     return best[1]
 
 
-def gives_json(request: Request) -> None:
+async def gives_json(request: Request) -> None:
     """406 for a client that does not take JSON (RFC 9110, 15.5.7)."""
     accept = ",".join(request.headers.getlist("accept"))
     if accept and quality(accept, JSON) == 0:
@@ -212,7 +212,7 @@ def takes(media_type: str) -> Any:
     """A dependency: 415 for a body of another type, with the header that says which would do (RFC 5789, 2.2)."""
     header = "Accept-Patch" if media_type == MERGE_PATCH else "Accept"
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         sent = request.headers.get("content-type", "").split(";")[0].strip().lower()
         if sent != media_type:
             raise HTTPException(415, f"send {media_type}, not {sent or 'a body without a type'}", {header: media_type})
@@ -775,5 +775,5 @@ API3 (mass assignment). R. Fielding, dissertation, chapter 5.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [First migration](../migrations/first_migration.ipynb) · [course map](../index.ipynb) · Next: [Errors](errors.ipynb)
+Previous: [Test migrations](../migrations/test_migrations.ipynb) · [course map](../index.ipynb) · Next: [Errors](errors.ipynb)
 """

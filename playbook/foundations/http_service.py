@@ -208,14 +208,15 @@ def permission(action: str) -> Any:
     return Depends(check)
 
 
-def anyone() -> None:
+async def anyone() -> None:
     """Declare a route open to everybody, signed in or not."""
 
 
 # %% [markdown]
 """
 Then what a request needs to do its work: a way to run a transaction, the time, and new identifiers. They come from
-the app, so that a test gives it other ones.
+the app, so that a test gives it other ones. Dependencies that wait for nothing are `async`: FastAPI sends a plain
+`def` to a thread, and the way there and back costs more than they do.
 """
 
 
@@ -226,17 +227,19 @@ class Transact(Protocol):
     def __call__(self, work: Callable[[orm.Session], T]) -> T: ...
 
 
-def transact_of(request: Request) -> Transact:
+async def transact_of(request: Request) -> Transact:
+    """`transaction` with the app's engine, unless a middleware has put another `transact` into the request."""
     engine: sa.Engine = request.app.state.engine
-    return lambda work: transaction(engine, work)
+    given: Transact | None = request.scope.get("transact")
+    return given or (lambda work: transaction(engine, work))
 
 
-def clock_of(request: Request) -> Clock:
+async def clock_of(request: Request) -> Clock:
     clock: Clock = request.app.state.clock
     return clock
 
 
-def identifiers_of(request: Request) -> Identifiers:
+async def identifiers_of(request: Request) -> Identifiers:
     identifiers: Identifiers = request.app.state.identifiers
     return identifiers
 

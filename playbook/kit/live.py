@@ -138,9 +138,12 @@ class LiveServer:
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        # Named, or uvicorn takes uvloop and httptools where they happen to be installed, and answers would depend on
+        # that: httptools refuses an unknown method by itself, with 400 in plain text.
         config = uvicorn.Config(
-            self.app, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False
-        )
+            self.app, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False,
+            http="h11", loop="asyncio",
+        )  # fmt: skip
         self._server = _Server(config)
         self._errors = _Errors()
         self._thread = threading.Thread(target=self._run, name=f"uvicorn:{self.port}", daemon=True)

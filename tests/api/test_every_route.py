@@ -5,17 +5,21 @@ A rule is a function over the live service and one operation. Its requests are m
 
 import itertools
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import iter_route_contexts
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playbook.api.errors import PROBLEM_JSON, PROBLEM_TYPES
-from playbook.api.resources import JSON, allowed_methods
+from playbook.api.idempotency import BAD_KEY, IN_FLIGHT, KEY_REUSED, install_idempotency
+from playbook.api.resources import JSON, HeadAsGet, allowed_methods
 from playbook.foundations.http_service import anyone, undeclared_routes
 from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
@@ -209,6 +213,36 @@ def text_fields_that_come_in_are_bounded(client: LiveClient, operation: Operatio
         yield from look(content["schema"], "")
 
 
+def a_post_says_that_it_takes_a_key_and_does(client: LiveClient, operation: Operation) -> Iterator[str]:
+    """`Idempotency-Key` and its three refusals stand in the document, of POST only; a key is one request's."""
+    named = [p for p in operation.says.get("parameters", []) if p["name"] == "Idempotency-Key"]
+    if operation.method != "POST":
+        if named:
+            yield "it promises to take an Idempotency-Key"
+        return
+    if not named:
+        yield "Idempotency-Key is not in the document"
+    for kind in (BAD_KEY, IN_FLIGHT, KEY_REUSED):
+        if kind.title not in operation.says["responses"].get(str(kind.status), {}).get("description", ""):
+            yield f"{kind.status} is not in the document: {kind.title}"
+
+    def ask(key: str, body: bytes) -> Any:
+        headers = {"content-type": (*operation.media_types, JSON)[0], "idempotency-key": key}
+        return client.post(operation.url, content=body, headers=headers)
+
+    key = f'"{uuid.uuid4()}"'
+    bad, first, again, other = ask("short", b"{}"), ask(key, b'{"a": 1}'), ask(key, b'{"a": 1}'), ask(key, b'{"a": 2}')
+    for answer, kind in ((bad, BAD_KEY), (other, KEY_REUSED)):
+        if wrong := is_problem(answer, kind.status):
+            yield wrong
+        elif answer.json()["type"] != kind.uri:
+            yield f"{answer.json()['type']} instead of {kind.uri}"
+    if (again.status_code, again.content) != (first.status_code, first.content):
+        yield "a repeated request gets another answer"
+    elif again.headers.get("idempotency-replayed") != "true":
+        yield "a repeated request is worked on again"
+
+
 Rule = Callable[[LiveClient, Operation], Iterator[str]]
 RULES: list[Rule] = [
     errors_are_documented,
@@ -221,6 +255,7 @@ RULES: list[Rule] = [
     another_media_type_is_415,
     head_is_get_without_a_body,
     text_fields_that_come_in_are_bounded,
+    a_post_says_that_it_takes_a_key_and_does,
 ]
 
 
@@ -290,8 +325,60 @@ def test_a_route_that_breaks_a_rule_is_found() -> None:
     assert "errors are not in the OpenAPI document" in found["errors_are_documented"]
 
 
+def test_a_head_that_is_not_get_is_found() -> None:
+    """Without `HeadAsGet` HEAD is 405; a cache in front that answers HEAD by itself may say something else, too."""
+
+    class OwnHead:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            answer = PlainTextResponse("") if scope.get("method") == "HEAD" else self.app
+            await answer(scope, receive, send)
+
+    for fault, expected in (
+        (Middleware(OwnHead), {"HEAD is 200 with 0 bytes, GET is 404", "HEAD has another content-type"}),
+        (None, {"HEAD is 405 with 0 bytes, GET is 200", "HEAD is 405 with 0 bytes, GET is 404"}),
+    ):
+        app = new_pantry("duckdb:///:memory:another_head")
+        others = [layer for layer in app.user_middleware if layer.cls is not HeadAsGet]
+        assert len(others) == len(app.user_middleware) - 1
+        app.user_middleware = [fault, *others] if fault else others
+        with serving(app) as client:
+            client.app = app  # type: ignore[attr-defined]
+            found = " | ".join(findings(client, head_is_get_without_a_body))
+        assert [wrong for wrong in expected if wrong not in found] == []
+
+
+def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silently(app: FastAPI) -> None:
+        install_idempotency(app)
+        app.state.describers.pop(0)
+
+    def only_in_words(app: FastAPI) -> None:
+        install_idempotency(app)
+        app.user_middleware.pop()
+
+    for install, expected in (
+        (silently, {"Idempotency-Key is not in the document", "409 is not in the document"}),
+        (
+            only_in_words,
+            {"422 instead of 400", "a repeated request", "/problems/invalid-input instead of /problems/key"},
+        ),
+    ):
+        monkeypatch.setattr("playbook.service.install_idempotency", install)
+        app = new_pantry("duckdb:///:memory:without_keys")
+        with serving(app) as client:
+            client.app = app  # type: ignore[attr-defined]
+            found = findings(client, a_post_says_that_it_takes_a_key_and_does)
+        for path in ("POST /organizations: ", "POST /packages: "):
+            its = " | ".join(wrong for wrong in found if wrong.startswith(path))
+            assert [part for part in expected if part not in its] == []
+
+
 def test_a_service_without_problems_breaks_nearly_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("playbook.service.install_problems", lambda app: None)
+    monkeypatch.setattr("playbook.service.install_idempotency", lambda app: None)
     app = new_pantry("duckdb:///:memory:without_problems")
     with serving(app) as client:
         client.app = app  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """Idempotency: under one key a POST acts once, whatever dies, waits or collides, and every retry gets the answer."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from playbook.api.idempotency import (
 )
 from playbook.api.resources import complete_methods, resources
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.database import Base, capture_sql, make_engine, transaction
 from playbook.foundations.http_service import Caller, NewIds, Transaction, create_app, permission
 from playbook.kit.live import LiveClient, serving
 from playbook.schema.identity import User
@@ -144,6 +145,67 @@ def test_the_second_is_told_to_wait_while_the_first_is_at_work(board: Board, cli
     assert second.json()["type"] == "/problems/in-flight"
     assert other.status_code == 422
     assert board.rows() == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"slug": "a", "slug": "b"}', b'{"slug": "\\ud800"}', b'"\\u0000"', b"[" * 9999]
+)
+def test_a_malformed_body_claims_no_key_and_costs_no_transaction(board: Board, client: LiveClient, body: bytes) -> None:
+    headers, callers = {"Idempotency-Key": KEY, "Content-Type": "application/json"}, []
+    find_caller = board.app.state.find_caller
+    board.app.state.find_caller = lambda request: callers.append(1) or find_caller(request)
+    with capture_sql(board.engine) as statements:
+        refused = client.post("/organizations", content=body, headers=headers)
+    assert (refused.status_code, refused.json()["type"]) == (400, "/problems/malformed-request")
+    assert (statements, callers, board.rows(IdempotencyKey)) == ([], [], 0)
+    good = b'{"slug": "acme", "name": "Acme"}'
+    answers = [client.post("/organizations", content=good, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert callers
+
+
+def test_nobody_gets_the_answer_that_nobody_gets_without_a_key(client: LiveClient) -> None:
+    """Also the body reaches the route, although the middleware has read it."""
+    for body in (b'{"slug": "acme", "name": "Acme"}', b"{}"):
+        sent = {"content": body, "headers": {"x-caller": "0", "content-type": "application/json"}}
+        plain = client.post("/organizations", **sent)
+        with_key = client.post("/organizations", **sent | {"headers": sent["headers"] | {"idempotency-key": KEY}})
+        assert (with_key.status_code, with_key.json()["type"]) == (plain.status_code, plain.json()["type"])
+
+
+def test_a_replay_is_the_same_however_the_body_is_cut(client: LiveClient) -> None:
+    body = b'{"slug": "acme", "name": "Acm\xc3\xa9"}'
+    headers = {"Idempotency-Key": KEY, "Content-Type": "application/json"}
+    parts = (body[place : place + 1] for place in range(len(body)))
+    answers = [client.post("/organizations", content=content, headers=headers) for content in (body, parts, body)]
+    assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
+    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true", "true"]
+    refused = [client.post("/packages", content=b'{"name": 5}', headers=headers) for _ in range(2)]
+    assert {(answer.status_code, answer.content) for answer in refused} == {(422, refused[0].content)}
+
+
+def test_keys_come_after_problems(url: str) -> None:
+    with pytest.raises(ValueError, match="call install_problems first"):
+        install_idempotency(create_app(make_engine(url)))
+
+
+def test_the_document_says_which_routes_take_a_key(url: str, clock: FixedClock, ids: Identifiers) -> None:
+    board = Board(url, clock, ids, exempt=("/packages",), required=frozenset({"POST /notes/{text}"}))
+    later = APIRouter()
+    later.add_api_route("/later", lambda: None, methods=["POST"])
+    for _ in range(2):
+        keys = {
+            f"{method} {path}": [
+                p["required"] for p in operation.get("parameters", ()) if p["name"] == "Idempotency-Key"
+            ]
+            for path, item in board.app.openapi()["paths"].items()
+            for method, operation in item.items()
+        }
+        assert keys.pop("post /notes/{text}") == [True]
+        assert keys.pop("post /organizations") == [False]
+        assert keys.pop("post /later", [False]) == [False]
+        assert set(map(len, keys.values())) == {0}
+        board.app.include_router(later)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +360,28 @@ def test_nobody_has_no_keys(board: Board, client: LiveClient) -> None:
 def test_a_body_too_large_is_413(client: LiveClient) -> None:
     answer = client.post("/organizations", content=b"x" * 20_000, headers={"Idempotency-Key": KEY})
     assert (answer.status_code, answer.json()["status"]) == (413, 413)
+
+
+def test_a_client_that_goes_in_the_middle_of_its_body_is_no_failure_of_the_service(board: Board) -> None:
+    ended = threading.Event()
+
+    async def watched(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await board.app(scope, receive, send)
+        finally:
+            if scope["type"] == "http":
+                ended.set()
+
+    with serving(watched) as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as connection:
+            head = b"POST /organizations HTTP/1.1\r\nHost: pantry\r\nContent-Type: application/json\r\n"
+            head += b'Idempotency-Key: "0123456789abcdef"\r\n'
+            connection.sendall(head + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 100")  # the service is waiting for the body
+            connection.sendall(b'{"slug"')
+        assert ended.wait(10)
+        assert board.rows(IdempotencyKey) == 0
+    assert client.server_errors == []
 
 
 def test_required_and_exempt(url: str, clock: FixedClock, ids: Identifiers) -> None:

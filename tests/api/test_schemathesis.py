@@ -1,9 +1,11 @@
 """Schemathesis reads Pantry's OpenAPI document and tries to prove it wrong against the live service.
 
 All its checks and phases. What it finds is a fault of the service or of its document; the waivers, each with its
-reason, are in `schemathesis.toml`.
+reason, are in `schemathesis.toml`. `schemathesis_hooks.py` gives it genuine cursors and keys.
 """
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from fastapi import APIRouter, Depends
 
+from playbook.api.pagination import sign_cursors
 from playbook.foundations.http_service import anyone
 from playbook.foundations.settings import Settings
 from playbook.kit.live import serving
@@ -28,7 +31,8 @@ def schemathesis(base_url: str, folder: Path, *options: str) -> subprocess.Compl
         "--generation-database", "none", "--suppress-health-check", "all", "--continue-on-failure", "--no-color",
         *options,
     ]  # fmt: skip
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    env = os.environ | {"SCHEMATHESIS_HOOKS": str(Path(__file__).with_name("schemathesis_hooks.py"))}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_nothing_is_found(url: str, tmp_path: Path) -> None:
@@ -65,3 +69,21 @@ def test_a_fault_would_be_found(fault: str, expected: str, tmp_path: Path) -> No
         done = schemathesis(str(client.base_url), tmp_path, "--include-path", f"/{fault}", "--phases", "fuzzing")
     assert done.returncode == 1, done.stdout + done.stderr
     assert expected in done.stdout
+
+
+@pytest.mark.parametrize("fault", ["cursor", "key"])
+def test_a_genuine_cursor_or_key_that_is_refused_would_be_found(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hooks put in place of made-up ones is not waived."""
+    if fault == "key":
+        monkeypatch.setattr("playbook.api.idempotency.KEY", re.compile("never"))
+    app = pantry(Settings(environment="test", database_url=f"duckdb:///:memory:schemathesis_{fault}"))
+    if fault == "cursor":
+        sign_cursors(app, "the secret of another service")
+    options = ["--include-path", "/packages", "--include-method", {"cursor": "GET", "key": "POST"}[fault]]
+    with serving(app) as client:
+        done = schemathesis(str(client.base_url), tmp_path, *options, "--phases", "coverage")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Schema-valid request rejected" in done.stdout
+    assert {"cursor": "/problems/bad-cursor", "key": "/problems/bad-idempotency-key"}[fault] in done.stdout
