@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import nbformat
-from measure import ROOT, Failed, Row, Sample, main, parser, run, show, take_all
+from measure import ROOT, Failed, Row, Sample, at_least_one, main, parser, run, show, take_all
 
 PACKAGES = ["pytest", "nbval", "pytest-xdist", "ipykernel"]
 AIM = 3  # times the floor
@@ -60,7 +60,9 @@ def make_empty(folder: Path, count: int) -> None:
 
 
 def work() -> None:
-    chosen = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--runs", type=at_least_one, default=1, help="over all notebooks (default: 1)")
+    chosen = arguments.parse_args()
     course = Suite(ROOT / "notebooks")
     count = len(course.notebooks())
     if not count:
@@ -70,7 +72,7 @@ def work() -> None:
         empty = Suite(Path(folder))
         floor = Row(f"floor: {count} empty notebooks", empty.take)
         whole = Row(f"all {count} notebooks", course.take, floor, aim_ratio=AIM)
-        take_all([floor, whole], 1 if chosen.quick else 3)
+        take_all([floor, whole], 1 if chosen.quick else chosen.runs)
     one = Row("floor: an empty notebook", empty.take, group="each notebook's own time")
     one.samples = [{"seconds": seconds} for runs in empty.own.values() for seconds in runs]
     each = [one]

@@ -4,11 +4,12 @@ The peer is the same app under plain `uvicorn` in a process of its own. The less
 one Python thread at a time, with the client; `LiveClient` also keeps every exchange, for `show_http`.
 """
 
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -43,14 +44,15 @@ def make_app() -> Any:
 
 
 @contextmanager
-def uvicorn_process() -> Iterator[str]:
-    """The app under plain uvicorn in a subprocess; its URL, once it accepts connections."""
+def uvicorn_process(factory: str = "bench_server:make_app", env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """An app under plain uvicorn in a subprocess, with `env` added; its URL, once it accepts connections."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "bench_server:make_app", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", factory, "--port", str(port)]
     command += ["--log-level", "critical", "--no-access-log", "--app-dir", str(Path(__file__).parent)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=os.environ | dict(env or {}), stdout=quiet, stderr=quiet)
     try:
         until = time.monotonic() + READY_SECONDS
         while True:

@@ -236,6 +236,13 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def at_least_one(text: str) -> int:
+    """The type of an option that counts: rows, runs, seconds."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
 def main(work: Callable[[], None]) -> None:
     """Run a benchmark. What could not be measured is one line and exit code 1; bad input is exit code 2."""
     from playbook.kit.errors import InputError
