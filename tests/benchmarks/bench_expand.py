@@ -1,0 +1,244 @@
+"""A column of a million rows is renamed while two clients read and write: the longest wait of one of their statements.
+
+Naive: one migration that adds the column, copies all rows and drops the old one. Safe: the five releases of
+`expand_and_contract`. A wait is a statement's whole transaction, its repetitions after a conflict included. The floor
+is the longest wait of the same clients while nothing is changed. Requests that fail are counted in the notes.
+"""
+
+import itertools
+import random
+import shutil
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from measure import ROOT, Row, Sample, fresh, main, parser, show, take_all
+
+PACKAGES = ["alembic", "duckdb", "duckdb-sqlalchemy", "sqlalchemy", "psycopg"]
+CLIENTS = 2  # threads
+SIZES = {"duckdb": 10_000, "postgresql": 5_000}  # rows of one transaction of the backfill; DuckDB reads all for each
+PAUSE = 0.002  # seconds between two statements of a client, as between two requests
+QUIET = 3.0  # seconds for which the floor is measured
+REMARKS = [
+    f"{CLIENTS} clients, each a thread: a random row is written, then one is read, {PAUSE * 1000:g} ms apart.",
+    f"The backfill copies {SIZES['duckdb']:,} rows a transaction on DuckDB, {SIZES['postgresql']:,} on PostgreSQL.",
+    f"The floor: {QUIET:g} s of the same clients. Lost: a write that was answered and is not there afterwards.",
+    "Naive on DuckDB: three transactions, since DuckDB cannot drop a column in the transaction that filled another.",
+]
+CREATE = """op.create_table(
+        "packages", sa.Column("name", sa.String(), primary_key=True), sa.Column("licence", sa.String(), nullable=False)
+    )"""
+EXPAND = """op.add_column("packages", sa.Column("license", sa.String()))
+    op.alter_column("packages", "licence", existing_type=sa.String(), nullable=True)"""
+CONTRACT = """op.alter_column("packages", "license", existing_type=sa.String(), nullable=False)
+    op.drop_column("packages", "licence")"""
+# What a release reads, and what it writes.
+RELEASES = {"0": ("licence", ("licence",)), "2": ("licence", ("licence", "license"))}
+RELEASES |= {"4": ("license", ("licence", "license")), "5": ("license", ("license",))}
+
+
+def history(folder: Path) -> Path:
+    """The three revisions of the change, in a folder with Pantry's Alembic environment."""
+    (folder / "versions").mkdir(parents=True)
+    shutil.copy(ROOT / "playbook" / "revisions" / "env.py", folder)
+    before = None
+    for name, body in (("0001_packages", CREATE), ("0002_expand", EXPAND), ("0003_contract", CONTRACT)):
+        head = f"import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = {name!r}, {before!r}\n"
+        (folder / "versions" / f"{name}.py").write_text(f"{head}\n\ndef upgrade():\n    {body}\n", encoding="utf-8")
+        before = name
+    return folder
+
+
+class Clients:
+    """Threads that write and read random rows through the statements of `release`, and note each wait in seconds."""
+
+    def __init__(self, engine: Any, count: int) -> None:
+        self.engine, self.count, self.release = engine, count, "0"
+        self.waits: list[float] = []
+        self.wrote: dict[str, str] = {}
+        self.failed = 0
+        self.last = ["0"] * CLIENTS  # the release that each client has used last
+        self.ending = threading.Event()
+        self.threads = [threading.Thread(target=self.client, args=(mine,)) for mine in range(CLIENTS)]
+
+    def __enter__(self) -> "Clients":
+        for thread in self.threads:
+            thread.start()
+        self.roll_out("0")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.ending.set()
+        for thread in self.threads:
+            thread.join()
+
+    def client(self, mine: int) -> None:
+        import sqlalchemy as sa
+
+        from playbook.foundations.database import transaction
+
+        draw = random.Random(mine)
+        for number in itertools.count():
+            if self.ending.is_set():
+                return
+            release, name = self.release, f"package-{draw.randrange(mine, self.count, CLIENTS):07}"
+            reads, writes = RELEASES[release]
+            statement = sa.text(f"SELECT {reads} FROM packages WHERE name = :name").bindparams(name=name)
+            if number % 2 == 0:
+                values = ", ".join(f"{column} = :text" for column in writes)
+                statement = sa.text(f"UPDATE packages SET {values} WHERE name = :name")
+                statement = statement.bindparams(name=name, text=f"{mine}-{number}")
+            started = time.perf_counter()
+            try:
+                # As many attempts as it takes: what a client would hear after twelve is measured as its wait.
+                transaction(self.engine, lambda session, s=statement: session.execute(s), attempts=1000)
+                if number % 2 == 0:
+                    self.wrote[name] = f"{mine}-{number}"
+            except sa.exc.ProgrammingError:
+                self.failed += 1
+            self.waits.append(time.perf_counter() - started)
+            self.last[mine] = release
+            time.sleep(PAUSE)
+
+    def roll_out(self, release: str) -> None:
+        """Every client uses `release` from now on; wait until none is at work through the one before."""
+        self.release, self.last = release, [""] * CLIENTS
+        while set(self.last) != {release}:
+            time.sleep(0.001)
+
+
+def naive(engine: Any, clients: Clients) -> int:
+    """Add, copy and drop, in one transaction where that is possible; how often the copy began again."""
+    import sqlalchemy as sa
+
+    from playbook.foundations.database import is_conflict
+
+    steps = [
+        "ALTER TABLE packages ADD COLUMN license VARCHAR",
+        "UPDATE packages SET license = licence",
+        "ALTER TABLE packages DROP COLUMN licence",
+    ]
+    again = 0
+    groups = [steps] if engine.dialect.name == "postgresql" else [[step] for step in steps]
+    for group in groups:
+        while True:
+            try:
+                # A migration runs in READ COMMITTED and without the limit of a request.
+                with engine.connect() as connection:
+                    if engine.dialect.name == "postgresql":
+                        connection.execution_options(isolation_level="READ COMMITTED")
+                        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+                    for step in group:
+                        connection.execute(sa.text(step))
+                    connection.commit()
+                break
+            except sa.exc.DBAPIError as error:
+                again += 1
+                if not is_conflict(error) or again == 100:
+                    raise
+    clients.release = "5"
+    return again
+
+
+def safe(engine: Any, clients: Clients, location: Path) -> int:
+    import sqlalchemy as sa
+
+    from playbook.migrations.expand_and_contract import backfill, differing, migrate
+
+    columns = sa.Column("name", sa.String, primary_key=True), sa.Column("licence"), sa.Column("license")
+    table = sa.Table("packages", sa.MetaData(), *columns)
+    again = migrate(engine, "0002_expand", location)
+    clients.roll_out("2")
+    backfill(engine, table, "licence", "license", SIZES[engine.dialect.name])
+    if differing(engine, table, "licence", "license"):
+        raise RuntimeError("the columns differ after the backfill")
+    clients.roll_out("4")
+    clients.roll_out("5")
+    return again + migrate(
+        engine, "0003_contract", location, attempts=1000, sleep=lambda seconds: time.sleep(min(seconds, 0.1))
+    )
+
+
+def change(url: str, way: str, count: int) -> dict[str, float]:
+    """The longest wait in seconds while `way` was done; how long it took, what failed or was lost, how often it began
+    again."""
+    import sqlalchemy as sa
+
+    from playbook.foundations.database import make_engine
+    from playbook.migrations.first_migration import upgrade
+
+    engine = make_engine(url)
+    with tempfile.TemporaryDirectory(prefix="playbook-bench-") as folder:
+        location = history(Path(folder) / "history")
+        with engine.begin() as connection:
+            for name in ("packages", "alembic_version"):
+                connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
+        upgrade(engine, "0001_packages", location)
+        padded = "'package-' || lpad(CAST(i AS VARCHAR), 7, '0')"
+        with engine.begin() as connection:
+            connection.execute(
+                sa.text(f"INSERT INTO packages SELECT {padded}, 'MIT' FROM generate_series(0, {count - 1}) AS t(i)")
+            )
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("CHECKPOINT" if engine.dialect.name == "duckdb" else "VACUUM ANALYZE packages")
+        again = 0
+        with Clients(engine, count) as clients:
+            for _ in range(3):
+                clients.roll_out("0")
+            begun, started = len(clients.waits), time.perf_counter()
+            if way == "floor":
+                time.sleep(QUIET)
+            else:
+                again = naive(engine, clients) if way == "naive" else safe(engine, clients, location)
+            seconds = time.perf_counter() - started
+        wait, column = max(clients.waits[begun:]), "licence" if way == "floor" else "license"
+        with engine.connect() as connection:
+            query = f"SELECT name, {column} FROM packages WHERE {column} IS DISTINCT FROM 'MIT'"
+            found = {name: text for name, text in connection.exec_driver_sql(query)}
+        lost = sum(found.get(name) != text for name, text in clients.wrote.items())
+        engine.dispose()
+    return {"seconds": wait, "took": seconds, "failed": clients.failed, "lost": lost, "again": again}
+
+
+def rows_for(url: str, engine: str, count: int) -> list[Row]:
+    def row(name: str, way: str, against: Row | None = None) -> Row:
+        def take() -> Sample:
+            sample: Sample = fresh(change, url=url, way=way, count=count)
+            if way != "floor":
+                made.note = (
+                    f"took {sample['took']:.1f} s, {sample['failed']:.0f} failed, {sample['lost']:.0f} writes lost"
+                )
+                made.note += f", began again {sample['again']:.0f} times" if sample["again"] else ""
+            return sample
+
+        made = Row(name, take, against, group=engine)
+        return made
+
+    floor = row("floor: nothing is changed", "floor")
+    releases = row("safe: five releases", "safe", floor)
+    return [floor, releases, row("naive: one migration", "naive", releases)]
+
+
+def work() -> None:
+    from playbook.kit import postgres
+
+    chosen = parser(__doc__).parse_args()
+    runs, count = (1, 50_000) if chosen.quick else (3, 1_000_000)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="playbook-bench-"))
+        urls = {"DuckDB, a file": f"duckdb:///{folder}/bench.duckdb"}
+        try:
+            server = stack.enter_context(postgres.server())
+            urls["PostgreSQL"] = stack.enter_context(postgres.database(server))
+        except postgres.PostgresUnavailable as error:
+            print(f"PostgreSQL is left out: {error}")
+        rows = [row for engine, url in urls.items() for row in rows_for(url, engine, count)]
+        take_all(rows, runs)
+    show(f"The longest wait of a statement while a column of {count:,} rows is renamed", rows, PACKAGES, REMARKS)
+
+
+if __name__ == "__main__":
+    main(work)
