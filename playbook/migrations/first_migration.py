@@ -130,8 +130,7 @@ def alembic_config(engine: sa.Engine | str, location: Location = PANTRY, metadat
 
 # %% [markdown]
 """
-The commands. None of them needs the models: a revision is frozen, and one that imports a model breaks as soon as the
-model changes again.
+The commands. None of them needs the models: a revision that imports a model breaks as soon as that changes again.
 """
 
 # %% tags=["export"]
@@ -185,7 +184,7 @@ LOCK = 7_350_116_223  # any number, the same in every process that migrates this
 
 
 @contextmanager
-def migration_connection(engine: sa.Engine) -> Iterator[sa.Connection]:
+def migration_connection(engine: sa.Engine, lock_timeout: str = "5s") -> Iterator[sa.Connection]:
     """A connection to migrate with. On PostgreSQL it waits up to the engine's own `statement_timeout` for its turn."""
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
@@ -193,7 +192,7 @@ def migration_connection(engine: sa.Engine) -> Iterator[sa.Connection]:
             connection.detach()  # closed at the end: neither its settings nor its lock go back to the pool
             connection.execute(sa.select(sa.func.pg_advisory_lock(LOCK)))
             connection.execute(sa.text("SET statement_timeout = 0"))
-            connection.execute(sa.text("SET lock_timeout = '5s'"))
+            connection.execute(sa.select(sa.func.set_config("lock_timeout", lock_timeout, False)))
             connection.commit()
         yield connection
 
@@ -214,12 +213,16 @@ class PortableDuckDB(DuckDBImpl):
         if not isinstance(const, sa.ForeignKeyConstraint):
             super().drop_constraint(const, **options)
 
+    def drop_table(self, table: sa.Table, **options: Any) -> None:
+        if not table.name.startswith("_alembic_tmp_"):  # left by a failed batch, whose error this one would hide;
+            super().drop_table(table, **options)  # the rollback drops it
+
 
 # %% [markdown]
 """
 What all uses share. Random revision ids tell nobody anything, so ours are numbered and named. A type of our own is
 written as the type it stands on: a revision may not depend on our code. Foreign keys are compared where they exist,
-check constraints where their names are kept, both on PostgreSQL only.
+check constraints where their names are kept, both on PostgreSQL only; an index with `ddl_if` where that makes it.
 """
 
 # %% tags=["export"]
@@ -246,6 +249,12 @@ def plain_type(kind: str, item: Any, context: Any) -> str | bool:
     return f"sa.{item.impl_instance!r}" if decorator else False
 
 
+def exists_on(dialect: str, item: Any, kind: str) -> bool:
+    """Whether `item` of the models is made on `dialect`."""
+    only = getattr(item, "_ddl_if", None)  # Alembic itself does not ask: its issue 1491
+    return (only is None or only.dialect == dialect) and (kind != "foreign_key_constraint" or dialect == "postgresql")
+
+
 def alembic_options(dialect: str) -> dict[str, Any]:
     """The options of every migration context, for the commands and for comparisons."""
     by_name = ["alembic.ext.checkconstraint_byname"] if dialect == "postgresql" else []
@@ -253,7 +262,7 @@ def alembic_options(dialect: str) -> dict[str, Any]:
         "transaction_per_migration": True,
         "compare_server_default": True,
         "autogenerate_plugins": ["alembic.autogenerate.*", *by_name],
-        "include_object": lambda item, name, kind, *_: kind != "foreign_key_constraint" or dialect == "postgresql",
+        "include_object": lambda item, name, kind, *_: exists_on(dialect, item, kind),
         "process_revision_directives": readable_id,
         "render_item": plain_type,
     }
@@ -285,7 +294,7 @@ def run_environment(make: Callable[[], sa.Engine], models: Callable[[], sa.MetaD
         return
     engine, metadata = (given["engine"], given["metadata"]) if called else (make(), models())
     metadata = plain if metadata is None else metadata
-    with migration_connection(engine) as connection:
+    with migration_connection(engine, given.get("lock_timeout", "5s")) as connection:
         context.configure(connection=connection, target_metadata=metadata, **alembic_options(engine.dialect.name))
         with context.begin_transaction():
             context.run_migrations()
@@ -376,16 +385,18 @@ class WrongSchema(ValueError):
     """The database is not at head. The message is one line and says what to run."""
 
 
-def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "head") -> None:
-    """Bring an empty database to head. Raises WrongSchema for any other that is not at head.
+def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "head", also: tuple[str, ...] = ()) -> None:
+    """Bring an empty database to head. Raises WrongSchema for any other that is not at head, nor at one of `also`.
 
-    `baseline` is the revision that describes the databases made before there were revisions.
+    `baseline` is the revision that describes the databases made before there were revisions; `also` are the revisions
+    besides head that this program can serve from, while a change is rolled out.
     """
     at, wanted = current(engine), heads(location)
-    if at != wanted:
+    serves = {wanted, *((revision,) for revision in also)}
+    if at not in serves:
         with ONE_AT_A_TIME, migration_connection(engine):  # after whoever is migrating at this moment
             at = current(engine)
-    if at == wanted:
+    if at in serves:
         return
     if not at and not set(sa.inspect(engine).get_table_names()) - {"alembic_version"}:
         upgrade(engine, "head", location)
@@ -407,9 +418,8 @@ def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "hea
 
 # %% [markdown]
 """
-Last, where there are no foreign keys, something else must prove that references hold. The audit asks the models for
-every reference, and the database for rows without a parent. On PostgreSQL it finds what a constraint `NOT VALID` or a
-careless restore has left behind.
+Last, the proof that references hold where no foreign key does: the audit asks the models for every reference, and the
+database for rows without a parent. On PostgreSQL it finds what `NOT VALID` or a careless restore has left behind.
 """
 
 # %% tags=["export"]
@@ -785,5 +795,5 @@ S. Ambler, *Refactoring Databases*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Catalog](../schema/catalog.ipynb) · [course map](../index.ipynb) · Next: [Resources](../api/resources.ipynb)
+Previous: [Catalog](../schema/catalog.ipynb) · [course map](../index.ipynb) · Next: [Expand and contract](expand_and_contract.ipynb)
 """

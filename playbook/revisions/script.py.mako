@@ -7,6 +7,7 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+loses: dict[str, str] = {}  # values that going up or down cannot keep: table or table.column, and why
 
 
 def upgrade() -> None:

@@ -153,8 +153,8 @@ def version_key(text: str) -> str:
 # %% [markdown]
 """
 The tables. A package belongs to an organization and to nobody else. Its name's *form* may be typed in many ways, its
-key only in one. Yanking keeps the row: an installer that asks for exactly this version still gets it, all others no
-longer see it.
+key only in one. The last two indexes are for lists read [page by page](../api/pagination.ipynb), by popularity and by
+date of change. DuckDB would keep them up to date at every write and never read them, so only PostgreSQL has them.
 """
 
 # %% tags=["export"]
@@ -166,12 +166,19 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from playbook.foundations.database import Base
 
+NO_RANK = 2**31 - 1  # sorts a package without a rank after all others; the largest INTEGER
+BY_RANK = f"coalesce(popularity_rank, {NO_RANK})"
+
 
 class Package(Base):
     """A named package. `normalized_name` (PEP 503) is its natural key; `popularity_rank` 1 is the most downloaded."""
 
     __tablename__ = "packages"
-    __table_args__ = (sa.Index(None, "normalized_name", unique=True),)
+    __table_args__ = (
+        sa.Index(None, "normalized_name", unique=True),
+        sa.Index("ix_packages_popularity", sa.text(BY_RANK), "normalized_name").ddl_if("postgresql"),
+        sa.Index("ix_packages_updated", "updated_at", "normalized_name").ddl_if("postgresql"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     organization_id: Mapped[UUID] = mapped_column(sa.ForeignKey("organizations.id"), index=True)
@@ -184,6 +191,14 @@ class Package(Base):
     updated_at: Mapped[datetime]
 
 
+# %% [markdown]
+"""
+Beside its organization a package has people of its own, and releases. Yanking keeps a release's row: an installer that
+asks for exactly this version still gets it, all others no longer see it.
+"""
+
+
+# %% tags=["export"]
 class PackageRole(Base):
     """What a person may do with one package beyond their role in its organization: "maintainer" or "uploader"."""
 

@@ -1,7 +1,8 @@
 """A page of twenty of the real packages: page 1 against page 700, by cursor and by OFFSET, on both engines.
 
 Each row is one statement of `GET /packages` in a transaction of its own, without HTTP. The floor is page 1 of the same
-list by the same way. The index of the sort by popularity is the one that `index_sql` writes.
+list by the same way. The third group is a database before revision `0004_list_indexes`; its floors are those of the
+database at head.
 """
 
 import tempfile
@@ -15,6 +16,7 @@ from measure import Row, Sample, fresh, main, parser, show, take_all
 
 PACKAGES = ["duckdb", "duckdb-sqlalchemy", "sqlalchemy", "psycopg"]
 LIMIT, DEEP = 20, 700  # rows of a page; which page is the deep one
+OLDER = "0003_idempotency_keys", "0004_list_indexes"  # the revision of the third group, and what it lacks
 SECRET = "the secret of a benchmark, for nobody"
 REMARKS = [
     "One page: the mean of a run's pages, read one after the other, after five that are not counted.",
@@ -22,28 +24,27 @@ REMARKS = [
 ]
 
 
-def prepare(url: str) -> int:
-    """Load the catalogue and make the index; how many packages there are."""
+def prepare(url: str, revision: str) -> int:
+    """Migrate to `revision` and load the catalogue; how many packages there are."""
     from datetime import UTC, datetime
 
     import sqlalchemy as sa
 
-    from playbook.api.pagination import PACKAGE_LIST, index_sql
     from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-    from playbook.foundations.database import Base, make_engine, transaction
+    from playbook.foundations.database import make_engine, transaction
     from playbook.kit.data import data_path
+    from playbook.migrations.first_migration import upgrade
     from playbook.schema.catalog import Package, load_catalog
     from playbook.schema.identity import Organization
 
     engine, now = make_engine(url), datetime(2026, 11, 2, tzinfo=UTC)
-    Base.metadata.create_all(engine)
+    upgrade(engine, revision)
     ids = Identifiers(FixedClock(now))
     owner = ids.new()
     mirror = {"id": owner, "slug": "mirror", "name": "Mirror", "created_at": now, "updated_at": now}
     transaction(engine, lambda session: session.add(Organization(**mirror)))
     load_catalog(engine, data_path("packages.csv"), owner, now)
     with engine.begin() as connection:
-        connection.exec_driver_sql(index_sql(PACKAGE_LIST, "popularity"))
         connection.exec_driver_sql("ANALYZE")
         count = connection.scalar(sa.select(sa.func.count()).select_from(Package)) or 0
     engine.dispose()
@@ -87,21 +88,25 @@ def read(url: str, sort: str, number: int, offset: bool, count: int) -> Sample:
     return {"seconds": seconds}
 
 
-def rows_for(url: str, engine: str, count: int) -> list[Row]:
-    rows = []
-    for sort in ("name", "popularity"):
-        for offset in (False, True):
-            way = "OFFSET" if offset else "cursor"
+def rows_for(url: str, engine: str, count: int, older: str | None = None) -> list[Row]:
+    """The rows of one engine. `older` is the URL of a database before the revision that made the indexes."""
 
-            def row(number: int, against: Row | None = None, sort: str = sort, offset: bool = offset) -> Row:
-                take = partial(fresh, read, url=url, sort=sort, number=number, offset=offset, count=count)
-                named = f"{'floor: ' * (against is None)}by {sort}, {'OFFSET' if offset else 'cursor'}, page {number}"
-                return Row(named, take, against, aim_ratio=None if offset or against is None else 1.5, group=engine)
+    def row(at: str, group: str, sort: str, number: int, offset: bool, against: Row | None, aim: float | None) -> Row:
+        take = partial(fresh, read, url=at, sort=sort, number=number, offset=offset, count=count)
+        named = f"{'floor: ' * (against is None)}by {sort}, {'OFFSET' if offset else 'cursor'}, page {number}"
+        return Row(named, take, against, aim_ratio=aim, group=group)
 
-            first = row(1)
-            first.note = f"the first {LIMIT}" if way == "cursor" else ""
-            rows += [first, row(DEEP, first)]
-    return rows
+    rows, before = [], []
+    for sort in ("name", "popularity", "updated"):
+        first = row(url, engine, sort, 1, False, None, None)
+        first.note = f"the first {LIMIT}"
+        rows += [first, row(url, engine, sort, DEEP, False, first, 1.5)]
+        by_offset = row(url, engine, sort, 1, True, None, None)
+        rows += [by_offset, row(url, engine, sort, DEEP, True, by_offset, None)]
+        if older and sort != "name":
+            group = f"{engine}, before {OLDER[1]}"
+            before += [row(older, group, sort, number, False, first, None) for number in (1, DEEP)]
+    return rows + before
 
 
 def work() -> None:
@@ -111,16 +116,17 @@ def work() -> None:
     runs, count = (1, 10) if chosen.quick else (7, 100)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="playbook-bench-"))
-        urls = {"DuckDB, a file": f"duckdb:///{folder}/bench.duckdb"}
+        url = f"duckdb:///{folder}/bench.duckdb"
+        packages = fresh(prepare, url=url, revision="head")
+        rows = rows_for(url, "DuckDB, a file", count)
         try:
             server = stack.enter_context(postgres.server())
-            urls["PostgreSQL"] = stack.enter_context(postgres.database(server))
+            url, older = (stack.enter_context(postgres.database(server)) for _ in range(2))
+            for at, revision in ((url, "head"), (older, OLDER[0])):
+                fresh(prepare, url=at, revision=revision)
+            rows += rows_for(url, "PostgreSQL", count, older)
         except postgres.PostgresUnavailable as error:
             print(f"PostgreSQL is left out: {error}")
-        rows, packages = [], 0
-        for engine, url in urls.items():
-            packages = fresh(prepare, url=url)
-            rows += rows_for(url, engine, count)
         take_all(rows, runs)
     show(f"Pages of {LIMIT} of {packages:,} packages", rows, PACKAGES, REMARKS)
 

@@ -101,10 +101,13 @@ def test_revisions_depend_on_no_code_of_ours() -> None:
 def test_what_create_all_makes_is_the_baseline(engine: sa.Engine) -> None:
     """So a database made before there were migrations may be stamped with it."""
     fm.upgrade(engine, BASELINE)
-    tables = set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
+    inspector = sa.inspect(engine)
+    tables = set(inspector.get_table_names()) - {"alembic_version"}
     before = sa.MetaData(naming_convention=NAMING)
     for name in tables:
-        Base.metadata.tables[name].to_metadata(before)
+        copy = Base.metadata.tables[name].to_metadata(before)
+        there = {index["name"] for index in inspector.get_indexes(name)}
+        copy.indexes -= {index for index in copy.indexes if index.name not in there}  # later revisions made them
     assert len(tables) == 11
     fm.downgrade(engine, "base")
     before.create_all(engine)

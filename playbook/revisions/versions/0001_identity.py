@@ -7,6 +7,10 @@ revision = "0001_identity"
 down_revision = None
 branch_labels = None
 depends_on = None
+loses = dict.fromkeys(
+    ("users", "accounts", "sessions", "verifications", "organizations", "members", "invitations"),
+    "below this revision there is no table",
+)
 
 
 def upgrade() -> None:

@@ -7,6 +7,7 @@ revision = "0002_catalog"
 down_revision = "0001_identity"
 branch_labels = None
 depends_on = None
+loses = dict.fromkeys(("packages", "package_roles", "releases", "files"), "the tables begin here")
 
 
 def upgrade() -> None:

@@ -7,6 +7,7 @@ revision = "0003_idempotency_keys"
 down_revision = "0002_catalog"
 branch_labels = None
 depends_on = None
+loses = {"idempotency_keys": "the table begins here; a request under way loses its replay, its work stays"}
 
 
 def upgrade() -> None:
