@@ -368,6 +368,15 @@ def test_pytest_finds_no_test_in_the_page(target: str) -> None:
     assert "error" not in done.stdout.lower(), done.stdout
 
 
+def test_the_service_does_not_load_what_is_for_tests() -> None:
+    code = (
+        "import sys, playbook.service; "
+        "print([name for name in ('hypothesis', 'playbook.migrations.test_migrations') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_the_history_of_pantry_is_the_default(url: str) -> None:
     engine = make_engine(url)
     upgrade(engine)
