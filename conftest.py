@@ -1,4 +1,4 @@
-"""What all tests and notebooks share: a clean environment, one PostgreSQL server a worker, and the pages as parameters.
+"""What all tests and notebooks share: a clean environment, one PostgreSQL server, and the pages as parameters.
 
 Nothing here hides a failure: the only thing skipped is what needs a PostgreSQL server where none can be had, and the
 reason is shown.
@@ -8,10 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from playbook.kit import postgres
 from playbook.kit.course import Course, Playbook
@@ -35,6 +37,21 @@ def pytest_configure(config: pytest.Config) -> None:
         folder.chmod(0o755)  # as root, PostgreSQL runs as another user
         os.environ["TMPDIR"] = str(folder)
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        # One server for all lessons of all workers: each page would start one, five times in a run.
+        if SERVER not in os.environ and not config.option.collectonly:
+            with suppress(postgres.PostgresUnavailable):
+                shared = postgres.Server()
+                with create_engine(shared.url, isolation_level="AUTOCOMMIT").connect() as connection:
+                    for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # it need not survive a crash
+                        connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+                    connection.execute(text("SELECT pg_reload_conf()"))
+                os.environ[postgres.SHARED] = shared.url
+                config.add_cleanup(shared.stop)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: some wait for a server or a process meanwhile."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -65,6 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @cache
 def why_no_packaged_server() -> str:
     """Why the packaged PostgreSQL cannot run here; empty when it can."""
+    if postgres.SHARED in os.environ:
+        return ""
     try:
         postgres.Server().stop()
     except postgres.PostgresUnavailable as error:
@@ -94,16 +113,11 @@ def packaged_server_for(request: pytest.FixtureRequest) -> Callable[[Playbook], 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """A PostgreSQL server for this worker: the one DATABASE_URL named, or the packaged one."""
-    if SERVER in os.environ:
-        yield os.environ[SERVER]
+    """A PostgreSQL server: the one DATABASE_URL named, or the packaged one that all workers share."""
+    if url := os.environ.get(SERVER) or os.environ.get(postgres.SHARED):
+        yield url
         return
-    try:
-        server = postgres.Server()
-    except postgres.PostgresUnavailable as error:
-        pytest.skip(f"needs PostgreSQL: {error}")
-    yield server.url
-    server.stop()
+    pytest.skip(f"needs PostgreSQL: {why_no_packaged_server() or 'none was started'}")
 
 
 @pytest.fixture

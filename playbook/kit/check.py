@@ -50,7 +50,7 @@ ACTS = frozenset(
 )  # fmt: skip
 IMPORTS = (ast.Import, ast.ImportFrom)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-DEFINITIONS = (*IMPORTS, *FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign)
+DEFINITIONS = (*IMPORTS, *FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign)
 # Folders of one machine. `/etc/passwd` is not here: it is what attacks in lessons ask for.
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/-])/(?:home|Users|root|tmp|var|usr|opt|work|mnt|srv)/[\w.-]"

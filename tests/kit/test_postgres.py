@@ -27,6 +27,19 @@ from playbook.kit.errors import InputError
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
+@pytest.fixture(autouse=True)
+def no_shared_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here servers are started and stopped, not taken over from the whole run."""
+    monkeypatch.delenv(postgres.SHARED, raising=False)
+
+
+def test_a_server_that_runs_already_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(postgres.SHARED, "postgresql+psycopg://shared/db")
+    monkeypatch.setattr(postgres, "Server", None)  # starting another would fail
+    with postgres.server() as url:
+        assert url == "postgresql+psycopg://shared/db"
+
+
 @pytest.fixture(scope="module")
 def packaged() -> Iterator[postgres.Server]:
     """The packaged server. Where its wheel is installed it must start: only a missing wheel is a reason to skip."""
