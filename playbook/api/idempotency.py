@@ -781,5 +781,5 @@ IETF draft-ietf-httpapi-idempotency-key-header, 2 (the field, fingerprint, expir
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Conditional requests](conditional_requests.ipynb) · [course map](../index.ipynb)
+Previous: [Conditional requests](conditional_requests.ipynb) · [course map](../index.ipynb) · Next: [Passwords](../auth/passwords.ipynb)
 """

@@ -286,7 +286,7 @@ import sqlalchemy as sa
 from fastapi import Query
 from sqlalchemy import orm
 
-from playbook.foundations.http_service import CurrentCaller, NewIds, Now, Transaction, permission
+from playbook.foundations.http_service import CurrentCaller, NewIds, Now, Permit, Transaction, permission
 from playbook.schema.catalog import File, Package, PackageRole, Release
 from playbook.schema.identity import Invitation, Member, Organization
 
@@ -428,9 +428,19 @@ def read_package(name: str, transact: Transaction) -> PackageOut:
     return package_out(transact(lambda session: package_or_404(session, name)))
 
 
+# %% [markdown]
+"""
+Who may create a package depends on the organization, which is in the body. A dependency sees only the path, so this
+endpoint asks itself.
+"""
+
+
 # %% tags=["export"]
-@resources.post("/packages", status_code=201, dependencies=[takes(JSON), permission("packages:create")])
-def create_package(new: NewPackage, response: Response, transact: Transaction, clock: Now, ids: NewIds) -> PackageOut:
+@resources.post("/packages", status_code=201, dependencies=[takes(JSON)])
+def create_package(
+    new: NewPackage, response: Response, permit: Permit, transact: Transaction, clock: Now, ids: NewIds
+) -> PackageOut:
+    permit("packages:create", {"organization": new.organization})
     key = canonicalize_name(new.name)
 
     def work(session: orm.Session) -> Any:
@@ -453,6 +463,7 @@ def create_package(new: NewPackage, response: Response, transact: Transaction, c
     return created
 
 
+# %% tags=["export"]
 @resources.patch("/packages/{name}", dependencies=[takes(MERGE_PATCH), permission("packages:write")])
 def change_package(
     name: str, changes: Annotated[PackagePatch, PatchBody], transact: Transaction, clock: Now

@@ -196,12 +196,24 @@ def current_caller(request: Request) -> Caller:
 CurrentCaller = Annotated[Caller, Depends(current_caller)]
 
 
+def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], None]:
+    """For an endpoint whose body, not its path, names what is acted on: `permit(action, target)`, or 403."""
+
+    def permit(action: str, target: Mapping[str, Any]) -> None:
+        if not request.app.state.may(caller, action, target):
+            raise HTTPException(403, f"{caller.name} may not do this: {action}")
+
+    return permit
+
+
+Permit = Annotated[Callable[[str, Mapping[str, Any]], None], Depends(permit_of)]
+
+
 def permission(action: str) -> Any:
     """A dependency that lets only those pass who may do `action` on what the path names; 403 for others."""
 
-    def check(request: Request, caller: CurrentCaller) -> Caller:
-        if not request.app.state.may(caller, action, request.path_params):
-            raise HTTPException(403, f"{caller.name} may not do this: {action}")
+    def check(request: Request, caller: CurrentCaller, permit: Permit) -> Caller:
+        permit(action, request.path_params)
         return caller
 
     check.__name__ = f"permission:{action}"

@@ -221,7 +221,7 @@ convenient.
 # %% tags=["export"]
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationInfo, field_validator
 
 DEVELOPMENT_SECRET = SecretStr("for development only, everybody can read this")
 NEW_SECRET = "$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
@@ -262,6 +262,50 @@ class Fields(Guarded):
 
 # %% [markdown]
 """
+The auth track has settings of its own; what they do is said where they are used. Two of them can contradict each other,
+and the one that is read later says so:
+"""
+
+
+# %% tags=["export"]
+def mail_address(text: str) -> str:
+    """`text`, when mail can be sent from it: `name@host`. Raises ValueError for anything else."""
+    if not re.fullmatch(r"[\w.+-]+@[A-Za-z0-9.-]+", text):
+        raise ValueError("should be an address, like pantry@pantry.example")
+    return text
+
+
+class AuthFields(Fields):
+    """What the auth flows can be told. Lifetimes are in seconds."""
+
+    password_max_length: int = Field(128, ge=64, le=1024, examples=["128"])
+    password_blocklist: bool = Field(True, examples=["on"])
+    session_lifetime: int = Field(7 * 86_400, gt=0, examples=["604800"])  # without use
+    session_absolute_lifetime: int = Field(30 * 86_400, gt=0, examples=["2592000"])
+    session_refresh_after: int = Field(86_400, ge=0, examples=["86400"])
+    session_fresh: int = Field(86_400, gt=0, examples=["86400"])
+    host_cookies: bool = Field(False, examples=["on"])  # __Host- where Better Auth has __Secure-
+    reauthentication: int = Field(600, gt=0, examples=["600"])  # for a change of e-mail
+    verification_lifetime: int = Field(3600, gt=0, examples=["3600"])
+    reset_lifetime: int = Field(3600, gt=0, examples=["3600"])
+    verification_on_sign_in: bool = Field(True, examples=["on"])
+    sign_in_after_verification: bool = Field(False, examples=["off"])
+    confirm_email_change: bool = Field(True, examples=["on"])
+    revoke_sessions_on_change: bool = Field(True, examples=["on"])
+    mail_from: Annotated[str, AfterValidator(mail_address)] = Field(
+        "pantry@localhost", examples=["pantry@pantry.example"]
+    )
+
+    @field_validator("password_max_length")
+    @classmethod
+    def _not_less_than_the_least(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("password_min_length", 0):
+            raise ValueError("should not be less than PANTRY_PASSWORD_MIN_LENGTH")
+        return value
+
+
+# %% [markdown]
+"""
 Some values are right alone and wrong together. A field sees the fields above it (`info.data`), so these rules are field
 rules too, and their faults arrive in one list with all others. A rule over the whole object would run only after every
 field is right: an operator would restart once a mistake.
@@ -269,11 +313,9 @@ field is right: an operator would restart once a mistake.
 The published secret is refused with `https` as well: somebody deployed this and forgot `PANTRY_ENVIRONMENT`.
 """
 
+
 # %% tags=["export"]
-from pydantic import ValidationInfo, field_validator
-
-
-class Settings(Fields):
+class Settings(AuthFields):
     """The settings of one Pantry process; read them with `load_settings`. Development's defaults stop at production."""
 
     @field_validator("base_url", "trusted_origins")

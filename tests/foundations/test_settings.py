@@ -57,6 +57,16 @@ def test_an_empty_environment_is_development() -> None:
     assert settings.max_body_bytes == 2**20
 
 
+AUTH: dict[str, tuple[str, object]] = {  # by field: what is written, and what arrives
+    "password_max_length": ("64", 64), "password_blocklist": ("off", False), "session_lifetime": ("60", 60),
+    "session_absolute_lifetime": ("90", 90), "session_refresh_after": ("0", 0), "session_fresh": ("5", 5),
+    "host_cookies": ("on", True), "reauthentication": ("7", 7), "verification_lifetime": ("8", 8),
+    "reset_lifetime": ("9", 9), "verification_on_sign_in": ("off", False), "sign_in_after_verification": ("on", True),
+    "confirm_email_change": ("off", False), "revoke_sessions_on_change": ("off", False),
+    "mail_from": ("mail@pantry.example", "mail@pantry.example"),
+}  # fmt: skip
+
+
 def test_every_variable_arrives() -> None:
     settings = load_settings(
         {
@@ -71,9 +81,11 @@ def test_every_variable_arrives() -> None:
             "PANTRY_REVOKE_SESSIONS_ON_RESET": "off",
             "PANTRY_RATE_LIMITS": "off",
             "PANTRY_MAX_BODY_BYTES": "1000",
+            **{f"PANTRY_{name.upper()}": text for name, (text, _) in AUTH.items()},
         }
     )
     assert dict(settings) == {
+        **{name: value for name, (_, value) in AUTH.items()},
         "database_url": "duckdb:////var/pantry/pantry.duckdb",
         "environment": "test",
         "secret": settings.secret,
@@ -418,3 +430,14 @@ def test_a_process_with_a_typo_does_not_start() -> None:
     assert "started" not in done.stdout
     assert done.stderr.rstrip().endswith("PANTRY_SECRT: is not a setting; did you mean PANTRY_SECRET?")
     assert SECRET not in done.stderr
+
+
+def test_the_two_lengths_of_passwords_agree() -> None:
+    lines = refused({"PANTRY_PASSWORD_MIN_LENGTH": "100", "PANTRY_PASSWORD_MAX_LENGTH": "64"})
+    assert [line.split(":")[0] for line in lines] == ["PANTRY_PASSWORD_MAX_LENGTH"]
+    assert "PANTRY_PASSWORD_MIN_LENGTH" in lines[0]
+
+
+@pytest.mark.parametrize("text", ["", "pantry", "a b@c", "a@b\nBcc: c@d", "<a@b>", "a@b@c"])
+def test_mail_is_sent_from_an_address(text: str) -> None:
+    assert refused({"PANTRY_MAIL_FROM": text})[0].startswith("PANTRY_MAIL_FROM: ")
