@@ -1,0 +1,1 @@
+"""Who is it, may they, for how long."""
