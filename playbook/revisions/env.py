@@ -24,7 +24,7 @@ def engine() -> sa.Engine:
 
 def models() -> sa.MetaData:
     """All tables of Pantry: whatever the service imports. Late, because running a revision needs no model."""
-    import playbook.service  # noqa: F401
+    import playbook.production.pantry  # noqa: F401
 
     return Base.metadata
 
