@@ -2,7 +2,7 @@
 
     python data/make_legacy_uploads.py                 writes data/legacy_uploads.csv and data/manifest.toml
     python data/make_legacy_uploads.py --out PATH      writes the CSV to PATH and leaves the manifest alone
-    python data/make_legacy_uploads.py --manifest      writes data/manifest.toml from the CSV files as they are
+    python data/make_legacy_uploads.py --manifest      writes data/manifest.toml from the data files as they are
 
 The package names come from `packages.csv`; people, teams and uploads are invented. The same bytes come out on every
 machine and every supported Python: the only source of chance is `random.Random(SEED).random()`, whose sequence Python
@@ -16,6 +16,7 @@ import argparse
 import csv
 import hashlib
 import io
+import json
 import random
 import re
 import sys
@@ -555,11 +556,14 @@ def line(number: int, u: Upload) -> bytes:
 
 
 def manifest(folder: Path) -> str:
-    """The text of `manifest.toml` for the CSV files in `folder`: bytes, rows without the header, SHA-256."""
+    """The text of `manifest.toml` for the data files in `folder`: bytes, rows or recorded exchanges, SHA-256."""
     parts = ["# Made by `python data/make_legacy_uploads.py --manifest`. Read by playbook/kit/data.py.\n"]
-    for path in sorted(folder.glob("*.csv")):
+    for path in sorted([*folder.glob("*.csv"), *folder.glob("*.json")]):
         content = path.read_bytes()
-        rows = sum(1 for _ in csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline=""))) - 1
+        if path.suffix == ".json":
+            rows = len(json.loads(content)["exchanges"])
+        else:
+            rows = sum(1 for _ in csv.reader(io.StringIO(content.decode("utf-8", "replace"), newline=""))) - 1
         sha256 = hashlib.sha256(content).hexdigest()
         parts.append(f'\n["{path.name}"]\nbytes = {len(content)}\nrows = {rows}\nsha256 = "{sha256}"\n')
     return "".join(parts)
