@@ -13,9 +13,11 @@ and publish packages; machines upload and install them. Every page of this cours
 - **Lose no update**: eight threads, a hundred increments each, on an embedded database and on PostgreSQL.
 - **Read data before you model it**, and load thousands of real rows with every bad one named by its line.
 - **Model** people, sign-in, packages and versions so that a changed name or a second spelling does no harm.
-- **Migrate** a database with a script that somebody has read, and find each one that is not what the models say.
+- **Migrate** a database with a script that somebody has read, a test has tried, and no client has noticed.
 - **Give** an API the methods and status codes that clients, caches and proxies already understand, and failures one form.
 - **Read** a list that changes meanwhile, **edit** without overwriting anybody, **send again** without acting twice.
+- **Sign people in** without telling strangers who has an account, and forget them at the next request.
+- **Put a backend under a front end** that was written for another one, and prove that nobody notices.
 - **Write a decision** so that somebody can question it two years later.
 
 ## Ten seconds of Pantry
@@ -73,7 +75,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-16 playbooks, 5 h 7 min in all.
+28 playbooks, 8 h 55 min in all.
 
 ### foundations: the ground everything stands on (1 h 33 min)
 
@@ -110,6 +112,28 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Pagination](api/pagination.ipynb) | 20 | Read a list page by page so that every row which stays is seen exactly once, whatever comes and goes meanwhile. |
 | [Conditional requests](api/conditional_requests.ipynb) | 18 | Let two people edit one thing without overwriting each other, and let clients ask "has it changed?" for a few bytes. |
 | [Idempotency](api/idempotency.ipynb) | 20 | Let a client send a POST again after a lost answer, so that it acts once and every answer is the first one. |
+
+### auth: who is it, may they, for how long (3 h 30 min)
+
+| playbook | minutes | what you can do afterwards |
+|---|--:|---|
+| [Passwords](auth/passwords.ipynb) | 20 | Keep passwords so that a stolen table, a ten-megabyte password and a legacy import do no harm. |
+| [Mail](auth/mail.ipynb) | 20 | Send mail that no input can redirect, that no answer waits for, and that every test can read. |
+| [The auth wire](auth/wire.ipynb) | 18 | Speak a contract that somebody else wrote so exactly that their client works unchanged, with your own rules behind it. |
+| [Cross-site requests](auth/cross_site.ipynb) | 20 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
+| [Sessions](auth/sessions.ipynb) | 20 | Remember who signed in, and forget them at their next request, in every process. |
+| [Sign up](auth/sign_up.ipynb) | 20 | Let people join with an address that is theirs, without telling strangers who has joined, or writing their words to others. |
+| [Sign in](auth/sign_in.ipynb) | 20 | Let people prove who they are, while anybody may guess a million times, and let no guesser lock them out. |
+| [Password reset](auth/password_reset.ipynb) | 18 | Let somebody back in who has forgotten the password, and nobody else: by a link that works once, and whose sender cannot be talked into writing another address on it. |
+| [Account changes](auth/account_changes.ipynb) | 20 | Change the password, the address and the account itself, so that a stolen session can do none of it alone. |
+| [Session lookup](auth/session_lookup.ipynb) | 18 | Answer the request that every page makes at a small part of its cost, and still refuse a revoked session at once. |
+| [The Better Auth contract](auth/better_auth_contract.ipynb) | 16 | Put another backend under a front end that stays as it is, and prove from a recording that nobody will notice. |
+
+### production: beyond one process (18 min)
+
+| playbook | minutes | what you can do afterwards |
+|---|--:|---|
+| [Pantry](production/pantry.ipynb) | 18 | Assemble a service from parts that keep different contracts, so that one command starts it, a wrong setting stops it, and nothing it promised is lost when it stops. |
 """
 
 # %% [markdown]

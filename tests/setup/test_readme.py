@@ -80,8 +80,8 @@ def test_binder_installs_the_course_as_the_readme_does() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="CI runs on Linux: .ci/run is a bash script")
 @pytest.mark.parametrize("code", [0, 7])
 def test_ci_runs_the_readmes_test_command_whatever_it_says(tmp_path: Path, code: int) -> None:
-    done = ci(tmp_path, README.replace(command("test"), f'echo "it ran, $REQUIRE_BROWSER" && exit {code}'))
-    assert f'+ echo "it ran, $REQUIRE_BROWSER" && exit {code}\nit ran, 1\n' in done.stdout
+    done = ci(tmp_path, README.replace(command("test"), f'echo "it ran, $REQUIRE_BROWSER$REQUIRE_NODE" && exit {code}'))
+    assert f'+ echo "it ran, $REQUIRE_BROWSER$REQUIRE_NODE" && exit {code}\nit ran, 11\n' in done.stdout
     assert done.returncode == code
 
 
@@ -92,16 +92,18 @@ def test_ci_fails_when_the_readme_has_no_test_command(tmp_path: Path) -> None:
 
 
 def ci(folder: Path, readme: str) -> subprocess.CompletedProcess[str]:
-    """Run `.ci/run` in a folder that has nothing but `readme` and something called chromium."""
+    """Run `.ci/run` in a folder that has nothing but `readme` and things called chromium, node and npm."""
     (folder / ".ci").mkdir()
     shutil.copy2(ROOT / ".ci" / "run", folder / ".ci" / "run")
     (folder / "README.md").write_text(readme, encoding="utf-8")
-    browser = folder / "bin" / "chromium"
-    browser.parent.mkdir()
-    browser.write_text("#!/bin/sh\n", encoding="utf-8")
-    browser.chmod(0o755)
-    environment = os.environ | {"PATH": f"{browser.parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("REQUIRE_BROWSER", None)
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("chromium", "node", "npm"):
+        (programs / name).write_text("#!/bin/sh\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    for name in ("REQUIRE_BROWSER", "REQUIRE_NODE"):
+        environment.pop(name, None)
     return subprocess.run(
         ["bash", ".ci/run"], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=60
     )
