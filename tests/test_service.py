@@ -38,7 +38,7 @@ def test_refuses_to_be_production_without_sign_in() -> None:
         secret="x" * 40,
         mail_url="smtp://mail.example",
     )
-    with pytest.raises(ValueError, match="no sign-in yet"):
+    with pytest.raises(ValueError, match="has no sign-in"):
         pantry(settings)
 
 

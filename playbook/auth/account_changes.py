@@ -294,7 +294,6 @@ The approval names the new address, or Ada could not tell Mallory's request from
 only; no other mail repeats what was typed.
 """
 
-
 # %% tags=["export"]
 from playbook.auth.mail import Mail, link
 from playbook.auth.sign_up import VERIFY, new_link, verification_mail
@@ -443,7 +442,6 @@ Leaving. With the account go its sessions, links, memberships and roles; what it
 keep an owner, which is no rule about one row: two owners who leave at once each see the other. So both write the
 organization's `version`, as every writer of this rule does.
 """
-
 
 # %% tags=["export"]
 from uuid import UUID

@@ -370,7 +370,6 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference("cookie `session_data`", "cleared when seen", "ignored", "it is never set"),
 )
 
-
 # %% tags=["export"]
 DIFFERENCES += (
     Difference("guesses", "by address and path", "by account and network too", "NIST 800-63B-4 3.2.2", "RATE_LIMITS"),
@@ -398,7 +397,6 @@ DIFFERENCES += (
     Difference("one query parameter twice", "400", "the last one counts", "for the check and for the redirect alike"),
 )
 
-
 # %% tags=["export"]
 DIFFERENCES += (
     Difference("new password, other sessions", "go on unless asked", "end", "ASVS 7.4.3", "REVOKE_SESSIONS_ON_CHANGE"),
@@ -412,7 +410,6 @@ DIFFERENCES += (
     Difference("deleting the last owner of a team", "deletes", "400 LAST_OWNER", "the team would belong to nobody"),
     Difference("deleting by a mailed link", "an option", "not offered", "the password is asked instead"),
 )
-
 
 # %% [markdown]
 """

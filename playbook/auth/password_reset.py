@@ -10,7 +10,7 @@ be talked into writing another address on it.
 | **Use it when** | people sign in with a password, which they will forget |
 | **You need** | [mail](mail.ipynb), [sign_up](sign_up.ipynb), [sign_in](sign_in.ipynb), [sessions](sessions.ipynb) |
 | **Time** | 18 minutes |
-| **Topics** | password reset, forgot password, account recovery, reset token, single use, race condition, check then act, host header, poisoned link, user enumeration, security questions, revoke sessions, notice to the owner |
+| **Topics** | password reset, forgot password, account recovery, reset token, single use, check then act, host header, poisoned link, security questions, revoke sessions, notice to the owner |
 | **Standard** | OWASP ASVS 5.0 6.3.7, 6.3.8, 6.4.2, 6.4.3; NIST SP 800-63B-4 4.2; OWASP Forgot Password Cheat Sheet |
 """
 
@@ -610,7 +610,6 @@ def check_codes(kind):
 
 
 check_codes(Codes)
-
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 import hmac

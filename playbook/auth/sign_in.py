@@ -9,7 +9,7 @@ Let people prove who they are, while anybody may guess a million times, and let 
 | **Use it when** | people sign in with a password, or anything else can be guessed: a code, a PIN, an invitation |
 | **You need** | [database](../foundations/database.ipynb), [passwords](passwords.ipynb), [wire](wire.ipynb), [sessions](sessions.ipynb), [sign_up](sign_up.ipynb) |
 | **Time** | 20 minutes |
-| **Topics** | sign in, sign-in, login, log in, brute force, online guessing, credential stuffing, password spraying, botnet, rate limit, rate limiting, throttling, account lockout, lock out, denial of service, 429, too many requests, Retry-After, X-Retry-After, token bucket, leaky bucket, GCRA, check then act, race condition, upsert, on conflict, client address, X-Forwarded-For, IPv6, user enumeration, session fixation, rehash, better auth |
+| **Topics** | sign in, sign-in, login, log in, brute force, online guessing, credential stuffing, password spraying, botnet, rate limit, rate limiting, throttling, account lockout, lock out, denial of service, 429, too many requests, Retry-After, X-Retry-After, token bucket, leaky bucket, GCRA, check then act, upsert, on conflict, client address, X-Forwarded-For, IPv6, user enumeration, session fixation, rehash |
 | **Standard** | NIST SP 800-63B-4 3.2.2; OWASP ASVS 5.0 (2.4.1, 6.1.1, 6.3.1, 6.3.8); RFC 6585 4; CWE-307, CWE-645, CWE-367 |
 """
 

@@ -412,7 +412,7 @@ def measure(url: str) -> None:
         print(f"{MORE} more rows: UUIDv4 writes more than {int(ratio)} times the log")
 
 
-on_postgres(measure)
+on_postgres(measure, alone=True)  # the log is the whole server's
 
 # %% [markdown]
 """

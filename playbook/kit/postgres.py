@@ -196,7 +196,7 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[str]:
+def server(shared: bool = True) -> Iterator[str]:
     """The URL of a PostgreSQL server: the one `DATABASE_URL` names, or the packaged one for as long as the block runs.
 
     Where `PLAYBOOK_POSTGRES` names a server, that one is taken for the packaged one, since starting takes seconds.
@@ -209,7 +209,7 @@ def server() -> Iterator[str]:
         reach(given)
         yield given
         return
-    if SHARED in os.environ:
+    if shared and SHARED in os.environ:
         yield os.environ[SHARED]
         return
     running = Server()
@@ -265,13 +265,14 @@ def _with_database(url: str, name: str) -> str:
     return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
-def on_postgres(lesson: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
+def on_postgres(lesson: Callable[..., T], *args: Any, alone: bool = False, **kwargs: Any) -> T | None:
     """Call `lesson(url, ...)` with the URL of a new PostgreSQL database and return what it returns.
 
+    `alone`: on a packaged server that nobody else uses meanwhile, for a lesson that measures the server itself.
     Where no server can be had, says so in one line and returns None: a lesson is skipped visibly, never silently.
     """
     try:
-        with server() as server_url, database(server_url) as url:
+        with server(shared=not alone) as server_url, database(server_url) as url:
             return lesson(url, *args, **kwargs)
     except PostgresUnavailable as error:
         print(f"skipped on PostgreSQL: {error}")

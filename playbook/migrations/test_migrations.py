@@ -527,7 +527,6 @@ def check_history(new_engine: Callable[[], sa.Engine], models: sa.MetaData, loca
 The two histories again. Nobody has to say what a release is, or which rows to try.
 """
 
-
 # %%
 from hypothesis.configuration import set_hypothesis_home_dir
 

@@ -366,7 +366,7 @@ def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
             {"422 instead of 400", "a repeated request", "/problems/invalid-input instead of /problems/key"},
         ),
     ):
-        monkeypatch.setattr("playbook.service.install_idempotency", install)
+        monkeypatch.setattr("playbook.production.pantry.install_idempotency", install)
         app = new_pantry("duckdb:///:memory:without_keys")
         with serving(app) as client:
             client.app = app  # type: ignore[attr-defined]
@@ -377,8 +377,8 @@ def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_service_without_problems_breaks_nearly_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("playbook.service.install_problems", lambda app: None)
-    monkeypatch.setattr("playbook.service.install_idempotency", lambda app: None)
+    monkeypatch.setattr("playbook.production.pantry.install_problems", lambda app: None)
+    monkeypatch.setattr("playbook.production.pantry.install_idempotency", lambda app: None)
     app = new_pantry("duckdb:///:memory:without_problems")
     with serving(app) as client:
         client.app = app  # type: ignore[attr-defined]

@@ -377,4 +377,4 @@ def test_a_missing_manifest_is_refused(copied):
 
 
 def test_an_unknown_file_is_refused_with_the_known_names(copied):
-    assert "known are legacy_uploads.csv, packages.csv" in refused(copied, "package.csv")
+    assert "known are better_auth.json, legacy_uploads.csv, packages.csv" in refused(copied, "package.csv")
