@@ -43,9 +43,9 @@ Choose the process for what protects only the process: there we count requests p
 """
 ## See it break
 
-A sign-in without a limit, and one that locks an account after five failures (without a hash, so that the cell is quick).
-Mallory has a list of the most common passwords, and Ada's is among them. Then she sends fifty guesses at the
-same time. Before you run the cell: how many are compared each time, and what happens to Ada under the second rule?
+A sign-in without a limit, and one that locks an account after five failures (no hash, so that the cell is quick). Ada's
+password is on Mallory's list of the most common ones. Then Mallory sends fifty guesses at the same time. Before you run
+the cell: how many are compared each time, and what happens to Ada under the second rule?
 """
 
 # %%
@@ -116,9 +116,8 @@ show(table(rows, ("failures allowed", "guesses", "compared", "Mallory is")))
 
 # %% [markdown]
 """
-Without a limit the account was open at once. With the lock, five wrong guesses from anywhere keep Ada out, and unlocking
-her helps until the next five. It does not even stop guessing: all fifty read the count before any of them raised it.
-Looking first and counting later is the lost update of the page [database](../foundations/database.ipynb), on purpose.
+Without a limit the account was open at once. With the lock, five wrong guesses from anywhere keep Ada out until somebody
+unlocks her. Nor does it stop guessing: all fifty read the count before any of them raised it, a lost update on purpose.
 
 ## Build it
 
@@ -232,8 +231,8 @@ strangers together NIST sets the limit: at most 100 failures in a row, and then 
 one more each week, so the hundredth comes after fifty weeks in which nobody has signed in. Each known network has as
 many of its own: who shares Ada's network must not guess without end, and strangers must not use up what is hers.
 
-A *network* is an IPv4 address or an IPv6 /64, the least that a household gets: any machine in it may use any of its
-2^64 addresses. Customers with a /48 have 65,536 networks, so the limit that counts is the one for all strangers.
+A *network* is an IPv4 address or an IPv6 /64, the least that a household gets and may use as it likes. Who has a /48 has
+65,536 of them; what stops them is the limit for all strangers.
 """
 
 # %% tags=["export"]
@@ -265,9 +264,8 @@ def address_of(request: Request) -> str:
 
 # %% [markdown]
 """
-"A session from there" would be the easy test for a known network, and the wrong one: it forgets Ada when she signs out,
-and when her sessions are ended because somebody attacks her. So it is a row of its own, in the same table, because it
-has the same form: a key, and a time after which it means nothing.
+"A session from there" would be the easy test for a known network, and forget Ada when she signs out, or when her sessions
+are ended in an attack. So it is a row of its own in the same table: a key, and a time after which it means nothing.
 
 After the right password, what failed from that network is disregarded (NIST). What strangers have used up is not: an
 attacker would see the refusals end, and know that somebody has this account.
@@ -315,9 +313,8 @@ class Attempt:
 
 # %% [markdown]
 """
-Now the proof. Three steps, since a transaction must not wait for a hash: read, compare, write. Who has no account is
-read, counted and compared like everybody, against the hash that nobody's password has; so the answers, the refusals
-and the work are the same.
+Three steps, since a transaction must not wait for a hash: read, compare, write. Who has no account is read, counted and
+compared like everybody, against nobody's hash; so the answers, the refusals and the work are the same.
 """
 
 # %% tags=["export"]
@@ -380,9 +377,8 @@ def prove(auth: Auth, email: str, password: str, address: str) -> Proven:
 
 # %% [markdown]
 """
-The session is opened in one transaction that also writes the hash which was compared, changed or not. If the password
-was changed while we compared, there is nothing to write, and the old one opens nothing. If it is changed at the same
-moment, both write one row, and one of the two is done again. `start_session` ends the session the browser had.
+The session is opened in one transaction that also holds the hash which was compared: when the password is changed
+meanwhile, the old one opens nothing. `start_session` ends the session the browser had.
 """
 
 # %% tags=["export"]
@@ -391,16 +387,22 @@ from playbook.auth.sessions import start_session
 from playbook.schema.identity import UserSession
 
 
+def still_has(db: orm.Session, account: Account) -> bool:
+    """Whether the account's hash is still the one that was read; if so it stays until the commit."""
+    mine = (Account.id == account.id, Account.password_hash == account.password_hash)
+    shared = sa.select(Account.id).where(*mine).with_for_update(read=True)  # sign-ins do not wait for each other
+    written = sa.update(Account).where(*mine).values(password_hash=account.password_hash).returning(Account.id)
+    return db.scalar(shared if db.get_bind().dialect.name == "postgresql" else written) is not None
+
+
 def open_session(
     auth: Auth, request: Request, proven: Proven, new_hash: str | None, remember: bool
 ) -> tuple[UserSession, str]:
     """A new session, and its token. AuthError 401 when the password was changed since it was compared."""
     account, attempt, old = proven.account, proven.attempt, proven.account.password_hash or ""
-    same = sa.update(Account).where(Account.id == account.id, Account.password_hash == old)
-    written = same.values(password_hash=old).returning(Account.id)
 
     def work(db: orm.Session) -> tuple[UserSession, str]:
-        holds = replace_hash(db, auth.clock, account.id, old, new_hash) if new_hash else db.scalar(written)
+        holds = replace_hash(db, auth.clock, account.id, old, new_hash) if new_hash else still_has(db, account)
         if not holds:
             raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD")
         if attempt is not None:
