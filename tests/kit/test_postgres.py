@@ -166,7 +166,7 @@ def test_a_script_that_is_killed_leaves_nothing(packaged: postgres.Server) -> No
         )
         assert (done.stdout, done.returncode) == ("True\n", -signal.SIGKILL)
         until = time.monotonic() + 30
-        while list(folder.iterdir()) and time.monotonic() < until:
+        while (list(folder.iterdir()) or alive(folder)) and time.monotonic() < until:
             time.sleep(0.05)
         assert list(folder.iterdir()) == []
         assert alive(folder) == []
