@@ -587,7 +587,7 @@ if there:
 
 # %% [markdown]
 """
-Nobody, at once. On two busy cores, `wrk -t1 -c16` and one process each, Pantry answered five to nine times the requests
+Nobody, at once. On two cores, `wrk -t1 -c16` and one process each, Pantry answered four times the requests
 of better-auth on Node, and its slowest hundredth sooner. `playbook bench` measures both on your machine.
 
 ## Check it
