@@ -377,8 +377,9 @@ def prove(auth: Auth, email: str, password: str, address: str) -> Proven:
 
 # %% [markdown]
 """
-The session is opened in one transaction that also holds the hash which was compared: when the password is changed
-meanwhile, the old one opens nothing. `start_session` ends the session the browser had.
+The session is opened in one transaction that also *writes* the hash which was compared. When the password was changed
+meanwhile there is none to write, and the old one opens nothing. When it is being changed, both write one row, so one of
+the two is done again. To lock the row is not enough: the change would go on, and end the sessions that it saw before.
 """
 
 # %% tags=["export"]
@@ -388,11 +389,9 @@ from playbook.schema.identity import UserSession
 
 
 def still_has(db: orm.Session, account: Account) -> bool:
-    """Whether the account's hash is still the one that was read; if so it stays until the commit."""
-    mine = (Account.id == account.id, Account.password_hash == account.password_hash)
-    shared = sa.select(Account.id).where(*mine).with_for_update(read=True)  # sign-ins do not wait for each other
-    written = sa.update(Account).where(*mine).values(password_hash=account.password_hash).returning(Account.id)
-    return db.scalar(shared if db.get_bind().dialect.name == "postgresql" else written) is not None
+    """Whether the account's hash is still the one that was read. If so, writes it again."""
+    mine = sa.update(Account).where(Account.id == account.id, Account.password_hash == account.password_hash)
+    return db.scalar(mine.values(password_hash=account.password_hash).returning(Account.id)) is not None
 
 
 def open_session(

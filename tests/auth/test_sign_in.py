@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from fastapi import Request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import orm
 
 from conftest import PASSWORD, Service
-from playbook.auth import passwords, sign_in
+from playbook.auth import account_changes, password_reset, passwords, sign_in
 from playbook.auth.passwords import Verdict
 from playbook.auth.sign_in import (
     KNOWN_FOR,
@@ -428,6 +429,40 @@ def test_a_sign_in_that_is_overtaken_by_a_password_change_opens_nothing(
         assert (answer.status_code, answer.json()["code"]) == (401, "INVALID_EMAIL_OR_PASSWORD")
         assert (sessions_of(service), stored_hash(service)) == (0, changed), "and the new password stands"
         compared.before = lambda: None
+
+
+@pytest.mark.proves("ASVS 7.4.3")
+@pytest.mark.parametrize("way", ["change", "reset"])
+def test_no_session_of_the_old_password_survives_a_change_that_began_before_it(
+    auth_service: Start, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The transaction that changes the password has its snapshot already; then somebody signs in with the old one."""
+    service = auth_service(require_email_verification=False, rate_limits=False)
+    service.sign_up(ADA)
+    module, name = {"change": (account_changes, "replace_password"), "reset": (password_reset, "use_link")}[way]
+    real, begun, signed_in = getattr(module, name), threading.Event(), threading.Event()
+
+    def held(db: orm.Session, *rest: Any) -> Any:
+        db.scalars(sa.select(UserSession.id)).all()
+        begun.set()
+        assert signed_in.wait(20)
+        return real(db, *rest)
+
+    monkeypatch.setattr(module, name, held)
+    new = "another spoon sailed up the river"
+    if way == "reset":
+        service.post("/request-password-reset", {"email": ADA, "redirectTo": "/"})
+        path, body = "/reset-password", {"newPassword": new, "token": service.mails()[-1].token}
+    else:
+        path, body = "/change-password", {"newPassword": new, "currentPassword": PASSWORD}
+    with service.another_client() as thief, ThreadPoolExecutor(1) as threads:
+        changing = threads.submit(service.post, path, body)
+        assert begun.wait(20)
+        assert service.sign_in(ADA, thief).status_code == 200
+        assert service.whoami(thief) is not None
+        signed_in.set()
+        assert changing.result().status_code == 200
+        assert service.whoami(thief) is None
 
 
 def test_an_outdated_hash_is_replaced_and_the_password_still_holds(service: Service) -> None:
