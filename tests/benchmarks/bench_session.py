@@ -57,17 +57,17 @@ def wrk(url: str, seconds: int, *options: str) -> Rate:
     return Rate(float(rps[1]), percentiles["50"], percentiles["99"])
 
 
-def signed_up(base: str) -> str:
+def signed_up(base: str, person: dict[str, str] = PERSON) -> str:
     """Make the user; the Cookie header of their session, which is known to work."""
     from raw_http import send
 
     headers = {"content-type": "application/json", "origin": base}
-    answer = send(base, "POST", "/api/auth/sign-up/email", headers, json.dumps(PERSON))
+    answer = send(base, "POST", "/api/auth/sign-up/email", headers, json.dumps(person))
     if answer.status != 200 or not answer.cookies:
         raise Failed(f"sign-up at {base} answered {answer.status}: {answer.body[:200]}")
     cookie = answer.cookies[0].split(";")[0]
     session = send(base, "GET", "/api/auth/get-session", {"cookie": cookie}, None)
-    if session.status != 200 or json.loads(session.body)["user"]["email"] != PERSON["email"]:
+    if session.status != 200 or json.loads(session.body)["user"]["email"] != person["email"]:
         raise Failed(f"get-session at {base} answered {session.status}: {session.body[:200]}")
     return cookie
 
