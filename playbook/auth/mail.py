@@ -103,9 +103,8 @@ with mail_server(hold=True) as mails, serving(at_once) as client, ThreadPoolExec
 """
 Equal answers, but for one of them the stranger waits: a clock is all it takes to find out who has an account.
 
-With `BackgroundTasks` the mail goes out after the answer, so both come at once. The task runs in the pool of 40 threads
-that also runs your endpoints. Somebody asks 40 times for each address, and the mail server is still slow. What does
-`/health` say?
+With `BackgroundTasks` the mail goes out after the answer. The task runs in the pool of 40 threads that also runs your
+endpoints. Somebody asks 40 times for each address, and the mail server is slow. What does `/health` say?
 """
 
 
@@ -416,7 +415,7 @@ def deliver(sender: Sender, mail: Mail, attempts: int, sleep: Sleep) -> bool:
 
 # %% [markdown]
 """
-The standard library's thread pool has a queue without a bound and cannot say when it is empty. Both are added here.
+The library's thread pool has no bound, cannot say when it is empty, and keeps an exception until somebody asks for it.
 """
 
 # %% tags=["export"]
@@ -442,7 +441,10 @@ class Background:
             return room
 
     def _finished(self, future: Future[bool]) -> None:
-        sent = not future.cancelled() and future.result()
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            log.error("in the background: %s", type(error).__name__, exc_info=error)
+        sent = not future.cancelled() and error is None and future.result()
         with self._changed:
             self._unfinished, self.sent = self._unfinished - 1, self.sent + sent
             self.dropped += not sent
@@ -456,8 +458,7 @@ class Background:
 
 # %% [markdown]
 """
-A full queue drops the mail and says so: an answer that waits would tell who has an account, and a queue that grows
-would end the process. Once closed it makes no pauses: one attempt for each mail that is left.
+A full queue drops the mail and says so: to wait would tell who has an account. Once closed it makes no pauses.
 """
 
 
@@ -488,8 +489,8 @@ class Postbox(Background):
 
 # %% [markdown]
 """
-When the service stops, after its last response, it calls `close` and gives the queue ten seconds. A process that is
-killed loses what is queued; so does one whose mail server is away longer than the attempts last, half a minute.
+When the service stops it calls `close` and gives the queue ten seconds. A process that is killed loses what is queued;
+so does one whose mail server is away longer than the attempts last, half a minute.
 
 ## See it work
 
@@ -526,8 +527,7 @@ print(*headers, "", message.get_content(), sep="\n")
 
 # %% [markdown]
 """
-Some servers refuse the first attempts of whoever they do not know (*greylisting*). Others refuse for good, and quote
-the link. Both, with the log:
+Some servers refuse a stranger's first attempts (*greylisting*); others refuse for good, and quote the link. The log:
 """
 
 # %%

@@ -250,12 +250,7 @@ def after_the_answer(auth: Auth, work: Callable[[orm.Session], Mail | None]) -> 
     """Run `work` in a transaction and send its mail, both in the background: the answer takes as long for everybody."""
 
     def run() -> bool:
-        try:
-            mail = auth.transact(work)
-        except Exception as error:  # nobody waits for it, and an exception would end the count of what is queued
-            log.error("work after an answer: %s", type(error).__name__, exc_info=error)
-            return False
-        if mail is not None:
+        if (mail := auth.transact(work)) is not None:
             auth.postbox.post(mail)
         return True
 

@@ -575,7 +575,7 @@ def test_work_that_fails_after_the_answer_is_logged_and_does_not_stop_the_queue(
     after_the_answer(service.auth, lambda db: Mail("ada@example.com", "notice", "s", "t"))
     assert service.auth.postbox.drain(10)
     assert [mail.to for mail in service.mails()] == ["ada@example.com"]
-    assert "work after an answer: RuntimeError" in caplog.text
+    assert "in the background: RuntimeError" in caplog.text
     service.auth.postbox.close()
     after_the_answer(service.auth, lambda db: Mail("ada@example.com", "notice", "s", "t"))
     assert "dropped" in caplog.text
