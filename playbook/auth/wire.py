@@ -165,7 +165,7 @@ class Auth:
         return transaction(self.engine, work)
 
 
-def auth_of(request: Request) -> Auth:
+async def auth_of(request: Request) -> Auth:
     auth: Auth = request.app.state.auth
     return auth
 

@@ -196,7 +196,7 @@ def current_caller(request: Request) -> Caller:
 CurrentCaller = Annotated[Caller, Depends(current_caller)]
 
 
-def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], None]:
+async def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], None]:
     """For an endpoint whose body, not its path, names what is acted on: `permit(action, target)`, or 403."""
 
     def permit(action: str, target: Mapping[str, Any]) -> None:

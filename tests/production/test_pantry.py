@@ -8,12 +8,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import iter_route_contexts
 
+from playbook.auth.better_auth_contract import better_auth
 from playbook.auth.mail import MemorySender
 from playbook.auth.sign_in import Throttle
 from playbook.foundations.clock_and_identifiers import FixedClock
@@ -144,6 +148,23 @@ def test_neither_part_sees_the_other_ones_requests() -> None:
 def test_every_route_of_both_parts_says_who_may_use_it() -> None:
     app = pantry(settings_for("duckdb:///:memory:declared"), sender=MemorySender())
     assert undeclared_routes(app) == []
+
+
+def dependencies_in_threads(dependant: Dependant) -> set[str]:
+    """The names of those that FastAPI sends to a thread, because they are plain `def`."""
+    calls = [inner.call for inner in dependant.dependencies if inner.call is not None]
+    plain = {c.__name__ for c in calls if not (iscoroutinefunction(c) or isasyncgenfunction(c))}
+    return plain.union(*map(dependencies_in_threads, dependant.dependencies))
+
+
+def test_a_dependency_goes_to_a_thread_only_to_ask_the_database() -> None:
+    """Each way to a thread and back costs as much as a small statement, at every request."""
+    app = pantry(settings_for("duckdb:///:memory:threads"), sender=MemorySender())
+    for part in (app, better_auth(app.state.auth)):
+        for route in iter_route_contexts(part.routes):
+            if (dependant := getattr(route, "dependant", None)) is not None:
+                asking = {name for name in dependencies_in_threads(dependant) if not name.startswith("permission:")}
+                assert asking <= {"current_caller"}, route.path
 
 
 def test_every_action_of_the_service_is_in_the_table() -> None:
