@@ -35,8 +35,8 @@ must fit together, such as an export or an invoice run.
 """
 ## See it break
 
-A colleague's list of the 14,971 real packages. A client follows `next`, as it should. Meanwhile somebody deletes one package and publishes two. Predict: how many names are wrong on four pages
-of four?
+A colleague's list of the 14,971 real packages. A client follows `next`, as it should. Meanwhile somebody deletes one
+package and publishes two. Predict: how many names are wrong on four pages of four?
 """
 
 # %%
@@ -251,7 +251,8 @@ def cursors_of(secret: str) -> Cursors:
 """
 A genuine cursor can still be in the wrong place: at another list, with another filter, in another order. Its key would
 be compared with the wrong columns, and the pages would look plausible. So it names all three. The list is named by its
-path, which also tells the releases of one package from those of another. With them stand a direction and the key. Without a key it is the start, or going backwards the end.
+path, which also tells the releases of one package from those of another. With them stand a direction and the key.
+Without a key it is the start, or going backwards the end.
 """
 
 # %% tags=["export"]
@@ -597,8 +598,8 @@ def stays_once(url, rounds):
     ids, pager = Identifiers(FixedClock(DAYS[0]), SeededBytes(2)), Pager(cursors_of(SECRET), "/packages", Response())
     owner = transaction(engine, lambda session: session.scalar(sa.select(Organization.id)))
 
-    def change():
-        if there and chance.random() < 0.5:
+    def change(least):
+        if len(there) > least and chance.random() < 0.5:
             there.remove(gone := chance.choice(sorted(there)))
             return sa.delete(Package).where(Package.name == gone)
         there.add(name := f"{chance.choice('abc')}-{ids.new()}")
@@ -609,7 +610,7 @@ def stays_once(url, rounds):
     def changes(least=0):
         with engine.begin() as connection:
             while len(there) < least or chance.random() < 0.6:
-                connection.execute(change())
+                connection.execute(change(least))
 
     for sort, to in itertools.product(SORTS * rounds, ("next", "prev")):
         changes(25)
