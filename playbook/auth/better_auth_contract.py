@@ -578,8 +578,8 @@ assert check_scrub(scrub)
 - **Reviewer**: a change of the wire is a change of `data/better_auth.json` or a row of `DIFFERENCES`, in the same commit.
 - **Test engineer**: record again when the package's version changes, and read the difference of the two files.
 - **Security reviewer**: rows without a setting cannot be switched off.
-- **Migration owner**: Better Auth's `user`, `account` and `session` map to ours; sessions cannot be taken over, because
-  only hashes are kept, so everybody signs in once more.
+- **Migration owner**: Better Auth's `user`, `account` and `session` map to ours, with UUIDs as ids. Nobody has to sign in
+  again: with their secret as `PANTRY_SECRET` their cookies are ours, and `token_hash` is `hash_token` of their `token`.
 
 ## Sources
 

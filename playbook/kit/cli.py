@@ -385,7 +385,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",
 ) -> None:
-    """Serve Pantry, the package index that the playbooks build. Settings come from the environment."""
+    """Serve Pantry, the package index that the playbooks build. Settings come from the environment.
+
+    Behind a proxy set FORWARDED_ALLOW_IPS to its address, or all clients share one address and its limits.
+    """
     from playbook.kit import ready
     from playbook.kit.data import data_path
 

@@ -777,9 +777,11 @@ assert check_split(split, join)
 - **Reviewer**: read the SQL (`alembic upgrade A:B --sql`), not the Python. Ask of each `drop_column` where its data
   went, and of each revision whether it imports anything of ours.
 - **Migration owner**: a revision that has run somewhere is never edited; a mistake is corrected by the next one. Make
-  drafts against PostgreSQL. On DuckDB alter tables in `op.batch_alter_table`, and make no index after an UPDATE.
-- **Operator**: run `alembic upgrade head` before the new release starts; a release refuses to start on any other
-  schema than its own. A migration waits 5 seconds for a lock, then fails and leaves nothing. Run it again.
+  drafts against PostgreSQL. On DuckDB alter tables in `op.batch_alter_table`, and make no index after an UPDATE. The copy
+  that it makes loses what others commit meanwhile: on DuckDB migrate while nobody writes.
+- **Operator**: run `alembic upgrade head` before the new release starts; a release refuses to start on any schema that it
+  does not know. (One that serves on both sides of its migration starts first: [expand_and_contract](expand_and_contract.ipynb).)
+  A migration waits 5 seconds for a lock, then fails and leaves nothing. Run it again.
 - **Security reviewer**: the user that migrates owns the tables. The user that serves needs no right to alter them.
 - **Test engineer**: keep "models = migrated database" on both engines (`drift` and `alembic check`), and every
   migration's test with rows in the table.
