@@ -1,6 +1,8 @@
-"""What the tests of the playbooks share: each engine in turn, and fixed time and identifiers."""
+"""What the tests of the playbooks share: each engine in turn, fixed time and identifiers, and where the browser is."""
 
 import itertools
+import os
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +10,15 @@ import pytest
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 
 _numbers = itertools.count(1)
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
 
 
 @pytest.fixture(params=["duckdb", "postgresql"])
@@ -26,3 +37,15 @@ def clock() -> FixedClock:
 @pytest.fixture
 def ids(clock: FixedClock) -> Identifiers:
     return Identifiers(clock, SeededBytes(1))
+
+
+@pytest.fixture(scope="session")
+def browser_program() -> str:
+    """The path of a Chromium or Chrome. Without one the test is skipped, where REQUIRE_BROWSER is set it fails."""
+    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if found is None:
+        reason = "no Chromium or Chrome is installed: nothing was opened in a browser"
+        if os.environ.get("REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found

@@ -471,11 +471,6 @@ def test_an_unknown_path_is_unknown_before_anything_is_checked(service: Any) -> 
 
 # ---------------------------------------------------------------- a real browser
 
-BROWSERS = (
-    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-)  # fmt: skip
 THEN = {"ada": "/sign-out", "bob": "/sign-in/email", "carol": ""}  # where the form of each story leads
 COMPARED = ("origin", "referer", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "cookie")
 
@@ -555,19 +550,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def executable() -> str:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        reason = "no Chromium or Chrome is installed: no attack was made in a browser"
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
-@pytest.fixture(scope="module")
 def open_world(
-    executable: str, page: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    browser_program: str, page: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., World]]:
     """A function that opens a World with these guards; what was opened with the same ones is used again."""
     with ExitStack() as stack:
@@ -586,7 +570,7 @@ def open_world(
                 flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
                 home = str(tmp_path_factory.mktemp("home"))
                 chromium = playwright.chromium.launch(
-                    executable_path=executable, headless=True, args=[*flags, f"--host-resolver-rules={rules}"],
+                    executable_path=browser_program, headless=True, args=[*flags, f"--host-resolver-rules={rules}"],
                     env=dict(os.environ) | {"HOME": home, "XDG_CONFIG_HOME": home, "XDG_CACHE_HOME": home},
                 )  # fmt: skip
                 stack.callback(chromium.close)

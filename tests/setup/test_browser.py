@@ -5,9 +5,7 @@ A real JupyterLab serves a copy of the repository to a real Chromium. Skipped wh
 """
 
 import json
-import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -25,15 +23,6 @@ from playbook.kit.course import Course
 
 START_SECONDS = 30  # for JupyterLab, which takes about 3
 TEST_SECONDS = 75  # for each of the two tests; the longer one takes about 12
-BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-)
 FLAGS = [
     "--no-sandbox",  # Chromium's own sandbox refuses to run as root
     "--disable-gpu",
@@ -63,17 +52,6 @@ class Deadline:
             if self.left() <= 1:
                 raise TimeoutError(f"waited in vain for {what}")
             time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        reason = "no Chromium or Chrome is installed: the course was not opened in a browser"
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
 
 
 @pytest.fixture
@@ -123,7 +101,7 @@ def as_on_binder(clone: Path, config: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def lab(clone: Path, private: dict[str, str], chromium: str) -> Iterator[Lab]:
+def lab(clone: Path, private: dict[str, str], browser_program: str) -> Iterator[Lab]:
     """JupyterLab over the copy. It chooses its port and its token, and writes both into a file."""
     deadline = Deadline(START_SECONDS)
     as_on_binder(clone, Path(private["JUPYTER_CONFIG_DIR"]))
@@ -153,11 +131,11 @@ def lab(clone: Path, private: dict[str, str], chromium: str) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def browser(chromium: str, private: dict[str, str]) -> Iterator[BrowserContext]:
+def browser(browser_program: str, private: dict[str, str]) -> Iterator[BrowserContext]:
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             Path(private["HOME"]) / "profile",
-            executable_path=chromium,
+            executable_path=browser_program,
             headless=True,
             args=FLAGS,
             env=dict(private),
