@@ -300,7 +300,7 @@ def transaction(
     `work` must touch nothing but the database: it may run up to `attempts` times. The pause between attempts doubles
     and is drawn at random ("full jitter"), or the same writers would meet again. Any exception rolls back and is
     raised, the last attempt's conflict too. The connection goes back to the pool in every case. `retry` says which
-    errors count as a conflict. On DuckDB an UPDATE is none with a DELETE, or with an UPDATE of other columns: see below.
+    errors count as a conflict. On DuckDB an UPDATE has none with a DELETE, nor with one of other columns: see below.
     """
     for attempt in range(attempts):
         try:
