@@ -38,7 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TMPDIR"] = str(folder)
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         # One server for all lessons of all workers: each page would start one, five times in a run.
-        if SERVER not in os.environ and not config.option.collectonly:
+        # A pytest that a test starts uses it, too.
+        if not os.environ.keys() & {SERVER, postgres.SHARED} and not config.option.collectonly:
             with suppress(postgres.PostgresUnavailable):
                 shared = postgres.Server()
                 with create_engine(shared.url, isolation_level="AUTOCOMMIT").connect() as connection:
