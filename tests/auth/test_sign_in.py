@@ -432,14 +432,15 @@ def test_a_sign_in_that_is_overtaken_by_a_password_change_opens_nothing(
 
 
 @pytest.mark.proves("ASVS 7.4.3")
-@pytest.mark.parametrize("way", ["change", "reset"])
+@pytest.mark.parametrize("way", ["change", "reset", "delete"])
 def test_no_session_of_the_old_password_survives_a_change_that_began_before_it(
     auth_service: Start, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """The transaction that changes the password has its snapshot already; then somebody signs in with the old one."""
+    """The transaction that ends the password has its snapshot already; then somebody signs in with the old one."""
     service = auth_service(require_email_verification=False, rate_limits=False)
     service.sign_up(ADA)
-    module, name = {"change": (account_changes, "replace_password"), "reset": (password_reset, "use_link")}[way]
+    steps = {"change": "replace_password", "reset": "use_link", "delete": "remove"}
+    module, name = password_reset if way == "reset" else account_changes, steps[way]
     real, begun, signed_in = getattr(module, name), threading.Event(), threading.Event()
 
     def held(db: orm.Session, *rest: Any) -> Any:
@@ -453,8 +454,10 @@ def test_no_session_of_the_old_password_survives_a_change_that_began_before_it(
     if way == "reset":
         service.post("/request-password-reset", {"email": ADA, "redirectTo": "/"})
         path, body = "/reset-password", {"newPassword": new, "token": service.mails()[-1].token}
-    else:
+    elif way == "change":
         path, body = "/change-password", {"newPassword": new, "currentPassword": PASSWORD}
+    else:
+        path, body = "/delete-user", {"password": PASSWORD}
     with service.another_client() as thief, ThreadPoolExecutor(1) as threads:
         changing = threads.submit(service.post, path, body)
         assert begun.wait(20)
@@ -463,6 +466,7 @@ def test_no_session_of_the_old_password_survives_a_change_that_began_before_it(
         signed_in.set()
         assert changing.result().status_code == 200
         assert service.whoami(thief) is None
+    assert sessions_of(service) == (way == "change"), "that of who changed it, and no row of anybody else's"
 
 
 def test_an_outdated_hash_is_replaced_and_the_password_still_holds(service: Service) -> None:
