@@ -249,7 +249,6 @@ editing without a GET.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import sqlalchemy as sa
 from fastapi import HTTPException
 from sqlalchemy import orm
 
@@ -284,29 +283,18 @@ def check_write(request: Request, current: str | None) -> None:
 
 # %% [markdown]
 """
-A DELETE is a write too, and there DuckDB has a gap ([database](../foundations/database.ipynb)): it commits an UPDATE
-and a DELETE of one row by two transactions, both of which have checked the same tag. So a deletion first changes the
-row, and the second of the two is a conflict. Only with a new value: DuckDB passes over an UPDATE that changes nothing.
+`guarded` is that transaction. Whether the other client changes the row or deletes it makes no difference: to both
+engines it is a [conflict](../foundations/database.ipynb).
 """
 
 
 # %% tags=["export"]
-def touch(session: orm.Session, *_: Any) -> None:
-    """Before a flush: update each row with a `version` that it will delete, so that others' changes are conflicts."""
-    for row in session.deleted:
-        table = type(row).__table__
-        if "version" in table.c:
-            statement = table.update().where(table.c.id == row.id).values(version=table.c.version + 1)
-            session.connection().execute(statement)
-
-
 def guarded(transact: Transact, read: Reader, request: Request, response: Response) -> Transact:
     """`transact` that checks the precondition first, in the same transaction; an endpoint may use it once."""
 
     def run(work: Callable[[orm.Session], T]) -> T:  # on a conflict `checked` runs again, check included
         def checked(session: orm.Session) -> tuple[T, str | None]:
             check_write(request, current_tag(read, session, request))
-            sa.event.listen(session, "before_flush", touch)
             result = work(session)
             session.flush()
             return result, None if request.method == "DELETE" else current_tag(read, session, request)

@@ -204,9 +204,8 @@ def may_mail(db: orm.Session, auth: Auth, user: User, *purposes: str) -> bool:
     longest = timedelta(seconds=auth.settings.verification_lifetime)
     if sent and now - last < min(MAIL_PAUSE * 2 ** min(sent - 1, 20), longest):
         return False
-    # DuckDB skips an UPDATE that changes nothing, unless it has a RETURNING.
-    lock = sa.update(User).where(User.id == user.id).values(updated_at=User.updated_at).returning(User.id)
-    db.execute(lock.execution_options(synchronize_session=False)).all()
+    lock = sa.update(User).where(User.id == user.id).values(updated_at=User.updated_at)
+    db.execute(lock.execution_options(synchronize_session=False))
     return True
 
 

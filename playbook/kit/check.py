@@ -51,6 +51,8 @@ ACTS = frozenset(
 IMPORTS = (ast.Import, ast.ImportFrom)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*IMPORTS, *FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign)
+UPDATE = re.compile(r"\s*(?:UPDATE\b|(?:INSERT|WITH)\b.*\bUPDATE\b)", re.IGNORECASE | re.DOTALL)
+RETURNING = re.compile(r"\bRETURNING\b", re.IGNORECASE)
 # Folders of one machine. `/etc/passwd` is not here: it is what attacks in lessons ask for.
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/-])/(?:home|Users|root|tmp|var|usr|opt|work|mnt|srv)/[\w.-]"
@@ -376,6 +378,18 @@ def _calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
         yield from _calls_at_import(child)
 
 
+def updates(playbook: Playbook) -> list[str]:
+    """SQL in an export that updates rows has a RETURNING: without it DuckDB loses updates (`foundations/database`)."""
+    return [
+        _finding(playbook, node.lineno, "an UPDATE without RETURNING, which loses updates on DuckDB", "add RETURNING 1")
+        for cell, tree in _trees(playbook)
+        if "export" in cell.tags
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if UPDATE.match(node.value) and not RETURNING.search(node.value)
+    ]
+
+
 def machine_paths(playbook: Playbook) -> list[str]:
     """No path of one machine, neither in the text nor in the stored outputs."""
     found = []
@@ -487,7 +501,7 @@ def names(course: Course) -> list[str]:
     return found
 
 
-PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, machine_paths)
+PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths)
 COURSE_RULES = (order, names, maps.outdated)
 
 

@@ -777,8 +777,8 @@ assert check_split(split, join)
 - **Reviewer**: read the SQL (`alembic upgrade A:B --sql`), not the Python. Ask of each `drop_column` where its data
   went, and of each revision whether it imports anything of ours.
 - **Migration owner**: a revision that has run somewhere is never edited; a mistake is corrected by the next one. Make
-  drafts against PostgreSQL. On DuckDB alter tables in `op.batch_alter_table`, and make no index after an UPDATE. The copy
-  that it makes loses what others commit meanwhile: on DuckDB migrate while nobody writes.
+  drafts against PostgreSQL. On DuckDB alter tables in `op.batch_alter_table`, make no index after an UPDATE, and migrate
+  while nobody writes: the copy loses what others commit meanwhile, and an index made beside writers ends the process.
 - **Operator**: run `alembic upgrade head` before the new release starts; a release refuses to start on any schema that it
   does not know. (One that serves on both sides of its migration starts first: [expand_and_contract](expand_and_contract.ipynb).)
   A migration waits 5 seconds for a lock, then fails and leaves nothing. Run it again.

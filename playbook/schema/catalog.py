@@ -417,7 +417,7 @@ FOREIGN = """SELECT i.line, i.name, 'the package belongs to another organization
     JOIN packages p ON p.normalized_name = i.normalized_name AND p.organization_id <> :organization ORDER BY i.line"""
 CHANGE_PACKAGES = """UPDATE packages SET popularity_rank = i.rank, version = packages.version + 1, updated_at = :now
     FROM incoming i WHERE packages.normalized_name = i.normalized_name AND packages.organization_id = :organization
-      AND packages.popularity_rank IS DISTINCT FROM i.rank"""
+      AND packages.popularity_rank IS DISTINCT FROM i.rank RETURNING 1"""
 ADD_PACKAGES = """INSERT INTO packages
     (id, organization_id, name, normalized_name, popularity_rank, version, created_at, updated_at)
     SELECT uuidv7(), :organization, i.name, i.normalized_name, i.rank, 1, :now, :now FROM incoming i
@@ -461,7 +461,8 @@ def load_catalog(
             foreign = target.execute(sa.text(FOREIGN), {"organization": organization_id})
             rejected = sorted([*rejected, *(RejectedRow(*row) for row in foreign)], key=lambda row: row.line)
             step("packages")
-            changed, added = rows_of(CHANGE_PACKAGES), rows_of(ADD_PACKAGES)
+            changed = len(target.execute(sa.text(CHANGE_PACKAGES), values).all())
+            added = rows_of(ADD_PACKAGES)
             step("releases")
             return LoadReport(read, added, changed, rows_of(ADD_RELEASES), tuple(rejected))
 

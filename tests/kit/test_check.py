@@ -99,6 +99,13 @@ SPOILED = [
     (check.exports, "def second(", "class C:\n    x = print(1)\n\n\ndef second(", "`print` is called at import"),
     (check.exports, "low: int = 0", "low: int = input()", "`input` is called at import"),
     (check.exports, "def second(", "for x in ():\n    pass\n\n\ndef second(", "runs at import"),
+    (check.updates, "def second(", 'SQL = "UPDATE t SET a = 1"\n\n\ndef second(', "an UPDATE without RETURNING"),
+    (
+        check.updates,
+        "def second(",
+        'SQL = """\n  insert into t values (1)\n  on conflict (a) do update set a = 2"""\n\n\ndef second(',
+        "an UPDATE without RETURNING",
+    ),
     (check.machine_paths, 'print("no database")', 'print("/home/me/data.csv")', "a path of one machine, '/home/m'"),
     (check.machine_paths, 'print("no database")', 'print("/usr/x")', "a path of one machine"),
     (check.machine_paths, 'print("no database")', "print('C:\\\\data')", "a path of one machine"),
@@ -128,6 +135,8 @@ ALLOWED = [
     (check.exports, "def second(", "def other():\n    print(open('x').read())\n\n\ndef second("),
     (check.exports, "def second(", "WAIT = lambda: print(1)\n\n\ndef second("),
     (check.code, "    return max(", "    time.sleep(0)\n    return max("),
+    (check.updates, "def second(", 'SQL = "UPDATE t SET a = 1 RETURNING 1"\n\n\ndef second('),
+    (check.updates, 'print("no database")', 'print("UPDATE t SET a = 1")'),
     (check.code, 'print("no database")', 'print("a;")  # 100 % of it'),
     (check.code, 'print("no database")', "# 5 % is left\nprint(7 % 2)"),
     (
