@@ -277,8 +277,9 @@ def leave_out_foreign_keys(constraint: sa.ForeignKeyConstraint, compiler: Any, *
 # %% [markdown]
 """
 One factory makes the engine. Four lines of it matter. On DuckDB a `QueuePool`, or each thread would get an in-memory
-database of its own; and no `rowcount`, which it does not count beside a RETURNING. On PostgreSQL the isolation level that both engines share. On both a bound on waiting: for a
-connection, a statement, a client that went away in the middle of a transaction.
+database of its own; and no `rowcount`, since beside a RETURNING DuckDB gives none. On PostgreSQL the isolation level
+that both engines share. On both a bound on waiting: for a connection, a statement, a client that went away in the
+middle of a transaction.
 """
 
 # %% tags=["export"]
@@ -529,7 +530,7 @@ show(table(filter(None, [found_here, found_there])))
 # %% [markdown]
 """
 Each refusal is a conflict, so `transaction` does the second again, and it sees the download. DuckDB pays for it: an
-UPDATE of one row took 0.9 ms instead of 0.6, one of 20,000 rows 91 ms instead of 0.7 (two cores).
+UPDATE of one row took 1.0 ms instead of 0.6, one of 20,000 rows 94 ms instead of 0.7 (two cores).
 
 ## Check it
 
