@@ -243,9 +243,9 @@ class Base(orm.DeclarativeBase):
 
 # %% [markdown]
 """
-Now the updates that DuckDB lost. It changes a column that has no index in place, and there it compares column by
-column: who writes another column is no conflict. An UPDATE of an indexed column it does as a DELETE and an INSERT of
-the row *as its snapshot has it*, hence the download taken back; an UPDATE with RETURNING too, if the table has a key.
+Now the updates that DuckDB lost. A column without an index is changed in place, and compared column by column: who
+writes another one is no conflict. An UPDATE of an indexed column is done as a DELETE and an INSERT of the row *as its
+snapshot has it*, hence the download taken back; an UPDATE with RETURNING too, if the table has a key.
 Two of this second kind always conflict, with each other and with a DELETE. So on DuckDB every UPDATE gets a RETURNING.
 """
 
