@@ -36,7 +36,7 @@ it is only a word.
 ## See it break
 
 As the page before this one taught it: the migration runs, the new release starts beside the old one, the old one
-stops. Clients go on all the time. At which of these moments do their requests fail, and how many of them?
+stops. Clients go on between the steps. At which of these moments do their requests fail, and how many of them?
 
 To count, two instruments. `Front` does what a load balancer does while a platform replaces a release: the old and the
 new one answer in turn, and whoever is taken out finishes what it has begun.
@@ -297,8 +297,8 @@ show(table(broken))
 
 # %% [markdown]
 """
-The migration itself took a moment. The outage is as long as the deployment, since the old release names a column that
-is gone. The new one first? It does not start, and if it did, it would be the one that fails.
+The migration itself took a moment; the clients even waited for it. The outage is as long as the deployment: the old
+release names a column that is gone. The new one first? It does not start, and if it did, it would be the one to fail.
 """
 
 # %% [markdown]
