@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -105,13 +106,18 @@ class Line:
         return median(getattr(run, member) for run in self.runs)
 
 
-def take_turns(lines: list[Line], seconds: int, runs: int) -> None:
-    """Warm up each line, then measure all of them round by round."""
+def take_turns(lines: list[Line], seconds: int, runs: int, pause: float = 0) -> None:
+    """Warm up each line, then measure all of them round by round.
+
+    `pause`, in seconds, after each: when wrk leaves, the server goes on with what was asked, and the next line pays.
+    """
     for line in lines:
         line.take(1)
+        time.sleep(pause)
     for _ in range(runs):
         for line in lines:
             line.runs.append(line.take(seconds))
+            time.sleep(pause)
             if not line.runs[-1].rps:
                 raise Failed(f"{line.name}: no answer in {seconds} s")
 
