@@ -444,7 +444,7 @@ def migrate(
 ) -> int:
     """Like `upgrade`, under traffic: give way to whoever is at work on a table, try again; how often it gave way.
 
-    A revision must be quick once it has its locks: no copying of rows in it. Raises DBAPIError after `attempts`.
+    A revision must be quick, with no copying of rows; on DuckDB `held` is around it. Raises DBAPIError after `attempts`.
     """
     config, times = alembic_config(engine, location), 0
     config.attributes["lock_timeout"] = lock_timeout
