@@ -722,7 +722,8 @@ assert check_wrapping(wrap, check_wrapped)
   message of the refusal. Up to 128 characters, any.
 - **Migration owner**: import the hashes as they are; count what begins with something other than `$argon2id$` to know
   when the old formats are gone. The log's "cannot be read" is an import error.
-- **Operator**: 19 MiB a core for hashing, held for good. Raise MEMORY or PASSES when the machines get faster: sign-ins do the rest.
+- **Operator**: 19 MiB a core for hashing, held for good. Raise MEMORY or PASSES when the machines get faster: sign-ins do
+  the rest.
 - **Test engineer**: keep the vectors that the other systems made, and the pages' ten megabytes.
 
 ## Sources

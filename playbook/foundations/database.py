@@ -530,7 +530,7 @@ show(table(filter(None, [found_here, found_there])))
 # %% [markdown]
 """
 Each refusal is a conflict, so `transaction` does the second again, and it sees the download. DuckDB pays for it: an
-UPDATE of one row took 1.0 ms instead of 0.6, one of 20,000 rows 94 ms instead of 0.7 (two cores).
+UPDATE of one row took 1.0 ms instead of 0.65, one of 20,000 rows 86 ms instead of 0.9 (`playbook bench duckdb`).
 
 ## Check it
 
@@ -698,9 +698,10 @@ assert check_leave(leave)
 ## Sources
 
 PostgreSQL documentation, 13.2 Transaction Isolation and Appendix A, class 40. DuckDB documentation, Concurrency, and
-Indexes ("over-eager constraint checking": an UPDATE as DELETE and INSERT); its issue 17223 (UPDATE and DELETE). M. Fowler, *Patterns of Enterprise Application Architecture*, "Unit of Work". M. Brooker, "Exponential
-Backoff And Jitter" (AWS Architecture Blog, 2015). H. Berenson et al., "A Critique of ANSI SQL Isolation Levels"
-(SIGMOD 1995): lost update, write skew.
+Indexes ("over-eager constraint checking": an UPDATE as DELETE and INSERT); its issue 17223 (UPDATE and DELETE).
+M. Fowler, *Patterns of Enterprise Application Architecture*, "Unit of Work". M. Brooker, "Exponential Backoff And
+Jitter" (AWS Architecture Blog, 2015). H. Berenson et al., "A Critique of ANSI SQL Isolation Levels" (SIGMOD 1995):
+lost update, write skew.
 """
 
 # %% [markdown] tags=["nav"]

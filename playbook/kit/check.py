@@ -51,7 +51,7 @@ ACTS = frozenset(
 IMPORTS = (ast.Import, ast.ImportFrom)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*IMPORTS, *FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign)
-UPDATE = re.compile(r"\s*(?:UPDATE\b|(?:INSERT|WITH)\b.*\bUPDATE\b)", re.IGNORECASE | re.DOTALL)
+UPDATE = re.compile(r"\s*(?:UPDATE\b|(?:INSERT|WITH)\b.*\bUPDATE\b).*\bSET\b", re.IGNORECASE | re.DOTALL)
 RETURNING = re.compile(r"\bRETURNING\b", re.IGNORECASE)
 # Folders of one machine. `/etc/passwd` is not here: it is what attacks in lessons ask for.
 MACHINE_PATH = re.compile(
@@ -381,13 +381,23 @@ def _calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
 def updates(playbook: Playbook) -> list[str]:
     """SQL in an export that updates rows has a RETURNING: without it DuckDB loses updates (`foundations/database`)."""
     return [
-        _finding(playbook, node.lineno, "an UPDATE without RETURNING, which loses updates on DuckDB", "add RETURNING 1")
+        _finding(playbook, line, "an UPDATE without RETURNING, which loses updates on DuckDB", "add RETURNING 1")
         for cell, tree in _trees(playbook)
         if "export" in cell.tags
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        if UPDATE.match(node.value) and not RETURNING.search(node.value)
+        for line, text in _texts(tree)
+        if UPDATE.match(text) and not RETURNING.search(text)
     ]
+
+
+def _texts(node: ast.AST) -> Iterator[tuple[int, str]]:
+    """The strings of a program that are values, not docstrings; an f-string is one, with X where values go."""
+    if isinstance(node, ast.JoinedStr):
+        yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "X" for p in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.lineno, node.value
+    elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        for child in ast.iter_child_nodes(node):
+            yield from _texts(child)
 
 
 def machine_paths(playbook: Playbook) -> list[str]:

@@ -396,9 +396,9 @@ def differing(engine: sa.Engine, table: sa.Table, source: str, target: str) -> i
 **Migrate.** An ALTER takes a moment, but on PostgreSQL it first waits for whoever reads the table, and everybody who
 comes later waits behind *it*. So it must give up soon, let them pass, and try again; the 5 s of `upgrade` are too long.
 
-DuckDB must have no writers meanwhile. Beside transactions that delete rows of a table with a key, or update them as
-`database` does, DuckDB 1.5.6 ended with a fatal error in 8 of 8 runs of `CREATE INDEX`, 4 of 8 of `ADD COLUMN`. One
-process has the file, so that process can hold its requests for a moment.
+DuckDB must have no writers meanwhile. Beside threads that delete and insert rows, or update them as `database` does,
+`CREATE INDEX` ended DuckDB 1.5.6 with a fatal error in 8 of 8 runs (`playbook bench duckdb`), `ADD COLUMN` now and then.
+One process has the file, so that process can hold its requests for a moment.
 """
 
 
@@ -444,7 +444,7 @@ def migrate(
 ) -> int:
     """Like `upgrade`, under traffic: give way to whoever is at work on a table, try again; how often it gave way.
 
-    A revision must be quick, with no copying of rows; on DuckDB `held` is around it. Raises DBAPIError after `attempts`.
+    A revision must be quick, with no copying of rows; on DuckDB put it in `held`. Raises DBAPIError after `attempts`.
     """
     config, times = alembic_config(engine, location), 0
     config.attributes["lock_timeout"] = lock_timeout
@@ -545,8 +545,8 @@ print(f"failed over the whole change: {len(done[1])}; every row right: {done[2]}
 
 # %% [markdown]
 """
-Nothing failed, not even while the two migrations ran. Each line is a moment at which real requests were counted, and
-each pair of releases really served together: what one wrote, the other had to read.
+Nothing failed, not even while the two migrations ran (on DuckDB the requests waited). Each line is a moment at which
+requests were counted, and each pair of releases really served together: what one wrote, the other had to read.
 
 Now two shortcuts: the backfill with `IS NULL`, and the backfill while release 1 is still there. Release 1 and 2 serve
 together, and three requests come in. Predict the rows that differ after each step:

@@ -779,9 +779,10 @@ assert check_split(split, join)
 - **Migration owner**: a revision that has run somewhere is never edited; a mistake is corrected by the next one. Make
   drafts against PostgreSQL. On DuckDB alter tables in `op.batch_alter_table`, make no index after an UPDATE, and migrate
   while nobody writes: the copy loses what others commit meanwhile, and an index made beside writers ends the process.
-- **Operator**: run `alembic upgrade head` before the new release starts; a release refuses to start on any schema that it
-  does not know. (One that serves on both sides of its migration starts first: [expand_and_contract](expand_and_contract.ipynb).)
-  A migration waits 5 seconds for a lock, then fails and leaves nothing. Run it again.
+- **Operator**: run `alembic upgrade head` before the new release starts; a release refuses to start on any schema that
+  it does not know. (One that serves on both sides of its migration starts first:
+  [expand_and_contract](expand_and_contract.ipynb).) A migration waits 5 seconds for a lock, then fails and leaves
+  nothing. Run it again.
 - **Security reviewer**: the user that migrates owns the tables. The user that serves needs no right to alter them.
 - **Test engineer**: keep "models = migrated database" on both engines (`drift` and `alembic check`), and every
   migration's test with rows in the table.

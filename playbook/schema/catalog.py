@@ -461,7 +461,7 @@ def load_catalog(
             foreign = target.execute(sa.text(FOREIGN), {"organization": organization_id})
             rejected = sorted([*rejected, *(RejectedRow(*row) for row in foreign)], key=lambda row: row.line)
             step("packages")
-            changed = len(target.execute(sa.text(CHANGE_PACKAGES), values).all())
+            changed = len(target.execute(sa.text(CHANGE_PACKAGES), values).all())  # RETURNING leaves no rowcount
             added = rows_of(ADD_PACKAGES)
             step("releases")
             return LoadReport(read, added, changed, rows_of(ADD_RELEASES), tuple(rejected))

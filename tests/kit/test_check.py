@@ -103,6 +103,12 @@ SPOILED = [
     (
         check.updates,
         "def second(",
+        'T = "t"\nSQL = f"UPDATE {T} SET a = 1"\n\n\ndef second(',
+        "an UPDATE without RETURNING",
+    ),
+    (
+        check.updates,
+        "def second(",
         'SQL = """\n  insert into t values (1)\n  on conflict (a) do update set a = 2"""\n\n\ndef second(',
         "an UPDATE without RETURNING",
     ),
@@ -136,6 +142,8 @@ ALLOWED = [
     (check.exports, "def second(", "WAIT = lambda: print(1)\n\n\ndef second("),
     (check.code, "    return max(", "    time.sleep(0)\n    return max("),
     (check.updates, "def second(", 'SQL = "UPDATE t SET a = 1 RETURNING 1"\n\n\ndef second('),
+    (check.updates, "def second(", 'SQL = f"UPDATE {2} SET a = 1 RETURNING 1"\n\n\ndef second('),
+    (check.updates, "def second(", 'def other():\n    """Update what is set."""\n\n\ndef second('),
     (check.updates, 'print("no database")', 'print("UPDATE t SET a = 1")'),
     (check.code, 'print("no database")', 'print("a;")  # 100 % of it'),
     (check.code, 'print("no database")', "# 5 % is left\nprint(7 % 2)"),

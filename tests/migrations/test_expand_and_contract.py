@@ -586,11 +586,22 @@ def page() -> dict[str, Any]:
 def test_five_releases_fail_no_request_and_the_rename_fails_those_of_the_old_one(
     url: str, page: dict[str, Any]
 ) -> None:
-    traffic = page["Traffic"]
-    page["Traffic"] = lambda front, **options: traffic(front, clients=3, **options)
+    make_traffic, migrate, fronts, served = page["Traffic"], page["migrate"], list[ec.Front](), list[bool]()
+
+    def traffic(front: ec.Front, **options: Any) -> Any:
+        fronts.append(front)
+        return make_traffic(front, clients=3, **options)
+
+    def noted(engine: sa.Engine, **options: Any) -> int:
+        with fronts[-1].changed:
+            served.append(bool(fronts[-1].rotation))
+        return int(migrate(engine, **options))
+
+    page["Traffic"], page["migrate"] = traffic, noted
     steps, failed, every_row_right, drift = page["five_releases"](url)
     assert [step["failed"] for step in steps] == ["0 of 36"] * 8
     assert (failed, every_row_right, drift) == ([], True, [])
+    assert served == [url.startswith("postgresql")] * 2, "on DuckDB nobody may write while it migrates"
     assert [moment["failed"] for moment in page["plain_rename"](url)] == ["0 of 36", "36 of 36", "18 of 36", "0 of 36"]
 
 
