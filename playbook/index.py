@@ -75,7 +75,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-28 playbooks, 8 h 55 min in all.
+29 playbooks, 9 h 15 min in all.
 
 ### foundations: the ground everything stands on (1 h 33 min)
 
@@ -113,12 +113,13 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Conditional requests](api/conditional_requests.ipynb) | 18 | Let two people edit one thing without overwriting each other, and let clients ask "has it changed?" for a few bytes. |
 | [Idempotency](api/idempotency.ipynb) | 20 | Let a client send a POST again after a lost answer, so that it acts once and every answer is the first one. |
 
-### auth: who is it, may they, for how long (3 h 30 min)
+### auth: who is it, may they, for how long (3 h 50 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Passwords](auth/passwords.ipynb) | 20 | Keep passwords so that a stolen table, a ten-megabyte password and a legacy import do no harm. |
-| [Mail](auth/mail.ipynb) | 20 | Send mail that no input can redirect, that no answer waits for, and that every test can read. |
+| [Mail](auth/mail.ipynb) | 20 | Send mail that no input can redirect, that nobody has to wait for without end, and that every test can read. |
+| [Mail queue](auth/mail_queue.ipynb) | 20 | Let no answer wait for a mail server, and no mail wait for somebody else's. |
 | [The auth wire](auth/wire.ipynb) | 18 | Speak a contract that somebody else wrote so exactly that their client works unchanged, with your own rules behind it. |
 | [Cross-site requests](auth/cross_site.ipynb) | 20 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
 | [Sessions](auth/sessions.ipynb) | 20 | Remember who signed in, and forget them at their next request, in every process. |

@@ -52,7 +52,8 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Body
 
 from playbook.auth.cross_site import check_cross_site
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.password_reset import reset_routes
 from playbook.auth.passwords import hash_password
 from playbook.auth.sessions import CurrentSession, session_routes
@@ -290,8 +291,7 @@ def update_user(
 The address. Every step begins by *writing* the user's row, if it has the old address still: of two steps at the same
 moment, one then comes after the other and sees what it did.
 
-The approval names the new address, or Ada could not tell Mallory's request from her own. It goes to a proven address
-only; no other mail repeats what was typed.
+The approval names the new address, or Ada could not tell Mallory's request from hers. It goes to a proven address only.
 """
 
 # %% tags=["export"]

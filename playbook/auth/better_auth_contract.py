@@ -46,7 +46,8 @@ import json
 from datetime import UTC, datetime
 
 from playbook.auth.cross_site import check_cross_site
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.sessions import session_routes
 from playbook.auth.sign_in import sign_in_routes
 from playbook.auth.sign_up import sign_up_routes

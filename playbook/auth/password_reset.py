@@ -197,7 +197,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from playbook.auth.sign_up import Email
+from playbook.auth.sign_up import Email, in_background
 from playbook.auth.wire import Sent, Service, Text, body
 from playbook.foundations.http_service import anyone
 
@@ -213,7 +213,7 @@ class RequestReset(Sent):
 @reset_routes.post("/request-password-reset", dependencies=[Depends(anyone)])
 def request_password_reset(auth: Service, sent: Annotated[RequestReset, body(RequestReset)]) -> dict[str, Any]:
     """Ask for a link. The answer is the same whoever asks and for whom."""
-    auth.postbox.submit(lambda: send_reset(auth, sent.email, sent.redirectTo))
+    in_background(auth, lambda: send_reset(auth, sent.email, sent.redirectTo))
     return {"status": True, "message": SENT}
 
 
@@ -350,7 +350,8 @@ diagram is what happened:
 
 # %%
 from playbook.auth.cross_site import check_cross_site
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.sessions import session_routes
 from playbook.auth.sign_in import sign_in_routes
 from playbook.auth.sign_up import register

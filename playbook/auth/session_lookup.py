@@ -49,7 +49,8 @@ import sqlalchemy as sa
 from fastapi import FastAPI, Request
 
 from playbook.auth.cross_site import check_cross_site
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.sessions import (
     REMEMBER,
     SESSION,

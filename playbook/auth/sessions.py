@@ -491,7 +491,8 @@ def service(url, **settings):
     from datetime import UTC  # the imports are in here, because another process runs this function from its source
 
     from playbook.auth.cross_site import check_cross_site
-    from playbook.auth.mail import MemorySender, Postbox
+    from playbook.auth.mail import MemorySender
+    from playbook.auth.mail_queue import Postbox
     from playbook.auth.wire import auth_app
     from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
     from playbook.foundations.database import Base, make_engine

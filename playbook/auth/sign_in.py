@@ -531,7 +531,8 @@ import argon2
 
 from playbook.auth import passwords
 from playbook.auth.cross_site import check_cross_site
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.sessions import session_routes
 from playbook.auth.sign_up import register
 from playbook.auth.wire import auth_app

@@ -232,10 +232,9 @@ is found, so nothing is looked up before it is given: the thread that sends the 
 """
 
 # %% tags=["export"]
-import logging
 from collections.abc import Callable
 
-log = logging.getLogger("pantry.auth")
+from playbook.auth.wire import AuthError
 
 
 def send_verification(auth: Auth, user: User, callback: str) -> None:
@@ -245,16 +244,20 @@ def send_verification(auth: Auth, user: User, callback: str) -> None:
         auth.postbox.post(mail)
 
 
+def in_background(auth: Auth, call: Callable[[], object] | None = None) -> None:
+    """Run `call` after the answer. AuthError 503 to everybody alike when no mail could be taken: say it, or lose it."""
+    if auth.postbox.full or (call is not None and not auth.postbox.submit(call)):
+        raise AuthError(503, "SERVICE_UNAVAILABLE", headers={"Retry-After": "60"})
+
+
 def after_the_answer(auth: Auth, work: Callable[[orm.Session], Mail | None]) -> None:
     """Run `work` in a transaction and send its mail, both in the background: the answer takes as long for everybody."""
 
-    def run() -> bool:
+    def run() -> None:
         if (mail := auth.transact(work)) is not None:
             auth.postbox.post(mail)
-        return True
 
-    if not auth.postbox.submit(run):
-        log.error("work after an answer: dropped, the queue takes no more")
+    in_background(auth, run)
 
 
 # %% [markdown]
@@ -389,6 +392,8 @@ def sign_up_email(
     request: Request, response: Response, auth: Service, sent: Annotated[SignUp, body(SignUp)]
 ) -> dict[str, Any]:
     """Register. When addresses must be verified, the answer is the same for one that is taken."""
+    if auth.settings.require_email_verification:
+        in_background(auth)
     check_rules(auth, sent.password, sent.name, sent.email)
     password_hash = hash_password(sent.password)
 
@@ -534,7 +539,8 @@ and not clicked, Carol has never been here. Mallory tries all three, and two of 
 
 # %%
 from playbook.auth.cross_site import check_cross_site
-from playbook.auth.mail import MemorySender, Postbox, SmtpSender
+from playbook.auth.mail import MemorySender, SmtpSender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.sessions import session_routes
 from playbook.auth.wire import auth_app
 from playbook.foundations.settings import Settings
@@ -564,6 +570,7 @@ with mail_server(hold=True) as mails:
         costs = [signed_up(client, auth.engine, mails, f"{name}@example.com") for name in tried]
         show(table(costs))
         sign_ups = [exchange.json() for exchange in client.exchanges]
+        auth.postbox.submit(mails.wait_released)  # what is done after an answer waits here
         with capture_sql(auth.engine) as resend_sql:
             to = [{"email": f"{name}@example.com"} for name in ("ada", "eve", "carol", "nobody")]
             resent = [client.post("/api/auth/send-verification-email", json=sent).text for sent in to]

@@ -141,7 +141,7 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 from sqlalchemy import orm
 
-from playbook.auth.mail import Postbox
+from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
 from playbook.foundations.database import transaction
 from playbook.foundations.settings import Settings
@@ -754,5 +754,5 @@ URL, 5.1 (application/x-www-form-urlencoded). OWASP ASVS 5.0: 1.5.3 (parsers tha
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Mail](mail.ipynb) · [course map](../index.ipynb) · Next: [Cross-site requests](cross_site.ipynb)
+Previous: [Mail queue](mail_queue.ipynb) · [course map](../index.ipynb) · Next: [Cross-site requests](cross_site.ipynb)
 """

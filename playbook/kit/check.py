@@ -34,6 +34,7 @@ LEFT_OUT = {
     ("settings", "On PostgreSQL"): "reads the environment, never the database",
     ("clock_and_identifiers", "On PostgreSQL"): "its values are made before they reach a database",
     ("decisions", "On PostgreSQL"): "is about texts",
+    ("mail", "On PostgreSQL"): "writes to a mail server, never to the database",
 }
 LINES = (50, 440)  # of a page's text before the exercise: what is read, without blank lines and cell marks
 EXPORT_LINES = 31  # of an export cell, blank ones not counted

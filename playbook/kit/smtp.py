@@ -8,7 +8,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email import policy
 from email.message import EmailMessage
@@ -62,15 +62,19 @@ class Delivery:
 class MailServer:
     """The server behind `mail_server`. Everything here may be read while it runs."""
 
-    def __init__(self, replies: Mapping[str, Sequence[str]], hold: bool, tls: bool, login: tuple[str, str] | None,
-                 utf8: bool) -> None:  # fmt: skip
+    def __init__(
+        self, replies: Mapping[str, Sequence[str]], domains: Mapping[str, str], hold: bool | Collection[str],
+        tls: bool, login: tuple[str, str] | None, utf8: bool,
+    ) -> None:  # fmt: skip
         if unknown := set(replies) - SCRIPTED:
             raise ValueError(f"no replies to {', '.join(sorted(unknown))}: choose from {', '.join(sorted(SCRIPTED))}")
         if login and not tls:
             raise ValueError("a login needs tls=True: the server takes no password in plain text")
         self.deliveries: list[Delivery] = []
+        self.recipients: list[str] = []  # of every attempt, accepted or not
         self._replies = {command: list(said) for command, said in replies.items()}
-        self._holding, self._tls, self._login, self._utf8 = hold, tls, login, utf8
+        self._domains, self._hold = dict(domains), hold
+        self._tls, self._login, self._utf8 = tls, login, utf8
         self._attempts = self._held = 0
         self._changed = threading.Condition()
         self._ready = threading.Event()
@@ -101,6 +105,11 @@ class MailServer:
         """How many messages were handed over so far, accepted or not."""
         return self._attempts
 
+    @property
+    def held(self) -> int:
+        """How many messages are being held now."""
+        return self._held
+
     def inbox(self, address: str) -> list[EmailMessage]:
         """What lies in the mailbox of `address`: the envelope decides, whatever the headers say."""
         return [delivery.message for delivery in self.deliveries if address in delivery.recipients]
@@ -114,10 +123,20 @@ class MailServer:
         self._wait(lambda: len(self.deliveries) >= number, f"{number} accepted", timeout)
         return self.messages
 
+    def wait_tried(self, number: int, timeout: float = 10) -> None:
+        """Wait until so many recipients were named, accepted or not. Raises TimeoutError after `timeout` seconds."""
+        self._wait(lambda: len(self.recipients) >= number, f"{number} recipients", timeout)
+
     def release(self) -> None:
         """Hold no longer: answer those who wait, and whoever comes later at once."""
-        self._holding = False
+        with self._changed:
+            self._hold = False
+            self._changed.notify_all()
         self._loop.call_soon_threadsafe(self._released.set)
+
+    def wait_released(self, timeout: float = 60) -> None:
+        """Wait until `release` is called. Raises TimeoutError after `timeout` seconds."""
+        self._wait(lambda: self._hold is False, "the release", timeout)
 
     def _wait(self, reached: Callable[[], bool], what: str, timeout: float) -> None:
         with self._changed:
@@ -171,11 +190,13 @@ class MailServer:
         return script.pop(0) if script else None
 
     async def _data(self, session: Any, envelope: Any) -> str:
+        domains = {address.rpartition("@")[2] for address in envelope.rcpt_tos}
+        holding = self._hold if isinstance(self._hold, bool) else bool(domains & set(self._hold))
         with self._changed:
             self._attempts += 1
-            self._held += self._holding
+            self._held += holding
             self._changed.notify_all()
-        if self._holding:
+        if holding:
             await self._released.wait()
             with self._changed:
                 self._held -= 1
@@ -205,7 +226,11 @@ class _Handler:
         return "250 OK"
 
     async def handle_RCPT(self, smtp: Any, session: Any, envelope: Any, address: str, options: list[str]) -> str:
-        if (reply := self._server._reply("RCPT")) is not None:
+        with self._server._changed:
+            self._server.recipients.append(address)
+            self._server._changed.notify_all()
+        refusal = self._server._domains.get(address.rpartition("@")[2])
+        if (reply := refusal or self._server._reply("RCPT")) is not None:
             return reply
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
@@ -230,7 +255,8 @@ def _server_context() -> ssl.SSLContext:
 @contextlib.contextmanager
 def mail_server(
     replies: Mapping[str, Sequence[str]] | None = None,
-    hold: bool = False,
+    domains: Mapping[str, str] | None = None,
+    hold: bool | Collection[str] = False,
     tls: bool = False,
     login: tuple[str, str] | None = None,
     utf8: bool = True,
@@ -238,11 +264,12 @@ def mail_server(
     """An SMTP server on a free loopback port for the length of the block: `with mail_server() as mails:`.
 
     `replies` says what the next uses of a command are answered with, in turn, before it works again:
-    `{"DATA": ["451 try later"] * 2}`; commands are MAIL, RCPT, DATA and QUIT. `hold` lets messages in and answers none
-    before `release()`. `tls` offers STARTTLS with a certificate that only `trust` trusts; `login` (user, password)
-    is then required. Without `utf8` the server does not offer SMTPUTF8.
+    `{"DATA": ["451 try later"] * 2}`; commands are MAIL, RCPT, DATA and QUIT. `domains` says how every recipient at a
+    domain is refused: `{"slow.example": "451 try later"}`. `hold` lets messages in and answers none before `release()`;
+    with a list of domains, only those to them. `tls` offers STARTTLS with a certificate that only `trust` trusts;
+    `login` (user, password) is then required. Without `utf8` the server does not offer SMTPUTF8.
     """
-    server = MailServer(replies or {}, hold, tls, login, utf8).start()
+    server = MailServer(replies or {}, domains or {}, hold, tls, login, utf8).start()
     try:
         yield server
     finally:

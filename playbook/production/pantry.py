@@ -50,7 +50,8 @@ import sqlalchemy as sa
 from playbook.api.errors import install_problems
 from playbook.api.idempotency import install_idempotency
 from playbook.auth.account_changes import account_routes
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.sessions import look_up, session_routes
 from playbook.auth.sign_in import sign_in_routes
 from playbook.auth.sign_up import sign_up_routes
@@ -330,14 +331,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from playbook.auth.better_auth_contract import better_auth
-from playbook.auth.mail import Postbox, Sender, sender_of
+from playbook.auth.mail import Sender, sender_of
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.session_lookup import SessionLookup
 from playbook.auth.sign_in import AddressLimits
 from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.mailboxes import PerMailbox
 from playbook.schema.catalog import load_catalog
+from playbook.schema.identity import User
 
 MIRROR = "mirror"
 
@@ -362,6 +366,12 @@ def sender_for(settings: Settings, clock: Clock) -> Sender:
     return sender_of(settings.mail_url, settings.mail_from, clock, require_tls=encrypted)
 
 
+def is_proven(engine: sa.Engine, address: str) -> bool:
+    """Whether the person who has this address has proven it."""
+    found = sa.select(User.id).where(User.email == address, User.email_verified)
+    return transaction(engine, lambda session: session.scalar(found)) is not None
+
+
 def pantry(
     settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None
 ) -> FastAPI:
@@ -376,7 +386,10 @@ def pantry(
         mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids))
         if not filled:
             load_catalog(engine, catalog, mirror, clock.now())
-    postbox = Postbox(sender or sender_for(settings, clock))
+    sender = sender or sender_for(settings, clock)
+    if settings.rate_limits:
+        sender = PerMailbox(sender, clock, lambda address: is_proven(engine, address))
+    postbox = Postbox(sender)
     auth = Auth(settings, engine, clock, ids, postbox)
     app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
     add_auth(app, auth)

@@ -1,5 +1,6 @@
 """What the tests of the auth track share: the whole of /api/auth on both engines, over real HTTP."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import httpx
 import pytest
 
 from playbook.auth.better_auth_contract import better_auth
-from playbook.auth.mail import Mail, MemorySender, Postbox
+from playbook.auth.mail import Mail, MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine
@@ -58,6 +60,12 @@ class Service:
         """What has been sent so far, oldest first."""
         self.auth.postbox.drain()
         return list(self.sender.mails)
+
+    def hold_background(self) -> threading.Event:
+        """Let nothing run after an answer before the event that is returned is set."""
+        held = threading.Event()
+        assert self.auth.postbox.submit(lambda: held.wait(60))
+        return held
 
 
 @pytest.fixture

@@ -598,7 +598,8 @@ PROCESS = """
 import socket, sys, uvicorn
 from datetime import UTC, datetime
 from playbook.auth.better_auth_contract import better_auth
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import make_engine

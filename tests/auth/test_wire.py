@@ -26,7 +26,8 @@ from starlette.exceptions import HTTPException
 
 from playbook.auth import wire
 from playbook.auth.better_auth_contract import better_auth
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.wire import (
     FORM,
     FORMS,

@@ -16,7 +16,8 @@ from raw_http import send
 from replay import UUID, Deviation, Forms, Target, key_of, recordings, replay
 
 from playbook.auth.better_auth_contract import DIFFERENCES, better_auth
-from playbook.auth.mail import MemorySender, Postbox
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
 from playbook.auth.sign_up import VERIFY, new_link
 from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
