@@ -321,12 +321,14 @@ compiled = lru_cache(compile_path)
 
 
 def url_fault(scope: Scope) -> Problem | None:
-    """The problem of a URL that is too long, is not UTF-8 or contains NUL."""
+    """The problem of a URL that is too long, is not UTF-8, contains NUL, or is no request target (RFC 9112, 3.2)."""
     raw = (scope.get("raw_path") or quote(scope["path"]).encode()) + b"?" + scope["query_string"]
     if len(raw) > MAX_URL:
         return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets are taken")
     if {"\0", "\ufffd"} & set(unquote_to_bytes(raw).decode("utf-8", "replace")):
         return Problem(MALFORMED, "the URL is not UTF-8, or contains the character NUL")
+    if not raw.startswith(b"/") or b"#" in raw:
+        return Problem(MALFORMED, "the request target is not a path that begins with / and has no fragment")
     return None
 
 

@@ -337,6 +337,7 @@ from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.target import RequestTarget
 from playbook.schema.catalog import load_catalog
 
 MIRROR = "mirror"
@@ -399,7 +400,7 @@ def add_auth(app: FastAPI, auth: Auth) -> None:
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 
     def stack() -> ASGIApp:
-        return SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits)
+        return RequestTarget(SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
