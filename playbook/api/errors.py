@@ -317,6 +317,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_URL = 8000  # octets, what RFC 9110, 4.1 asks everybody to support
+INTEGER = re.compile("-?[0-9]+")
 compiled = lru_cache(compile_path)
 
 
@@ -334,7 +335,7 @@ def url_fault(scope: Scope) -> Problem | None:
 
 # %% tags=["export"]
 def query_fault(scope: Scope) -> Problem | None:
-    """The problem of a query parameter that is unknown, or given twice where one is taken."""
+    """The problem of a query parameter that is unknown, given twice where one is taken, or an odd number (`1_0`)."""
     app, method = scope["app"], scope["method"].lower()
     for template, operations in app.openapi()["paths"].items() if scope["query_string"] else ():
         if method in operations and compiled(template)[0].match(scope["path"]):
@@ -343,9 +344,14 @@ def query_fault(scope: Scope) -> Problem | None:
         return None
     parameters = [p for p in operations[method].get("parameters", ()) if p["in"] == "query"]
     known = {p["name"]: "array" in json.dumps(p["schema"]) for p in parameters}  # may it be given again?
-    given = [name for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)]
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    given, numbers = (
+        [name for name, _ in pairs],
+        {p["name"] for p in parameters if p["schema"].get("type") == "integer"},
+    )
     faults = {name: f"unknown; known: {', '.join(known) or 'none'}" for name in given if name not in known}
     faults |= {name: "given twice" for name in given if not known.get(name, True) and given.count(name) > 1}
+    faults |= {name: "not an integer" for name, value in pairs if name in numbers and not INTEGER.fullmatch(value)}
     errors = [{"in": "query", "name": name[:100], "detail": why} for name, why in faults.items()]
     return Problem(INVALID, errors=errors[:MAX_ERRORS]) if errors else None
 

@@ -142,6 +142,7 @@ auth track can bring their own.
 """
 
 # %% tags=["export"]
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -157,6 +158,7 @@ from playbook.api.resources import complete_methods, resources
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
 from playbook.foundations.http_service import FindCaller, May, create_app
 from playbook.foundations.settings import Settings
+from playbook.pantry.document import describe_service
 
 BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations
 
@@ -171,6 +173,7 @@ def resource_api(
     install_problems(app)
     install_idempotency(app)
     sign_cursors(app, settings.secret.get_secret_value())
+    app.state.describers.append(partial(describe_service, app))  # last: it completes what the others say
     return app
 
 
