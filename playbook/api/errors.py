@@ -317,7 +317,6 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_URL = 8000  # octets, what RFC 9110, 4.1 asks everybody to support
-INTEGER = re.compile("-?[0-9]+")
 compiled = lru_cache(compile_path)
 
 
@@ -329,7 +328,7 @@ def url_fault(scope: Scope) -> Problem | None:
     if {"\0", "\ufffd"} & set(unquote_to_bytes(raw).decode("utf-8", "replace")):
         return Problem(MALFORMED, "the URL is not UTF-8, or contains the character NUL")
     if not raw.startswith(b"/") or b"#" in raw:
-        return Problem(MALFORMED, "the request target is not a path that begins with / and has no fragment")
+        return Problem(MALFORMED, "the request target is not a path, or has a fragment")
     return None
 
 
@@ -351,7 +350,7 @@ def query_fault(scope: Scope) -> Problem | None:
     )
     faults = {name: f"unknown; known: {', '.join(known) or 'none'}" for name in given if name not in known}
     faults |= {name: "given twice" for name in given if not known.get(name, True) and given.count(name) > 1}
-    faults |= {name: "not an integer" for name, value in pairs if name in numbers and not INTEGER.fullmatch(value)}
+    faults |= {n: "not an integer" for n, value in pairs if n in numbers and not re.fullmatch("-?[0-9]+", value)}
     errors = [{"in": "query", "name": name[:100], "detail": why} for name, why in faults.items()]
     return Problem(INVALID, errors=errors[:MAX_ERRORS]) if errors else None
 

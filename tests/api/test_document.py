@@ -142,7 +142,8 @@ def test_the_cookie_has_the_name_that_the_service_sets(changes: Json, name: str)
 
 # ---------------------------------------------------------------- the document and the service agree about each value
 
-LETTERS = "aA0zZ9-._ \t\n\r\x00\x01\x1b\x1f\x7f\x80\x85\x9f\xa0é\u0130\u1680\u2003\u200b\u200d\u200e\u2028\u2029\u202e\u3000\ufeff😀"
+LETTERS = "aA0zZ9-._ \t\n\r\x00\x01\x1b\x1f\x7f\x80\x85\x9f\xa0é\u0130\u1680\u2003\u200b\u200d\u200e\u2028\u2029"
+LETTERS += "\u202e\u3000\ufeff😀"
 TEXTS = [
     *LETTERS, "", "ab", "a-b", "a--b", "-ab", "ab-", "Ab", "AB", "ab\n", "\nab", " ab", "ab ", "a b", "a_b", "a.b",
     "a/b", "  ", "\u200b\u200b", " \u3000", "a\x00b", "a\x1bb", "a\u2028b", "e\u0301x", "\u00e9x", "a" * 39, "a" * 40,
@@ -220,7 +221,7 @@ def test_half_a_surrogate_pair_is_refused_in_every_field(client: LiveClient) -> 
 
 
 QUERIES = {
-    "limit": ["1", "100", "0", "101", "-1", "", "x", "1.5", "1_0", "+5", " 5", "05", "5.0", "1e1", "\u0665", "0x5", "9" * 30],
+    "limit": ["1", "100", "0", "101", "-1", "", "x", "1.5", "1_0", "+5", " 5", "05", "5.0", "1e1", "\u0665", "0x5"],
     "sort": ["updated", "-updated", "", "Updated", "version", "updated "],
     "organization": ["mirror", "", "a" * 100, "a" * 101, "😀" * 100],
 }  # fmt: skip
