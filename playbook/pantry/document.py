@@ -119,8 +119,8 @@ def describe_operation(operation: Json, method: str, path: str, calls: set[str],
     operation["summary"] = summary or operation["summary"]
     operation["description"] = operation.get("description") or description
     operation.setdefault("tags", [path.split("/")[1]])
-    for parameter in operation.get("parameters", ()):
-        describe_parameter(parameter)
+    if "parameters" in operation:
+        operation["parameters"] = [described(parameter) for parameter in operation["parameters"]]
     content = operation.get("requestBody", {}).get("content", {})
     if MERGE_PATCH in content:
         content[JSON] = content[MERGE_PATCH]  # `takes` lets it in
@@ -145,15 +145,14 @@ def describe_operation(operation: Json, method: str, path: str, calls: set[str],
     operation["responses"] = dict(sorted(answers.items()))
 
 
-def describe_parameter(parameter: Json) -> None:
-    """Its words; and a query cannot say null, so what may be left out is not documented as nullable."""
-    if "description" not in parameter and parameter["name"] in PARAMETERS:
-        parameter["description"] = PARAMETERS[parameter["name"]]
-    schema = parameter.get("schema", {})
+def described(parameter: Json) -> Json:
+    """A copy with words; and a query cannot say null, so what may be left out is not documented as nullable."""
+    words = {"description": PARAMETERS[parameter["name"]]} if parameter["name"] in PARAMETERS else {}
+    schema = parameter["schema"]
     kept = [inner for inner in schema.get("anyOf", ()) if inner.get("type") != "null"]
     if parameter["in"] == "query" and len(kept) == 1:
-        del schema["anyOf"]
-        schema |= kept[0]
+        schema = {name: value for name, value in schema.items() if name != "anyOf"} | kept[0]
+    return words | parameter | {"schema": schema}
 
 
 def refusal(answers: Json, status: int, title: str) -> None:
