@@ -122,7 +122,8 @@ print(f"{sum(plain):,} bytes in ten answers of {plain[0]:,}")
 """
 ## Build it
 
-Two new types of problem. 412 says that somebody was faster; 428 says that the client did not even ask (RFC 6585).
+New types of problem. 412 says that somebody was faster, or that a proxy made the tag weak; 428 says that the client
+did not even ask (RFC 6585).
 """
 
 # %% tags=["export"]
@@ -133,6 +134,7 @@ from pydantic import BaseModel
 from playbook.api.errors import MALFORMED, Problem, problem_type
 
 CHANGED = problem_type("precondition-failed", 412, "It has changed since you read it", "Read it again, merge, retry.")
+WEAKENED = problem_type("weak-tag", 412, "Nothing has changed, but the tag is weak", "Send it without `W/`.")
 UNCONDITIONAL = problem_type("precondition-required", 428, "Say what you change", "Send `If-Match` with the ETag.")
 
 
@@ -151,7 +153,8 @@ def etag(body: bytes) -> str:
 Then the rules of RFC 9110. A header holds a list of tags, and a tag may contain a comma, so splitting at commas is
 wrong. `If-Match` compares strongly: only equal bytes are safe to build on. `If-None-Match` compares weakly: for a copy
 "as good as" will do. `*` is any representation at all. Where a header cannot be read, the safe side differs: a GET
-answers in full, a write is refused.
+answers in full, a write is refused. And a proxy that compresses marks the tag: Apache sends `"abc-gzip"`. That names
+the compressed form of the same bytes, so the mark is taken off; our own tags never have one.
 """
 
 # %% tags=["export"]
@@ -160,6 +163,7 @@ import re
 from starlette.datastructures import Headers
 
 TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+MARK = re.compile(r'(?:--?|[;:])(?:gzip|x-gzip|deflate|br|zstd)"$')  # of Apache, Caddy, Jetty
 TAGS = re.compile(rf"[ \t,]*{TAG.pattern}(?:[ \t]*,[ \t,]*{TAG.pattern})*[ \t,]*")
 
 
@@ -170,7 +174,7 @@ def tags(headers: Headers, name: str) -> list[str] | None:
     field = ", ".join(lines)
     if field.strip() == "*":
         return ["*"]
-    return TAG.findall(field) if TAGS.fullmatch(field) else []
+    return [MARK.sub('"', tag) for tag in TAG.findall(field)] if TAGS.fullmatch(field) else []
 
 
 # %% tags=["export"]
@@ -217,10 +221,11 @@ async def read_conditions(request: Request, response: Response) -> Exchange:
 
 
 def changed_problem(request: Request, current: str | None) -> Problem:
-    """412 with the current tag. A proxy that compresses turns strong tags into weak ones: that gets its own words."""
-    weakened = current is not None and f"W/{current}" in request.headers.get("if-match", "")
-    detail = "the tag is weak (W/), If-Match takes strong ones" if weakened else "the tag is not the current one"
-    return Problem(CHANGED, detail, {"ETag": current} if current else None)
+    """412 with the current tag. nginx and CDNs that compress make tags weak: that gets its own type and words."""
+    headers = {"ETag": current} if current else None
+    if current is not None and f"W/{current}" in (tags(request.headers, "If-Match") or ()):
+        return Problem(WEAKENED, f"a proxy that compresses put W/ before it; If-Match takes {current}", headers)
+    return Problem(CHANGED, "the tag is not the current one: read again, do not send this tag again", headers)
 
 
 def answer_read(request: Request, response: Response, result: BaseModel) -> Response:
@@ -721,12 +726,12 @@ assert check_save(save)
 ## Hand it over
 
 - **Front end**: keep the ETag with the form; on 412 read again and merge, never retry with the tag of the 412 itself.
-  A write answers with the next tag.
+  A write answers with the next tag. On `weak-tag` nothing was lost: take `W/` off and send it again.
 - **Reviewer**: a route that writes has `@conditional(read)`; one `transact` in it; `read` gives what GET gives.
 - **Test engineer**: `unguarded_routes(app)` is empty; `If-Match: *` means "whatever is there": allow it to scripts and
   search for it in clients.
-- **Operator**: a proxy that compresses must keep strong tags or not compress: nginx makes them weak, and every
-  `If-Match` fails. 412 is normal traffic, alert on none.
+- **Operator**: a proxy that compresses should keep strong tags: nginx makes them weak, and every `If-Match` gets 412
+  `weak-tag`; Apache's `-gzip` is understood. Other 412 are normal traffic, alert on none.
 - **Security reviewer**: answers are `private`; the permission is checked before the tag, so a 304 tells nothing to
   somebody who may not read.
 

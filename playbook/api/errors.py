@@ -321,18 +321,20 @@ compiled = lru_cache(compile_path)
 
 
 def url_fault(scope: Scope) -> Problem | None:
-    """The problem of a URL that is too long, is not UTF-8 or contains NUL."""
+    """The problem of a URL that is too long, is not UTF-8, contains NUL, or is no request target (RFC 9112, 3.2)."""
     raw = (scope.get("raw_path") or quote(scope["path"]).encode()) + b"?" + scope["query_string"]
     if len(raw) > MAX_URL:
         return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets are taken")
     if {"\0", "\ufffd"} & set(unquote_to_bytes(raw).decode("utf-8", "replace")):
         return Problem(MALFORMED, "the URL is not UTF-8, or contains the character NUL")
+    if not raw.startswith(b"/") or b"#" in raw:
+        return Problem(MALFORMED, "the request target is not a path, or has a fragment")
     return None
 
 
 # %% tags=["export"]
 def query_fault(scope: Scope) -> Problem | None:
-    """The problem of a query parameter that is unknown, or given twice where one is taken."""
+    """The problem of a query parameter that is unknown, given twice where one is taken, or an odd number (`1_0`)."""
     app, method = scope["app"], scope["method"].lower()
     for template, operations in app.openapi()["paths"].items() if scope["query_string"] else ():
         if method in operations and compiled(template)[0].match(scope["path"]):
@@ -341,9 +343,14 @@ def query_fault(scope: Scope) -> Problem | None:
         return None
     parameters = [p for p in operations[method].get("parameters", ()) if p["in"] == "query"]
     known = {p["name"]: "array" in json.dumps(p["schema"]) for p in parameters}  # may it be given again?
-    given = [name for name, _ in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)]
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    given, numbers = (
+        [name for name, _ in pairs],
+        {p["name"] for p in parameters if p["schema"].get("type") == "integer"},
+    )
     faults = {name: f"unknown; known: {', '.join(known) or 'none'}" for name in given if name not in known}
     faults |= {name: "given twice" for name in given if not known.get(name, True) and given.count(name) > 1}
+    faults |= {n: "not an integer" for n, value in pairs if n in numbers and not re.fullmatch("-?[0-9]+", value)}
     errors = [{"in": "query", "name": name[:100], "detail": why} for name, why in faults.items()]
     return Problem(INVALID, errors=errors[:MAX_ERRORS]) if errors else None
 

@@ -1,1 +1,1 @@
-"""Pantry, the package index that the playbooks build: what is only the service's, in plain modules."""
+"""What Pantry needs in operation and no page teaches: plain modules, put together in `playbook.production.pantry`."""

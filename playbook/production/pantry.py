@@ -143,6 +143,7 @@ auth track can bring their own.
 """
 
 # %% tags=["export"]
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -158,6 +159,7 @@ from playbook.api.resources import complete_methods, resources
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
 from playbook.foundations.http_service import FindCaller, May, create_app
 from playbook.foundations.settings import Settings
+from playbook.pantry.document import describe_service
 
 BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations
 
@@ -172,6 +174,7 @@ def resource_api(
     install_problems(app)
     install_idempotency(app)
     sign_cursors(app, settings.secret.get_secret_value())
+    app.state.describers.append(partial(describe_service, app))  # last: it completes what the others say
     return app
 
 
@@ -340,6 +343,7 @@ from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine
 from playbook.migrations.first_migration import prepare
 from playbook.pantry.mailboxes import PerMailbox
+from playbook.pantry.target import RequestTarget
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import User
 
@@ -412,7 +416,7 @@ def add_auth(app: FastAPI, auth: Auth) -> None:
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 
     def stack() -> ASGIApp:
-        return SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits)
+        return RequestTarget(SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:

@@ -220,9 +220,9 @@ def test_401_keeps_its_challenge(url: str, clock: FixedClock, ids: Identifiers) 
 
 
 def test_415_says_what_would_do(client: LiveClient) -> None:
-    answer = client.patch("/packages/none", json={})
+    answer = client.patch("/packages/none", content="{}", headers={"content-type": "text/plain"})
     problem(answer, 415, "/problems/wrong-media-type")
-    assert answer.headers["accept-patch"] == "application/merge-patch+json"
+    assert answer.headers["accept-patch"] == "application/merge-patch+json, application/json"
 
 
 def test_406_is_a_problem_although_the_client_does_not_accept_it(client: LiveClient) -> None:

@@ -377,7 +377,10 @@ def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_service_without_problems_breaks_nearly_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("playbook.production.pantry.install_problems", lambda app: None)
+    def not_installed(app: FastAPI) -> None:
+        app.state.describers = []
+
+    monkeypatch.setattr("playbook.production.pantry.install_problems", not_installed)
     monkeypatch.setattr("playbook.production.pantry.install_idempotency", lambda app: None)
     app = new_pantry("duckdb:///:memory:without_problems")
     with serving(app) as client:

@@ -8,10 +8,13 @@ import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.routing import compile_path
+from starlette.types import Message, Receive, Scope, Send
 
 from playbook.api.pagination import sign_cursors
 from playbook.foundations.http_service import anyone
@@ -35,11 +38,55 @@ def schemathesis(base_url: str, folder: Path, *options: str) -> subprocess.Compl
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
+class Recorder:
+    """ASGI: which statuses and headers each operation has answered."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app, self.seen = app, defaultdict[tuple[str, str], dict[str, set[str]]](dict)
+        self.paths = [(compile_path(path)[0], path) for path in app.openapi()["paths"]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def record(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = next((path for pattern, path in self.paths if pattern.match(scope["path"])), "")
+                statuses = self.seen[scope["method"].lower(), path]
+                names = {name.decode().lower() for name, _ in message["headers"]}
+                statuses[str(message["status"])] = statuses.get(str(message["status"]), set()) | names
+            await send(message)
+
+        await self.app(scope, receive, record)
+
+    def undocumented(self) -> list[str]:
+        """Statuses that only `default` covers, and headers that are not said, of the documented operations."""
+        found = []
+        for (method, path), statuses in self.seen.items():
+            if (operation := self.app.openapi()["paths"].get(path, {}).get(method)) is None:
+                continue  # HEAD, OPTIONS, 405
+            for status, names in statuses.items():
+                if (answer := operation["responses"].get(status)) is None:
+                    found.append(f"{method} {path}: {status}")
+                elif more := names - {name.lower() for name in answer["headers"]} - OF_EVERY_ANSWER:
+                    found.append(f"{method} {path}: {status} with {sorted(more)}")
+        return found
+
+
+# Of HTTP itself, and those that browsers obey on any site.
+OF_EVERY_ANSWER = {
+    "content-type", "content-length", "connection", "date", "cache-control", "x-content-type-options",
+    "content-security-policy", "referrer-policy", "strict-transport-security", "x-frame-options",
+    "cross-origin-opener-policy", "cross-origin-resource-policy", "permissions-policy",
+}  # fmt: skip
+
+
 def test_nothing_is_found(url: str, tmp_path: Path) -> None:
-    with serving(pantry(Settings(environment="test", database_url=url))) as client:
+    app = Recorder(pantry(Settings(environment="test", database_url=url)))
+    with serving(app) as client:
         done = schemathesis(str(client.base_url), tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert client.server_errors == []
+    assert app.undocumented() == []
+    answered = {status for statuses in app.seen.values() for status in statuses}
+    assert {"200", "201", "400", "404", "412", "415", "422", "428"} <= answered
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,10 @@ def cache() -> Path:
     return Path(base) / "backend-playbook"
 
 
-def packages() -> Path:
-    """A folder with `node_modules`, installed when it is not there yet. Raises NodeUnavailable."""
+def packages(source: Path = SOURCE) -> Path:
+    """A folder with the `node_modules` of `source`, installed when it is not there yet. Raises NodeUnavailable."""
     node()
-    wanted = (SOURCE / "package.json").read_bytes()
+    wanted = (source / "package.json").read_bytes()
     folder = cache() / f"node-{hashlib.sha256(wanted).hexdigest()[:16]}"
     if folder.is_dir():
         return folder

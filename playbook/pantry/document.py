@@ -1,0 +1,190 @@
+"""What the OpenAPI document says beyond single routes: who may call, what every answer carries, what can be refused.
+
+The facts come from the routes themselves where they can be read there (their dependencies, their bodies), so that a new
+route is described on the day it is written. Only the words are a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from playbook.api.errors import GENERAL, PROBLEM_JSON
+from playbook.api.resources import JSON, MERGE_PATCH
+from playbook.auth.sessions import SESSION, cookies_of
+from playbook.foundations.http_service import calls_of
+
+Json = dict[str, Any]
+
+ABOUT = """Organizations and the packages that they publish.
+
+**Signing in.** `POST /api/auth/sign-in/email` with `email` and `password` sets the session cookie; all of `/api/auth`
+speaks the contract of Better Auth and has clients of its own. With the cookie, a request that changes something needs
+an `Origin` of the service; browsers send it by themselves, other clients set it.
+
+**Errors** are problem details (RFC 9457); compare `type`, show `detail`, report `request_id`.
+
+**Changing**: send the `ETag` of what you read as `If-Match`. Without it 428, and 412 when it is not the current one.
+A patch is a JSON Merge Patch (RFC 7396), also when it is sent as `application/json`: what is left out stays, null
+removes.
+
+**Repeating**: a POST with an `Idempotency-Key` acts once; repeated within a day, it gets the first answer.
+"""
+TAGS = {
+    "organizations": "Who publishes. Whoever makes one is its owner.",
+    "packages": "What is published, found by any spelling of its name (PEP 503).",
+    "operations": "For the platform that runs the service.",
+    "problems": "What each type of problem means.",
+}
+WORDS = {  # summary and description of the routes that have no words of their own
+    ("get", "/organizations"): ("List organizations", "A page of them; `next` and `prev` lead to its neighbours."),
+    ("post", "/organizations"): ("Create an organization", "The caller becomes its owner. 409: the slug is taken."),
+    ("get", "/organizations/{slug}"): ("Read an organization", "With the `ETag` that a change of it has to name."),
+    ("patch", "/organizations/{slug}"): ("Change an organization", "What is left out stays; null removes."),
+    ("delete", "/organizations/{slug}"): ("Delete an organization", "409 as long as it owns packages."),
+    ("get", "/packages"): ("List packages", "A page of them, of one organization if it is named."),
+    ("post", "/packages"): ("Publish a package", "409: the name, in any spelling, is taken, or nobody has that slug."),
+    ("get", "/packages/{name}"): ("Read a package", "With its newest version and the `ETag` for changing it."),
+    ("patch", "/packages/{name}"): ("Change a package", "What is left out stays; null removes."),
+    ("delete", "/packages/{name}"): ("Delete a package", "With its releases and files, at once and for good."),
+    ("get", "/health"): ("Alive?", ""),
+    ("get", "/ready"): ("Ready?", ""),
+    ("get", "/problems/{slug}"): ("Explain a type of problem", ""),
+}
+PARAMETERS = {
+    "slug": "The name in the URL, in lower case.",
+    "name": "The package's name, in any of its spellings.",
+    "organization": "Only what this organization owns, by its slug.",
+    "sort": "The order; `-` turns it round.",
+    "If-Match": "The `ETag` of what you read, or `*` for whatever is there now.",
+    "If-None-Match": "The `ETag` of what you have: 304 if it is still that.",
+    "Idempotency-Key": "16 to 128 visible characters in double quotes, new for each new request.",
+}
+ORIGIN = {
+    "name": "Origin", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 300},
+    "description": "An origin of the service. Needed with the cookie; browsers send it by themselves.",
+}  # fmt: skip
+HEADERS = {  # what answers carry, and whether always
+    "X-Request-Id": (True, "Names this request in the log. A client may choose it: 8 to 64 letters, digits, _ or -."),
+    "ETag": (True, "The entity tag of the representation as it is now."),
+    "Cache-Control": (True, "`private, no-cache`: keep it, but ask before using it."),
+    "Vary": (True, "The request headers that the answer depends on."),
+    "Location": (True, "The path of what was created."),
+    "Link": (True, "The neighbouring pages (RFC 8288): `next`, `prev`; empty if there are none."),
+    "WWW-Authenticate": (True, "Sign in (RFC 9110, 11.6.1)."),
+    "Accept": (True, "The media types that are taken here (RFC 9110, 12.5.1)."),
+    "Accept-Patch": (True, "The media types that are taken here (RFC 5789, 3.1)."),
+    "Retry-After": (False, "Seconds to wait before trying again."),
+    "Idempotency-Replayed": (False, "`true`: the kept answer of the first request with this key."),
+}
+
+
+def describe_service(app: FastAPI, document: Json) -> None:
+    """Complete the OpenAPI `document` of `app`. For the end of `app.state.describers`.
+
+    With a sign-in (`app.state.auth`) each operation says whether it needs the session cookie, whose name depends on the
+    settings: browsers want a prefix for https.
+    """
+    document["info"] |= {"description": ABOUT, "license": {"name": "MIT", "identifier": "MIT"}}
+    document["servers"] = [{"url": "/"}]  # wherever the document came from: no Host header is believed
+    document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
+    components = document["components"]
+    components["headers"] = {name: header(*about) for name, about in HEADERS.items()}
+    problem = components["schemas"]["Problem"]
+    problem["required"] = [*problem["required"], "request_id"]
+    problem["properties"]["errors"]["items"]["required"] = ["in", "detail"]
+    auth = getattr(app.state, "auth", None)
+    if auth is not None:
+        cookie = {"type": "apiKey", "in": "cookie", "name": cookies_of(auth).prefix + SESSION}
+        components["securitySchemes"] = {"session": cookie | {"description": "Set by `POST /api/auth/sign-in/email`."}}
+    for method, path, calls in routes_of(app):
+        if (operation := document["paths"].get(path, {}).get(method)) is not None:
+            describe_operation(operation, method, path, calls, auth is not None)
+
+
+def routes_of(app: FastAPI) -> Iterator[tuple[str, str, set[str]]]:
+    """Method, path and the dependencies' names of every route of `app`."""
+    for route in iter_route_contexts(app.routes):
+        if getattr(route, "dependant", None) is not None and route.path:
+            for method in route.methods or ():
+                yield method.lower(), route.path, calls_of(route.dependant)
+
+
+def describe_operation(operation: Json, method: str, path: str, calls: set[str], sign_in: bool) -> None:
+    """Words, parameters, media types, security and answers of one operation."""
+    summary, description = WORDS.get((method, path), ("", ""))
+    operation["summary"] = summary or operation["summary"]
+    operation["description"] = operation.get("description") or description
+    operation.setdefault("tags", [path.split("/")[1]])
+    if "parameters" in operation:
+        operation["parameters"] = [described(parameter) for parameter in operation["parameters"]]
+    content = operation.get("requestBody", {}).get("content", {})
+    if MERGE_PATCH in content:
+        content[JSON] = content[MERGE_PATCH]  # `takes` lets it in
+    signed_in = "current_caller" in calls
+    if sign_in:
+        operation["security"] = [{"session": []}] if signed_in else []
+        if signed_in and method != "get":
+            operation.setdefault("parameters", []).append(ORIGIN)
+    statuses = [400, 414, 422, 429, 500, 503, *([401] if signed_in else []), *([404] if "{" in path else [])]
+    statuses += [403] if signed_in and (method != "get" or "permit_of" in calls) else []
+    statuses += [406] if "gives_json" in calls else []
+    statuses += [412] if "read_conditions" in calls else []  # for who sends If-Match to a GET
+    statuses += [413, 415] if content else []
+    statuses += [409] if method == "post" or (method, path) == ("delete", "/organizations/{slug}") else []
+    answers = operation["responses"]
+    for status in statuses:
+        if status in GENERAL:
+            refusal(answers, GENERAL[status].status, GENERAL[status].title)
+    for status, answer in answers.items():
+        for name in headers_of(status, method, calls, operation):
+            answer.setdefault("headers", {})[name] = {"$ref": f"#/components/headers/{name}"}
+    operation["responses"] = dict(sorted(answers.items()))
+
+
+def described(parameter: Json) -> Json:
+    """A copy with words; and a query cannot say null, so what may be left out is not documented as nullable."""
+    words = {"description": PARAMETERS[parameter["name"]]} if parameter["name"] in PARAMETERS else {}
+    schema = parameter["schema"]
+    kept = [inner for inner in schema.get("anyOf", ()) if inner.get("type") != "null"]
+    if parameter["in"] == "query" and len(kept) == 1:
+        schema = {name: value for name, value in schema.items() if name != "anyOf"} | kept[0]
+    return words | parameter | {"schema": schema}
+
+
+def refusal(answers: Json, status: int, title: str) -> None:
+    """Say that `status` can be answered; `title` joins the reasons that are there, in place of FastAPI's own."""
+    answer = answers.setdefault(
+        str(status), {"content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    )
+    reasons = [reason for reason in answer.get("description", "").split("; ") if reason not in ("", "Validation Error")]
+    answer["description"] = "; ".join([title, *(reason for reason in reasons if reason != title)])
+
+
+def headers_of(status: str, method: str, calls: set[str], operation: Json) -> Iterator[str]:
+    """The names of the headers that an answer with `status` has."""
+    yield "X-Request-Id"
+    reads, writes = "read_conditions" in calls, "write_conditions" in calls
+    if (reads and status in ("200", "304", "412")) or (writes and status in ("200", "412")):
+        yield "ETag"
+    if reads and status in ("200", "304"):
+        yield from ("Cache-Control", "Vary")
+        if any(parameter["name"] == "cursor" for parameter in operation.get("parameters", ())):
+            yield "Link"
+    if status == "201":
+        yield "Location"
+    if status == "401":
+        yield "WWW-Authenticate"
+    if status == "415":
+        yield "Accept-Patch" if method == "patch" else "Accept"
+    if status in ("429", "503") or (status == "409" and method == "post"):
+        yield "Retry-After"
+    if method == "post" and status < "500":
+        yield "Idempotency-Replayed"
+
+
+def header(required: bool, description: str) -> Json:
+    return {"required": required, "description": description, "schema": {"type": "string"}}
