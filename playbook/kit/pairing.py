@@ -230,10 +230,10 @@ def dumps(notebook: Notebook) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
+    """Write `text` to `path`, with LF on every system, so that a reader sees the old file or the new one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_text(text, encoding="utf-8", newline="\n")
     os.replace(beside, path)
 
 
