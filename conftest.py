@@ -6,6 +6,7 @@ reason is shown.
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,6 +32,8 @@ for name in [name for name in os.environ if name == "DATABASE_URL" or name.start
 
 def pytest_configure(config: pytest.Config) -> None:
     """nbval ends a kernel by killing it, which leaves temporary files behind: give all of them one folder."""
+    if sys.flags.optimize or os.environ.get("PYTHONOPTIMIZE"):
+        raise pytest.UsageError("asserts are switched off (`python -O` or PYTHONOPTIMIZE): every test would pass")
     if not WORKER:
         tempfile.gettempdir()  # decided before TMPDIR changes, so that pytest's own folders stay where they are
         folder = Path(tempfile.mkdtemp(prefix="playbook-test-"))
