@@ -116,8 +116,8 @@ def _defines(cell: dict[str, Any], place: int) -> bool:
 # What editors note in a cell for themselves. It is dropped without a word; other metadata is not.
 OF_THE_EDITOR = frozenset(
     {
-        "ExecuteTime", "collapsed", "execution", "id", "jp-MarkdownHeadingCollapsed", "lines_to_next_cell", "pycharm",
-        "scrolled", "trusted", "vscode",
+        "ExecuteTime", "cell_marker", "collapsed", "execution", "id", "jp-MarkdownHeadingCollapsed",
+        "lines_to_end_of_cell_marker", "lines_to_next_cell", "pycharm", "scrolled", "trusted", "vscode",
     }
 )  # fmt: skip
 KEPT = frozenset({"tags", "jupyter"})
@@ -157,8 +157,6 @@ def _why_unkept(cell: Any) -> str:
         return 'has three quotes ("""), which end the cell in the text: write them in another way'
     if header := re.search(r"^\s*#\s*(?:%%|In\[).*", cell.source, re.M):
         return f"has the line {header[0].strip()!r}, which begins a cell in the text: change that line"
-    if cell.cell_type == "markdown" and "\\" in cell.source:
-        return "has a backslash that is no escape in Python: write it twice"
     return "would be another cell in the text: look for unusual line ends, magics and unfinished strings"
 
 

@@ -14,7 +14,8 @@ def escape_what_cannot_be_shown() -> None:
     Into a pipe on Windows, or with `LANG=C`, the encoding may know no arrow. Python would end the program.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        # "surrogateescape" is Python's own choice with `LANG=C`, and ends a program as "strict" does.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
 
 

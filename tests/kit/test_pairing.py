@@ -327,7 +327,7 @@ def add_last_cell(cells: list[Any]) -> None:
 
 
 def change_kind(cells: list[Any]) -> None:
-    cells[1] = nbformat.v4.new_raw_cell(cells[1].source, id="see-it-break-1")
+    cells[1] = nbformat.v4.new_code_cell(cells[1].source, id="see-it-break-1")
 
 
 def unrun_cell(cells: list[Any]) -> None:
@@ -430,11 +430,6 @@ WIDGET = nbformat.v4.new_output("display_data", {pairing.WIDGET: {"model_id": "1
 UNKEPT = {
     "three quotes": (markdown_cell('say """ here'), 'has three quotes (""")'),
     "only quotes": (markdown_cell('"""'), 'has three quotes (""")'),
-    "an escape": (
-        markdown_cell(r"the set \mathbb{N} is \{0, 1\}"),
-        "has a backslash that is no escape in Python: write it twice",
-    ),
-    "half an escape": (markdown_cell(r"C:\users"), "has a backslash"),
     "a header in Markdown": (markdown_cell("like this:\n# %% tags"), "has the line '# %% tags'"),
     "a header in code": (code_cell("x = 1\n# %%\ny = 2"), "has the line '# %%'"),
     "a header of another editor": (code_cell("#%%\nx = 1"), "has the line '#%%'"),
@@ -473,7 +468,6 @@ def test_a_cell_that_a_text_cannot_hold_is_refused_and_named(tmp_path: Path, sto
     [
         ("# %% [raw]\n# as it is", "is a raw cell"),
         ('# %% [markdown]\n"""\n# %% in prose\n"""', "has the line '# %% in prose'"),
-        ('# %% [markdown]\n"""\nthe set \\mathbb{N}\n"""', "has a backslash"),
         ('# %%\ntext = """\n# %% in a string\n"""', "has the line '# %% in a string'"),
     ],
 )
@@ -505,9 +499,13 @@ def test_a_cell_folded_in_one_of_the_two_is_found(tmp_path: Path, stored: str) -
 
 
 PIECES = st.sampled_from(
-    ['"""', "'''", '"', "\\", "\\n", "\\d", "\\N{DASH}", "# %%", "#%%", "# %% [markdown]", "# In[2]:", "\n", "\n\n", "    ", "x = 1",
-     "def f():", "%%bash", "%time f()", "!ls", "# ", "## Heading", "é→", "\r", "\x0c", "\u2028", ";", "(", "r", "b'", "# +", "# -", "# ---",
-     "[a](b.ipynb)", "| a |", "```", "pass", "class A:", "@d", "await g()", "?x", "tags=[\"export\"]"]
+    [
+        '"""', "'''", '"', "\\", "\\n", "\\d", "\\N{DASH}", "# %%", "#%%", "# %% [markdown]", "# In[2]:", "\n",
+        "\n\n",
+        "    ", "x = 1", "def f():", "%%bash", "%time f()", "!ls", "# ", "## Heading", "é→", "\r", "\x0c", "\u2028", ";",
+        "(", "r", "b'", "# +", "# -", "# ---", "[a](b.ipynb)", "| a |", "```", "pass", "class A:", "@d", "?x",
+        "await g()", 'tags=["export"]',
+    ]
 )  # fmt: skip
 CELLS = st.tuples(st.sampled_from(["code", "markdown"]), st.lists(PIECES, max_size=5).map("".join))
 

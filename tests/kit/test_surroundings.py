@@ -93,9 +93,7 @@ def test_a_kernel_without_asserts_says_so_in_the_cell() -> None:
 
 
 @pytest.mark.parametrize("kind", HARSH)
-@pytest.mark.parametrize(
-    "command", [["list"], ["find", "lost", "update"], ["run", "first", "-v"], ["refresh", "first"]]
-)
+@pytest.mark.parametrize("command", [["list"], ["find", "lost", "update"], ["run", "first", "-v"]])
 def test_a_command_ends_well(root: Path, kind: str, command: list[str]) -> None:
     small_course.replace(Course(root).get("first"), 'print("no database")', 'print("a → b, \U0001f600")')
     done = python("-m", "playbook.kit.cli", "--course", root, *command, **HARSH[kind])
