@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -23,6 +24,10 @@ from playbook.kit.course import Course, Playbook
 # that want PostgreSQL; the workers of xdist inherit it under this name.
 SERVER = "PLAYBOOK_TEST_POSTGRES"
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
+
+# No test fails because the machine is busy: an example may take as long as it takes.
+hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("no clock")
 
 if (given := postgres.given_url()) is not None:
     os.environ[SERVER] = given

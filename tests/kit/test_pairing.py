@@ -502,7 +502,8 @@ PIECES = st.sampled_from(
     [
         '"""', "'''", '"', "\\", "\\n", "\\d", "\\N{DASH}", "# %%", "#%%", "# %% [markdown]", "# In[2]:", "\n",
         "\n\n",
-        "    ", "x = 1", "def f():", "%%bash", "%time f()", "!ls", "# ", "## Heading", "é→", "\r", "\x0c", "\u2028", ";",
+        "    ", "x = 1", "def f():", "%%bash", "%time f()", "!ls", "# ", "## Heading", "é→", "\r", "\x0c", "\u2028",
+        ";",
         "(", "r", "b'", "# +", "# -", "# ---", "[a](b.ipynb)", "| a |", "```", "pass", "class A:", "@d", "?x",
         "await g()", 'tags=["export"]',
     ]

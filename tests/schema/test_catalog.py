@@ -333,7 +333,12 @@ def with_foreign(engine: sa.Engine, organization: uuid.UUID, clock: Clock, ids: 
 
 
 @pytest.mark.usefixtures("with_foreign")
-@settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(file=files())
 def test_the_line_of_a_refused_row_is_the_one_where_it_begins(
     engine: sa.Engine,
