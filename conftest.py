@@ -6,12 +6,14 @@ reason is shown.
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -23,6 +25,10 @@ from playbook.kit.course import Course, Playbook
 SERVER = "PLAYBOOK_TEST_POSTGRES"
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
+# No test fails because the machine is busy: an example may take as long as it takes.
+hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("no clock")
+
 if (given := postgres.given_url()) is not None:
     os.environ[SERVER] = given
 for name in [name for name in os.environ if name == "DATABASE_URL" or name.startswith("PANTRY_")]:
@@ -31,6 +37,8 @@ for name in [name for name in os.environ if name == "DATABASE_URL" or name.start
 
 def pytest_configure(config: pytest.Config) -> None:
     """nbval ends a kernel by killing it, which leaves temporary files behind: give all of them one folder."""
+    if sys.flags.optimize or os.environ.get("PYTHONOPTIMIZE"):
+        raise pytest.UsageError("asserts are switched off (`python -O` or PYTHONOPTIMIZE): every test would pass")
     if not WORKER:
         tempfile.gettempdir()  # decided before TMPDIR changes, so that pytest's own folders stay where they are
         folder = Path(tempfile.mkdtemp(prefix="playbook-test-"))

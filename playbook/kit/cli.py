@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from playbook.kit import surroundings
 from playbook.kit.errors import InputError
 
 if TYPE_CHECKING:
@@ -253,7 +254,7 @@ def refresh(
     before: dict[Path, str] = {}
     if from_notebook:
         for playbook in chosen:
-            pairing.read_notebook(playbook)  # all of them can be read, or no text is touched
+            pairing.text_of_notebook(playbook)  # all of them can be texts, or no text is touched
         for playbook in chosen:
             before[playbook.text] = playbook.source
             if pairing.bring_back(playbook):
@@ -367,6 +368,7 @@ def lab(
 def _become(command: list[str], folder: Path) -> NoReturn:
     """Let `command` take this process's place, so that it gets the signals itself (JupyterLab asks before it stops)."""
     sys.stdout.flush()
+    os.environ.pop("PYTHONOPTIMIZE", None)  # kernels would inherit it, and run without asserts
     os.chdir(folder)
     if os.name == "posix":
         os.execv(command[0], command)
@@ -522,6 +524,7 @@ def _exit_code(arguments: Sequence[str] | None) -> int:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point of the script `playbook`."""
     signal.signal(signal.SIGTERM, _terminated)
+    surroundings.escape_what_cannot_be_shown()
     sys.exit(_exit_code(arguments))
 
 

@@ -35,12 +35,18 @@ def data_path(name: str, folder: Path = DATA) -> Path:
     restore = f"restore it with `git checkout -- data/{name}`"
     if not path.is_file():
         raise InputError(f"data/{name} is missing: {restore}")
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise InputError(f"data/{name} has {size:,} bytes instead of {expected['bytes']:,}: {restore}")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected["sha256"]:
-        raise InputError(f"data/{name} has been changed: {restore}")
-    return path
+    content = path.read_bytes()
+    if len(content) == expected["bytes"] and hashlib.sha256(content).hexdigest() == expected["sha256"]:
+        return path
+    if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == expected["sha256"]:
+        # Git takes such a file for unchanged and would not write it again, so it has to go first.
+        raise InputError(
+            f"data/{name} has the line ends of Windows, which Git put there: delete it, then "
+            f"`git -c core.autocrlf=false checkout -- data/{name}`"
+        )
+    if len(content) != expected["bytes"]:
+        raise InputError(f"data/{name} has {len(content):,} bytes instead of {expected['bytes']:,}: {restore}")
+    raise InputError(f"data/{name} has been changed: {restore}")
 
 
 def check_all(folder: Path = DATA) -> list[str]:

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from playbook.kit import postgres
+from playbook.kit import postgres, surroundings
 from playbook.kit.data import data_path
 from playbook.kit.display import er_diagram, mermaid, sequence_diagram, show, show_http, show_sql, table
 from playbook.kit.exercises import checker
@@ -35,6 +35,9 @@ __all__ = [
     "show_sql",
     "table",
 ]
+
+surroundings.refuse_without_asserts()
+surroundings.escape_what_cannot_be_shown()
 
 _numbers = itertools.count(1)
 _open = ExitStack()

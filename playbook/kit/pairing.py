@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
@@ -112,6 +113,103 @@ def _defines(cell: dict[str, Any], place: int) -> bool:
     return bool(body) and isinstance(body[place], (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
 
 
+# What editors note in a cell for themselves. It is dropped without a word; other metadata is not.
+OF_THE_EDITOR = frozenset(
+    {
+        "ExecuteTime", "cell_marker", "collapsed", "execution", "id", "jp-MarkdownHeadingCollapsed",
+        "lines_to_end_of_cell_marker", "lines_to_next_cell", "pycharm", "scrolled", "trusted", "vscode",
+    }
+)  # fmt: skip
+KEPT = frozenset({"tags", "jupyter"})
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def unkept(notebook: Notebook) -> list[str]:
+    """The cells that a text cannot hold as they are: which, why and what to do, one line each; empty when all can.
+
+    A cell is held when the text made of it gives the same cell back, to jupytext and to the import hook alike, and
+    when Python takes its Markdown for a string.
+    """
+    found = []
+    for number, cell in enumerate(notebook.cells, 1):
+        if why := _why_unkept(cell):
+            first = next(iter(cell.source.strip().splitlines()), "")[:60]
+            found.append(f"cell {cell.get('id', number)} {why} ({first!r})")
+    if not found and not _survives(notebook.cells):
+        found.append("cells are others when they are read again from the text: look for unfinished strings in code")
+    return found
+
+
+def _why_unkept(cell: Any) -> str:
+    if cell.cell_type not in ("code", "markdown"):
+        return f"is a {cell.cell_type} cell, which pages do not have: make it Markdown or code"
+    if cell.get("attachments"):
+        names = ", ".join(cell.attachments)
+        return f"has {names} pasted into it, which the text would lose: draw it with `mermaid`, or link to a file"
+    if foreign := sorted(cell.metadata.keys() - KEPT - OF_THE_EDITOR):
+        return f"has metadata that the text would lose, {', '.join(foreign)}: remove it (tags are kept)"
+    if any(WIDGET in output.get("data", {}) for output in cell.get("outputs", ())):
+        return "shows a widget, which is empty in a stored notebook: show a table or print"
+    around = {"cell_type": "code", "source": "0", "metadata": {}}
+    if _survives([around, cell, around]):
+        return ""
+    if cell.cell_type == "markdown" and '"""' in cell.source:
+        return 'has three quotes ("""), which end the cell in the text: write them in another way'
+    if header := re.search(r"^\s*#\s*(?:%%|In\[).*", cell.source, re.M):
+        return f"has the line {header[0].strip()!r}, which begins a cell in the text: change that line"
+    return "would be another cell in the text: look for unusual line ends, magics and unfinished strings"
+
+
+def _survives(cells: Sequence[Any]) -> bool:
+    """Whether the text made of `cells` has these cells and no others, for jupytext, for the hook and for Python."""
+    import jupytext
+    import nbformat
+
+    from playbook.kit import hook
+
+    plain = [
+        {"cell_type": cell["cell_type"], "source": cell["source"], "metadata": _kept_metadata(cell)}
+        | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
+        for cell in cells
+    ]
+    notebook = nbformat.from_dict({"cells": plain, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    text = to_text(notebook)
+    try:
+        ours = list(hook.cells(text))
+    except ValueError:  # tags that the hook cannot read
+        return False
+    theirs = jupytext.reads(text, fmt="py:percent").cells
+    if [_shape(c) for c in theirs] != [_shape(c) for c in notebook.cells] or len(ours) != len(theirs):
+        return False
+    lines = text.split("\n")
+    for our, their in zip(ours, theirs, strict=True):
+        if (our.markdown, our.tags) != (their.cell_type == "markdown", frozenset(their.metadata.get("tags", ()))):
+            return False
+        if our.markdown and not _is_string("\n".join(lines[our.start : our.stop])):
+            return False
+    return True
+
+
+def _kept_metadata(cell: Any) -> dict[str, Any]:
+    return {key: value for key, value in cell["metadata"].items() if key in KEPT}
+
+
+def _is_string(source: str) -> bool:
+    """Whether `source` is one string for Python, without an escape that Python does not know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return isinstance(ast.literal_eval(source.strip()), str)
+        except (SyntaxError, ValueError, Warning):
+            return False
+
+
+def _refuse_unkept(playbook: Playbook, notebook: Notebook, where: str) -> None:
+    if found := unkept(notebook):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InputError(f"{where}/{playbook.key}.{'py' if where == 'playbook' else 'ipynb'}: {found[0]}{more}")
+
+
 def read_notebook(playbook: Playbook) -> Notebook:
     """The stored notebook. Raises InputError when there is none or it is not a notebook."""
     import nbformat
@@ -129,8 +227,10 @@ def read_notebook(playbook: Playbook) -> Notebook:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment a playbook runs in: the reader's, without what would point Pantry at another database."""
-    env = {k: v for k, v in os.environ.items() if k != "DATABASE_URL" and not k.startswith("PANTRY_")}
+    """The environment a playbook runs in: the reader's, without what points Pantry at another database or changes what
+    a program does: without asserts a page checks nothing."""
+    own = {"DATABASE_URL", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONINSPECT"}
+    env = {k: v for k, v in os.environ.items() if k not in own and not k.startswith("PANTRY_")}
     return env | {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
@@ -144,13 +244,15 @@ _running: list[Callable[[], None]] = []  # each stops one execution, from any th
 def execute(playbook: Playbook, seconds: int = CELL_SECONDS) -> Notebook:
     """Run the text's cells in a fresh kernel, where nbval and JupyterLab would run them; the notebook with its outputs.
 
-    Raises CellFailure at the first cell that raises, takes longer than `seconds`, or ends the kernel. Ctrl-C and
+    Raises InputError for a text that is not the same cells as a notebook, and when an output cannot be stored;
+    CellFailure at the first cell that raises, takes longer than `seconds`, or ends the kernel. Ctrl-C and
     SIGTERM interrupt the cell, so that it stops what it has started, and become KeyboardInterrupt.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = from_text(playbook)
+    _refuse_unkept(playbook, notebook, "playbook")
     folder = playbook.notebook.parent
     folder.mkdir(parents=True, exist_ok=True)
     client = NotebookClient(
@@ -203,6 +305,7 @@ def execute(playbook: Playbook, seconds: int = CELL_SECONDS) -> Notebook:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
+    _refuse_unkept(playbook, notebook, "notebooks")
     return notebook
 
 
@@ -230,10 +333,10 @@ def dumps(notebook: Notebook) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the new one, never half of it."""
+    """Write `text` to `path`, with LF on every system, so that a reader sees the old file or the new one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
+    beside.write_text(text, encoding="utf-8", newline="\n")
     os.replace(beside, path)
 
 
@@ -281,10 +384,14 @@ def _refresh_one(playbook: Playbook) -> bool | Exception:
 
 def differences(playbook: Playbook) -> list[str]:
     """Where text and notebook part, one line each, with the way to bring them together; empty when they are a pair."""
-    text, stored = from_text(playbook).cells, read_notebook(playbook).cells
+    made, kept = from_text(playbook), read_notebook(playbook)
+    found = [f"playbook/{playbook.key}.py: {line}" for line in unkept(made)]
+    found += [f"notebooks/{playbook.key}.ipynb: {line}" for line in unkept(kept)]
+    if found:  # to bring them together would lose something
+        return found
+    text, stored = made.cells, kept.cells
     if [_shape(c) for c in text] == [_shape(c) for c in stored]:
         return _unexecuted(playbook, stored)
-    found = []
     matcher = SequenceMatcher(None, [_shape(c) for c in text], [_shape(c) for c in stored], autojunk=False)
     for kind, a, _, c, d in matcher.get_opcodes():
         if kind == "equal":
@@ -301,8 +408,9 @@ def differences(playbook: Playbook) -> list[str]:
     return found
 
 
-def _shape(cell: Any) -> tuple[str, str, tuple[str, ...]]:
-    return (cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ())))
+def _shape(cell: Any) -> tuple[str, str, tuple[str, ...], str]:
+    jupyter = json.dumps(cell.metadata.get("jupyter") or {}, sort_keys=True)
+    return (cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ())), jupyter)
 
 
 def _unexecuted(playbook: Playbook, stored: Sequence[Any]) -> list[str]:
@@ -317,9 +425,19 @@ def _unexecuted(playbook: Playbook, stored: Sequence[Any]) -> list[str]:
     return []
 
 
+def text_of_notebook(playbook: Playbook) -> str:
+    """The text that the stored notebook describes. Raises InputError when a text would lose something of a cell."""
+    notebook = read_notebook(playbook)
+    _refuse_unkept(playbook, notebook, "notebooks")
+    return to_text(notebook)
+
+
 def bring_back(playbook: Playbook) -> bool:
-    """Write the notebook's cells into the text (the direction JupyterLab editing needs); whether the text changed."""
-    text = to_text(read_notebook(playbook))
+    """Write the notebook's cells into the text (the direction JupyterLab editing needs); whether the text changed.
+
+    Raises InputError, and writes nothing, when a cell cannot be held by a text.
+    """
+    text = text_of_notebook(playbook)
     if text == playbook.text.read_text(encoding="utf-8"):
         return False
     write_whole(playbook.text, text)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from playbook.kit import hook, pairing
 from playbook.kit.course import Playbook
 
-STOP_SECONDS = 10  # what an interrupted script gets to stop the servers it started
+STOP_SECONDS = 30  # what an interrupted script gets to stop the servers it started
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-READY_SECONDS = 10
+READY_SECONDS = 60  # a busy machine is no fault of the app
 STOP_SECONDS = 10
 SCRIPTED = frozenset({"MAIL", "RCPT", "DATA", "QUIT"})
 

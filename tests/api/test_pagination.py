@@ -116,7 +116,9 @@ def rows(url: str, ids: Identifiers) -> Rows:
     return Rows(url, ids)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     sort=st.sampled_from(SORTS),
     to=st.sampled_from(["next", "prev"]),

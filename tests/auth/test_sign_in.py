@@ -128,7 +128,7 @@ def status(auth: Auth, allowance: Allowance, *key: str) -> int:
 
 @settings(
     max_examples=15, deadline=None, database=None, derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(
     burst=st.integers(1, 4),

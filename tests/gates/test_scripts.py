@@ -33,7 +33,7 @@ def run(pair: Playbook, elsewhere: Path, temporary: Path, **env: str) -> str:
         cwd=elsewhere,
         env=os.environ | {"TMPDIR": str(temporary)} | env,
         capture_output=True,
-        text=True,
+        encoding="cp1252",  # what both of the encodings below can be read with
         timeout=SECONDS,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -44,7 +44,8 @@ def run(pair: Playbook, elsewhere: Path, temporary: Path, **env: str) -> str:
 
 
 def test_on_the_embedded_database(pair: Playbook, tmp_path: Path, temporary: Path) -> None:
-    run(pair, tmp_path, temporary)
+    """Into a pipe that knows no arrow and no accent, as an old terminal is."""
+    run(pair, tmp_path, temporary, PYTHONIOENCODING="ascii")
 
 
 def query(url: str, statement: str) -> int:
@@ -69,7 +70,7 @@ def test_on_postgresql(pair: Playbook, tmp_path: Path, temporary: Path, own_serv
     """The same page, sent to a server by DATABASE_URL alone. That it really went there is seen in the server."""
     number = "SELECT pg_current_xact_id()::text::bigint"  # grows with every transaction that writes
     before = query(own_server, number)
-    run(pair, tmp_path, temporary, DATABASE_URL=own_server)
+    run(pair, tmp_path, temporary, DATABASE_URL=own_server, PYTHONIOENCODING="cp1252")  # a pipe on Windows
     written = query(own_server, number) - before - 1
     if "lesson_url(" in pair.source or "on_postgres(" in pair.source:
         assert written > 0, "nothing reached PostgreSQL"

@@ -5,14 +5,17 @@ import shutil
 import sys
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
-from playbook.kit import pairing
+from playbook.kit import hook, pairing
 from playbook.kit.course import Course, Playbook
 from playbook.kit.data import ROOT
 from playbook.kit.errors import InputError
@@ -324,7 +327,7 @@ def add_last_cell(cells: list[Any]) -> None:
 
 
 def change_kind(cells: list[Any]) -> None:
-    cells[1] = nbformat.v4.new_raw_cell(cells[1].source, id="see-it-break-1")
+    cells[1] = nbformat.v4.new_code_cell(cells[1].source, id="see-it-break-1")
 
 
 def unrun_cell(cells: list[Any]) -> None:
@@ -409,6 +412,125 @@ def test_bring_back_takes_the_notebook_into_the_text(tmp_path: Path, stored: str
     assert text.endswith('# %% [markdown]\n"""\nthe end\n"""\n')
     assert pairing.differences(lesson(tmp_path, text)) == []
     assert pairing.bring_back(sums) is False
+
+
+# --- what a text cannot hold ---
+
+
+def code_cell(source: str, **more: Any) -> Any:
+    return nbformat.v4.new_code_cell(source, id="odd", execution_count=2, **more)
+
+
+def markdown_cell(source: str, **more: Any) -> Any:
+    return nbformat.v4.new_markdown_cell(source, id="odd", **more)
+
+
+PICTURE = {"image.png": {"image/png": "iVBORw0KGgo="}}
+WIDGET = nbformat.v4.new_output("display_data", {pairing.WIDGET: {"model_id": "1"}, "text/plain": "Button()"})
+UNKEPT = {
+    "three quotes": (markdown_cell('say """ here'), 'has three quotes (""")'),
+    "only quotes": (markdown_cell('"""'), 'has three quotes (""")'),
+    "a header in Markdown": (markdown_cell("like this:\n# %% tags"), "has the line '# %% tags'"),
+    "a header in code": (code_cell("x = 1\n# %%\ny = 2"), "has the line '# %%'"),
+    "a header of another editor": (code_cell("#%%\nx = 1"), "has the line '#%%'"),
+    "a header of an export": (code_cell("# In[1]:\nx = 1"), "has the line '# In[1]:'"),
+    "a header in a string": (code_cell('s = """\n# %% [markdown]\n"""'), "has the line '# %% [markdown]'"),
+    "a cell magic": (code_cell("%%bash\nls"), "would be another cell in the text"),
+    "a form feed": (code_cell("x = 1\x0cy = 2"), "would be another cell in the text"),
+    "a line separator": (markdown_cell("a\u2028b"), "would be another cell in the text"),
+    "a raw cell": (nbformat.v4.new_raw_cell("as it is", id="odd"), "is a raw cell, which pages do not have"),
+    "a picture": (markdown_cell("![x](attachment:image.png)", attachments=PICTURE), "has image.png pasted into it"),
+    "metadata": (markdown_cell("a", metadata={"slideshow": {"slide_type": "slide"}}), "text would lose, slideshow"),
+    "a tag with a bracket": (code_cell("x = 1", metadata={"tags": ["a]b"]}), "would be another cell in the text"),
+    "a widget": (code_cell("x = 1", outputs=[WIDGET]), "shows a widget, which is empty in a stored notebook"),
+}
+
+
+@pytest.mark.parametrize("kind", UNKEPT)
+def test_a_cell_that_a_text_cannot_hold_is_refused_and_named(tmp_path: Path, stored: str, kind: str) -> None:
+    cell, why = UNKEPT[kind]
+    sums = with_notebook(tmp_path, stored)
+    change(sums, lambda cells: cells.insert(3, deepcopy(cell)))
+    before = sums.notebook.read_bytes()
+    with pytest.raises(InputError, match=r"^notebooks/basics/sums\.ipynb: cell odd ") as caught:
+        pairing.bring_back(sums)
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sums.text.read_text(encoding="utf-8") == LESSON
+    [found] = pairing.differences(sums)
+    assert found.startswith("notebooks/basics/sums.ipynb: cell odd ")
+    assert why in found
+    assert sums.notebook.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        ("# %% [raw]\n# as it is", "is a raw cell"),
+        ('# %% [markdown]\n"""\n# %% in prose\n"""', "has the line '# %% in prose'"),
+        ('# %%\ntext = """\n# %% in a string\n"""', "has the line '# %% in a string'"),
+    ],
+)
+def test_a_text_that_is_not_the_same_cells_to_python_is_refused(tmp_path: Path, cell: str, why: str) -> None:
+    """Before a kernel is started, and by `playbook check`."""
+    source = LESSON.replace("# %%\nassert add", cell + "\n\n# %%\nassert add")
+    assert source != LESSON
+    sums = lesson(tmp_path, source)
+    with pytest.raises(InputError, match=r"^playbook/basics/sums\.py: cell ") as caught:
+        pairing.refresh(sums)
+    assert why in str(caught.value)
+    assert not sums.notebook.exists()
+
+
+def test_what_editors_note_for_themselves_is_no_fault(tmp_path: Path, stored: str) -> None:
+    sums = with_notebook(tmp_path, stored)
+    change(sums, lambda cells: cells[2].metadata.update(collapsed=False, scrolled=True, execution={"x": 1}))
+    assert pairing.differences(sums) == []
+    assert pairing.bring_back(sums) is False
+
+
+def test_a_cell_folded_in_one_of_the_two_is_found(tmp_path: Path, stored: str) -> None:
+    sums = with_notebook(tmp_path, stored)
+    change(sums, lambda cells: cells[2].metadata.update(jupyter={"source_hidden": True}))
+    [found] = pairing.differences(sums)
+    assert "differs from the text" in found
+    assert pairing.bring_back(sums) is True
+    assert pairing.differences(lesson(tmp_path, sums.text.read_text(encoding="utf-8"))) == []
+
+
+PIECES = st.sampled_from(
+    [
+        '"""', "'''", '"', "\\", "\\n", "\\d", "\\N{DASH}", "# %%", "#%%", "# %% [markdown]", "# In[2]:", "\n",
+        "\n\n",
+        "    ", "x = 1", "def f():", "%%bash", "%time f()", "!ls", "# ", "## Heading", "é→", "\r", "\x0c", "\u2028",
+        ";",
+        "(", "r", "b'", "# +", "# -", "# ---", "[a](b.ipynb)", "| a |", "```", "pass", "class A:", "@d", "?x",
+        "await g()", 'tags=["export"]',
+    ]
+)  # fmt: skip
+CELLS = st.tuples(st.sampled_from(["code", "markdown"]), st.lists(PIECES, max_size=5).map("".join))
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(st.lists(CELLS, min_size=1, max_size=3))
+def test_a_notebook_comes_back_from_its_text_or_is_refused(cells: list[tuple[str, str]]) -> None:
+    made = [nbformat.v4.new_code_cell(s) if kind == "code" else nbformat.v4.new_markdown_cell(s) for kind, s in cells]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Title"), *made])
+    refused = pairing.unkept(notebook)
+    assert all(line.startswith("cell") for line in refused)
+    if refused:
+        return
+    text = pairing.to_text(notebook)
+    with TemporaryDirectory() as folder:
+        again = pairing.from_text(lesson(Path(folder), text))
+        assert [(c.cell_type, c.source) for c in again.cells] == [(c.cell_type, c.source) for c in notebook.cells]
+        assert pairing.unkept(again) == []
+        assert pairing.to_text(again) == text
+    lines = text.split("\n")
+    for ours, theirs in zip(hook.cells(text), again.cells, strict=True):
+        assert ours.markdown == (theirs.cell_type == "markdown")
+        if ours.markdown:
+            compile("\n".join(lines[ours.start : ours.stop]), "cell", "eval" if theirs.source else "exec")
 
 
 # --- JupyterLab ---
