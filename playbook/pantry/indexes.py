@@ -1,8 +1,8 @@
 """Find and mend a DuckDB file whose indexes have lost entries.
 
 DuckDB before 2.0 loses them when a file is opened and closed after a crash without the CHECKPOINT that `open_duckdb`
-makes: by an earlier release of this course, or by any other program. A look-up by index then misses rows, a unique key is
-taken twice, and a DELETE of such a row is a fatal error. The rows themselves are all there, so a scan tells.
+makes: by an earlier release of this course, or by any other program. A look-up by index then misses rows, a unique key
+is taken twice, and a DELETE of such a row is a fatal error. The rows themselves are all there, so a scan tells.
 """
 
 import logging
@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import sqlalchemy as sa
@@ -194,9 +193,9 @@ def not_refused(connection: duckdb.DuckDBPyConnection, key: Key, columns: Mappin
 def find_damage(engine: sa.Engine) -> list[Damage]:
     """What the indexes of a DuckDB file say otherwise than a scan does; empty for any other database.
 
-    Each unique key is searched for doubles and each index of one column compared row by row. An index of several columns
-    is tried with the newest rows if it is unique. Not found: an entry of a row that is gone. `rebuild` mends all of it.
-    Takes about 0.1 s for 10,000 rows of a table with two indexes.
+    Each unique key is searched for doubles and each index of one column compared row by row. An index of several
+    columns is tried with the newest rows if it is unique. Not found: what an index has of a row that is gone. `rebuild`
+    mends that, too. Takes 0.8 s of processor time for the course's 15,000 packages with their releases.
     """
     if engine.dialect.name != "duckdb" or in_memory(engine):
         return []
@@ -223,9 +222,9 @@ def find_damage(engine: sa.Engine) -> list[Damage]:
 def rebuild(engine: sa.Engine, without: Mapping[str, Iterable[str]] | None = None) -> dict[str, int]:
     """Make all indexes and keys of a DuckDB file again, in one transaction: each table is copied as it was declared.
 
-    `without` are rows to leave out, primary keys as text by table; what refers to them is left out, too, where the models
-    say ON DELETE CASCADE, and set to NULL where they say so. Returns how many rows of each table were left out or
-    changed. Raises DamagedDatabase, and changes nothing, while rows collide, or for a row that does not exist or
+    `without` are rows to leave out, primary keys as text by table; what refers to them is left out, too, where the
+    models say ON DELETE CASCADE, and set to NULL where they say so. Returns how many rows of each table were left out
+    or changed. Raises DamagedDatabase, and changes nothing, while rows collide, or for a row that does not exist or
     that others refer to.
     """
     with opened(engine) as connection:
@@ -336,7 +335,8 @@ def describe(engine: sa.Engine, double: Double) -> Iterator[str]:
                 if parent == double.key.table and (found := pointing(connection, child, column, names[child], {row}))
             ]
             when = f", made {times[row]}" if times.get(row) else ""
-            yield f"{double.key.table}={row}{when}, {'referred to by ' + ', '.join(counts) if counts else 'no references'}"
+            referred = f"referred to by {', '.join(counts)}" if counts else "no references"
+            yield f"{double.key.table}={row}{when}, {referred}"
 
 
 def mend_indexes(engine: sa.Engine) -> str | None:
@@ -349,15 +349,15 @@ def mend_indexes(engine: sa.Engine) -> str | None:
     if collisions:
         more = f" and {len(collisions) - 1} more" if len(collisions) > 1 else ""
         raise DamagedDatabase(
-            f"the database has rows that a unique key forbids, {collisions[0]}{more}; it was opened after a crash in a way "
-            "that loses index entries: `playbook repair` says what to do"
+            f"the database has rows that a unique key forbids, {collisions[0]}{more}; it was opened after a crash in a "
+            "way that loses index entries: `playbook repair` says what to do"
         )
     if not damage:
         return None
     rebuild(engine)
     line = (
-        f"the indexes of the database had lost entries after a crash ({'; '.join(map(str, damage))}): all were made again, "
-        "no row was changed"
+        f"the indexes of the database had lost entries after a crash ({'; '.join(map(str, damage))}): "
+        "all were made again, no row was changed"
     )
     log.warning(line)
     return line

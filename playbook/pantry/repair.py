@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from playbook.foundations.database import make_engine
-from playbook.pantry.indexes import Double, describe, find_damage, in_memory, rebuild
+from playbook.pantry.indexes import DamagedDatabase, Double, describe, find_damage, in_memory, rebuild
 
 # Whoever imports this module has the models' tables, for what refers to a row.
 import playbook.production.pantry  # noqa: F401  isort: skip
@@ -19,18 +19,16 @@ BEFORE = ".before-repair"
 def repair(url: str, remove: Sequence[str], say: Callable[[str], object]) -> bool:
     """Look, tell in lines, make all indexes again. False when rows collide: then nothing was changed.
 
-    `remove` are rows to delete, `TABLE=PRIMARY KEY`. Raises ValueError for a database that cannot be repaired like this,
-    and DamagedDatabase, one of them, for a row that cannot be removed.
+    `remove` are rows to delete, `TABLE=PRIMARY KEY`. Raises ValueError for a database that cannot be repaired like
+    this, and DamagedDatabase, one of them, for a row that cannot be removed.
     """
     engine = make_engine(url)
     if engine.dialect.name != "duckdb":
-        raise ValueError(
-            "DATABASE_URL is a PostgreSQL, whose indexes hold after a crash: see its own amcheck and REINDEX"
-        )
+        raise ValueError("DATABASE_URL names PostgreSQL, whose indexes outlive a crash: see amcheck and REINDEX")
     file = Path(engine.url.database or "")
     if in_memory(engine) or not file.is_file():
         raise ValueError(f"there is no database file {str(file)!r}: name it in DATABASE_URL")
-    without = defaultdict(set)
+    without: dict[str, set[str]] = defaultdict(set)
     for given in remove:
         table, equals, key = given.partition("=")
         if not (table and equals and key):
@@ -46,10 +44,11 @@ def repair(url: str, remove: Sequence[str], say: Callable[[str], object]) -> boo
                 for line in describe(engine, double):
                     say(f"  {line}")
             say(
-                "nothing was changed: of the rows that collide one may stay. `playbook repair --remove TABLE=KEY` deletes "
-                "a row and what belongs to it"
+                "nothing was changed: of the rows that collide one may stay. `playbook repair --remove TABLE=KEY` "
+                "deletes a row and what belongs to it"
             )
             return False
+        saved = None
         if remove:
             engine.dispose()  # while a file is copied nothing may write to it, and its log must be empty
             saved = file.with_name(file.name + BEFORE)
@@ -57,8 +56,14 @@ def repair(url: str, remove: Sequence[str], say: Callable[[str], object]) -> boo
                 raise ValueError(f"{saved} is from an earlier repair: move it away first")
             shutil.copy2(file, saved)
             say(f"the file as it was: {saved}")
-        for table, rows in rebuild(engine, without).items():
-            say(f"{table}: {rows} {'row' if rows == 1 else 'rows'} removed or cut off")
+        try:
+            changed = rebuild(engine, without)
+        except DamagedDatabase:
+            if saved is not None:
+                saved.unlink()  # nothing was changed
+            raise
+        for table, count in changed.items():
+            say(f"{table}: {count} {'row' if count == 1 else 'rows'} removed or cut off")
         say("all indexes were made again" + ("" if damage else "; nothing was wrong with them"))
         return True
     except sa.exc.DBAPIError as error:

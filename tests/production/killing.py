@@ -3,9 +3,10 @@
 `python tests/production/killing.py DATABASE_URL --rounds 100` runs as many rounds as you want; the test runs a few.
 
 A round: Pantry starts over the database (in a forked process, or as `playbook serve` of its own); clients sign up, make
-organizations and packages, rename and delete them, sign in and out, and note each answer in a file. At a random moment SIGKILL.
-Then, in most rounds, somebody looks at the database and goes away in good order. Then Pantry starts again, and every
-row that was acknowledged is asked for by key and by scan, over SQL and over HTTP, doubles are inserted, orphans counted.
+organizations and packages, rename and delete them, sign in and out, and note each answer in a file. At a random moment
+it gets SIGKILL. In most rounds somebody then looks at the database and goes away in good order. Then Pantry starts
+again, every row that was acknowledged is asked for by key and by scan, over SQL and over HTTP, doubles are inserted, and
+orphans counted.
 This process itself never opens the database, so that each fork begins without one.
 """
 
@@ -68,7 +69,7 @@ class Notes:
 
 
 def use(base: str, notes: Notes, name: str) -> None:
-    """What one client does until nobody answers any more. A change is noted before it is asked for and after it is done."""
+    """What one client does until nobody answers any more. What takes something away is noted before and after."""
     with httpx.Client(base_url=base, headers=ORIGIN, trust_env=False, timeout=30) as client:
 
         def ask(due: int, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response | None:
