@@ -5,8 +5,8 @@
 A round: Pantry starts over the database (in a forked process, or as `playbook serve` of its own); clients sign up, make
 organizations and packages, rename and delete them, sign in and out, and note each answer in a file. At a random moment
 it gets SIGKILL. In most rounds somebody then looks at the database and goes away in good order. Then Pantry starts
-again, every row that was acknowledged is asked for by key and by scan, over SQL and over HTTP, doubles are inserted, and
-orphans counted.
+again, every row that was acknowledged is asked for by key and by scan, over SQL and over HTTP, doubles are inserted,
+and orphans counted.
 This process itself never opens the database, so that each fork begins without one.
 """
 
@@ -34,6 +34,7 @@ from sqlalchemy import orm
 from playbook.foundations.database import Base, make_engine
 from playbook.foundations.settings import Settings
 from playbook.kit import postgres, ready
+from playbook.kit.errors import InputError
 from playbook.kit.live import LiveClient, LiveServer, serving
 from playbook.kit.running import environment
 from playbook.migrations.first_migration import current, orphans
@@ -355,7 +356,14 @@ def kill_postgres(server: postgres.Server) -> None:
     # In a container nobody may reap the dead, and a lock file that names one of them seems to be in use.
     for left in ("postmaster.pid", ".s.PGSQL.5432.lock"):
         (server._folder / "data" / left).unlink(missing_ok=True)
-    server._server.ensure_postgres_running()
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            server._server.ensure_postgres_running()  # waits 10 s, which is not enough on a busy machine
+            postgres.reach(server.url)
+            return
+        except (subprocess.SubprocessError, InputError):
+            assert time.monotonic() < until, "PostgreSQL did not start again"
 
 
 def rounds(
@@ -368,10 +376,12 @@ def rounds(
         name = f"r{one}x"
         if server is not None:
             child = forked(lambda name=name: serve_and_write(url, notes, name))  # type: ignore[misc]
-            wait_for(notes, chance.randint(2, MOST), lambda: True, chance)
-            kill_postgres(server)
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            try:
+                wait_for(notes, chance.randint(2, MOST), lambda: True, chance)
+                kill_postgres(server)
+            finally:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
             when = "the server"
         elif serve_every and one % serve_every == serve_every - 1:
             when = kill_serve(url, notes, name, chance)
