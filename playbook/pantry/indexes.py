@@ -169,7 +169,7 @@ def not_refused(connection: duckdb.DuckDBPyConnection, key: Key, columns: Mappin
     fresh: dict[str, str] = {}
     for other in others:
         free = [column for column in other.columns if column not in key.columns]
-        makers = {"UUID": "uuid()", "VARCHAR": "CAST(uuid() AS VARCHAR)"}
+        makers = {"UUID": "uuid()", "VARCHAR": "CAST(uuid() AS VARCHAR)", "INTEGER": "CAST(-1 - rowid AS INTEGER)"}
         column = next((column for column in free if columns[column] in makers), None)
         if column is None:
             return 0  # a double would be refused by the other key, whatever this one says

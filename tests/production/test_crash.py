@@ -207,7 +207,6 @@ ALLOWED = {
     "playbook/foundations/settings.py": 1,  # PostgreSQL
     "tests/contract/test_taken_over.py": 1,  # Better Auth's database, on PostgreSQL
     "tests/kit/test_postgres.py": 3,  # PostgreSQL
-    "tests/kit/test_rerun.py": 1,  # SQLite
 }
 
 
@@ -227,9 +226,8 @@ def other_openings(source: str) -> list[int]:
             read_only = given.get("read_only")
             if not (isinstance(read_only, ast.Constant) and read_only.value is True):
                 found.append(node.lineno)
-        elif called.split(".")[-1] in ("create_engine", "engine_from_config"):
-            if "isolation_level" not in given:  # with it, PostgreSQL's maintenance database
-                found.append(node.lineno)
+        elif called.split(".")[-1] in ("create_engine", "engine_from_config") and "isolation_level" not in given:
+            found.append(node.lineno)  # with a level, it is PostgreSQL's maintenance database
     return found
 
 
@@ -318,7 +316,7 @@ def test_repair_names_the_rows_and_removes_what_it_is_told(doubled: Path) -> Non
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://nobody@127.0.0.1/x", "duckdb:///:memory:", "duckdb:///no/such"])
 def test_repair_says_where_there_is_nothing_to_repair(url: str) -> None:
-    with pytest.raises(ValueError, match="PostgreSQL|no database file"):
+    with pytest.raises(ValueError, match=r"PostgreSQL|no database file"):
         repair(url, [], print)
 
 
