@@ -213,15 +213,12 @@ ALLOWED = {
 def other_openings(source: str) -> list[int]:
     """The lines that open a database, perhaps a file, and not through `make_engine`, `open_duckdb` or read-only."""
     tree, found = ast.parse(source), []
-    through = [
-        node for node in ast.walk(tree) if isinstance(node, ast.Call) and "open_duckdb" in ast.unparse(node.func)
-    ]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    through = [node for node in calls if "open_duckdb" in ast.unparse(node.func)]
     inside = {id(part) for node in through for part in ast.walk(node)}
-    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in inside):
+    for node in (node for node in calls if id(node) not in inside):
         called, given = ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
-        first = (
-            ast.unparse(node.args[0]) if node.args else ast.unparse(given["database"]) if "database" in given else ""
-        )
+        first = "".join(ast.unparse(value) for value in [*node.args[:1], *filter(None, [given.get("database")])])
         if called in ("duckdb.connect", "_duckdb.connect") and first and "':memory:" not in first:
             read_only = given.get("read_only")
             if not (isinstance(read_only, ast.Constant) and read_only.value is True):
