@@ -196,7 +196,9 @@ def test_a_checkpoint_that_fails_leaves_the_log_for_the_next_opening(file: Path)
 
     with pytest.raises(duckdb.IOException, match="no space"):
         open_duckdb(Failing)
-    make_engine(f"duckdb:///{file}").connect().close()
+    engine = make_engine(f"duckdb:///{file}")
+    engine.connect().close()
+    engine.dispose()
     assert by_index(file) == 1
 
 
