@@ -24,6 +24,7 @@ import traceback
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -351,7 +352,8 @@ def kill_postgres(server: postgres.Server) -> None:
     process = psutil.Process(server._server.get_pid())
     family = [*process.children(recursive=True), process]
     for one in family:
-        one.kill()
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
     psutil.wait_procs(family, timeout=10)
     # In a container nobody may reap the dead, and a lock file that names one of them seems to be in use.
     for left in ("postmaster.pid", ".s.PGSQL.5432.lock"):
