@@ -15,6 +15,7 @@ from playbook.foundations.database import make_engine, transaction
 from playbook.foundations.http_service import Caller
 from playbook.foundations.settings import Settings
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.indexes import mend_indexes
 from playbook.production.pantry import BASELINE, mirror_of, resource_api
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import Member, User, add_user
@@ -44,6 +45,7 @@ def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None 
     engine, clock = make_engine(settings.database_url), clock or SystemClock()
     ids = Identifiers(clock)
     prepare(engine, baseline=BASELINE)
+    mend_indexes(engine)
     developer, mirror, filled = transaction(engine, lambda session: first_rows(session, clock, ids))
     if catalog is not None and not filled:
         load_catalog(engine, catalog, mirror, clock.now())

@@ -276,6 +276,40 @@ def leave_out_foreign_keys(constraint: sa.ForeignKeyConstraint, compiler: Any, *
 
 # %% [markdown]
 """
+After a crash DuckDB reads its log when the file is opened, but an index gets its entries only when it is used. If the
+file is closed before that, the entries are gone: a look-up finds nothing, a unique key is taken twice. A CHECKPOINT as
+the first statement keeps them. Whatever opens a file opens it in this way.
+"""
+
+# %% tags=["export"]
+import threading
+from collections.abc import Callable
+
+OPENING = threading.Lock()
+
+
+def open_duckdb(connect: Callable[[], Any]) -> Any:
+    """The connection that `connect()` makes; the first one to a file in a process finishes the recovery from a crash.
+
+    Raises duckdb.Error when that is impossible; the log then stays as it is, for the next opening.
+    """
+    with OPENING:  # or a second connection writes before the first one's CHECKPOINT
+        connection = connect()
+        try:  # `user` means nothing to DuckDB and lives as long as the opened file: our mark that this was done
+            if connection.execute("SELECT current_setting('user')").fetchone()[0] != "recovered":
+                connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # should the next line fail
+                connection.execute("CHECKPOINT")
+                connection.execute("PRAGMA enable_checkpoint_on_shutdown")
+                connection.execute("SET GLOBAL user = 'recovered'")
+            connection.execute("SET TimeZone = 'UTC'")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+# %% [markdown]
+"""
 One factory makes the engine. Four lines of it matter. On DuckDB a `QueuePool`, or each thread would get an in-memory
 database of its own; and no `rowcount`, since beside a RETURNING DuckDB gives none. On PostgreSQL the isolation level
 that both engines share. On both a bound on waiting: for a connection, a statement, a client that went away in the
@@ -310,7 +344,7 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
     if backend == "duckdb":
         engine = sa.create_engine(url, **(DUCKDB | options))
         engine.dialect.supports_sane_rowcount = False  # so the ORM does not ask for it
-        sa.event.listen(engine, "connect", lambda connection, _: connection.execute("SET TimeZone = 'UTC'"))
+        sa.event.listen(engine, "do_connect", lambda d, _, args, kw: open_duckdb(lambda: d.connect(*args, **kw)))
         return engine
     raise ValueError(f"no support for {backend!r}: use duckdb:///FILE or postgresql+psycopg://HOST/NAME")
 
@@ -325,7 +359,6 @@ is as wrong as not at all.
 # %% tags=["export"]
 import random
 import time
-from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")

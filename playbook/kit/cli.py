@@ -420,6 +420,30 @@ def serve(
         raise typer.Exit(FAILED)
 
 
+@app.command()
+def repair(
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE=KEY", help="A row to delete, with what belongs to it. Repeatable."),
+    ] = None,
+) -> None:
+    """Look for lost index entries in Pantry's DuckDB file, and make all its indexes again. Stop the service first.
+
+    No row is changed, except those that `--remove` names; then the file as it was is kept beside the new one.
+    """
+    from playbook.kit import ready
+
+    if given := os.environ.get("DATABASE_URL", "").strip():
+        ready.database_url(given)
+    module = importlib.import_module("playbook.pantry.repair")
+    try:
+        clean = module.repair(_settings().database_url, remove or [], typer.echo)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not clean:
+        raise typer.Exit(FAILED)
+
+
 def _settings() -> Any:
     # By name: a lesson is not type-checked as a whole, its cells define things twice.
     lesson = importlib.import_module("playbook.foundations.settings")

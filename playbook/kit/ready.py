@@ -58,15 +58,19 @@ def reach(url: str) -> None:
     if url.startswith("postgresql"):
         postgres.reach(url)
         return
-    import duckdb
-    from sqlalchemy.engine import make_url
+    from importlib import import_module
 
-    file = make_url(url).database or ":memory:"
+    import sqlalchemy as sa
+
+    # Opened as the service opens it: another way to open a file after a crash loses entries of its indexes.
+    engine = import_module("playbook.foundations.database").make_engine(url)
     try:
-        duckdb.connect(file).close()
-    except duckdb.Error as error:
-        reason = str(error).strip().splitlines()[0]
+        engine.connect().close()
+    except sa.exc.DBAPIError as error:
+        reason = str(error.orig).strip().splitlines()[0]
         raise InputError(
-            f"the database file {file!r} cannot be opened ({reason}): stop the program that has it open, "
-            "or correct DATABASE_URL"
+            f"the database file {engine.url.database!r} cannot be opened ({reason}): stop the program that has it "
+            "open, or correct DATABASE_URL"
         ) from None
+    finally:
+        engine.dispose()

@@ -779,6 +779,8 @@ assert check_split(split, join)
 - **Migration owner**: a revision that has run somewhere is never edited; a mistake is corrected by the next one. Make
   drafts against PostgreSQL. On DuckDB alter tables in `op.batch_alter_table`, make no index after an UPDATE, and migrate
   while nobody writes: the copy loses what others commit meanwhile, and an index made beside writers ends the process.
+  A `server_default` is a constant on DuckDB: a table with a function there (`now()`, `uuid()`, the sequence of an integer
+  key) that is altered before a crash cannot be opened again.
 - **Operator**: run `alembic upgrade head` before the new release starts; a release refuses to start on any schema that
   it does not know. (One that serves on both sides of its migration starts first:
   [expand_and_contract](expand_and_contract.ipynb).) A migration waits 5 seconds for a lock, then fails and leaves

@@ -742,6 +742,8 @@ assert check_refused(refused)
 - **Reviewer**: read `loses` first. An entry says what a rollback will cost, and its reason must convince you.
 - **Migration owner**: "no row for ..." means that a CHECK refuses everything that was made; give a strategy for the
   column. A downgrade must cope with what only the new program writes.
+  A `server_default` that is a function passes here and can cost the DuckDB file in a crash: Pantry's own test looks for
+  one after each statement of each revision.
 - **Operator**: the size is not tested here. Ten rows tell nothing about locks and minutes; rehearse a large migration
   on a copy.
 - **Security reviewer**: made rows are nobody's data, so they may stand in a log.

@@ -344,6 +344,7 @@ from playbook.foundations.database import make_engine
 from playbook.migrations.first_migration import prepare
 from playbook.pantry.mailboxes import PerMailbox
 from playbook.pantry.target import RequestTarget
+from playbook.pantry.indexes import mend_indexes
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import User
 
@@ -381,11 +382,12 @@ def pantry(
 ) -> FastAPI:
     """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
 
-    Raises WrongSchema, a ValueError that says what to do, for a database that is not at head.
+    Raises WrongSchema, a ValueError that says what to do, for a database that is not at head. Also DamagedDatabase.
     """
     engine, clock = make_engine(settings.database_url), clock or SystemClock()
     ids = Identifiers(clock)
     prepare(engine, baseline=BASELINE)
+    mend_indexes(engine)
     if catalog is not None:
         mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids))
         if not filled:

@@ -104,7 +104,9 @@ def read_csv(url: str, path: str) -> Sample:
     """The floor on DuckDB."""
     import duckdb
 
-    with duckdb.connect(url.removeprefix("duckdb:///")) as connection, timed() as sample:
+    from playbook.foundations.database import open_duckdb
+
+    with open_duckdb(lambda: duckdb.connect(url.removeprefix("duckdb:///"))) as connection, timed() as sample:
         connection.execute("CREATE TABLE floor AS SELECT * FROM read_csv($1)", [path])
     return sample
 
