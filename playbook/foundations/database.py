@@ -401,10 +401,18 @@ def is_conflict(error: sa.exc.DBAPIError) -> bool:
 """
 DuckDB notices a duplicate key of two simultaneous inserts only when the second commits, and calls that a conflict
 too. The second attempt then meets the row that is there by now, and gets the `IntegrityError` it should have.
+
+To the caller that is an answer: "taken". But work that looks and inserts *what is missing*, as a program does when it
+starts, wants the row and not to be the one who made it: it says `retry=somebody_was_first`, and the next look finds it.
 """
 
 
 # %% tags=["export"]
+def somebody_was_first(error: sa.exc.DBAPIError) -> bool:
+    """A conflict, or a row that somebody else has made since we looked. For work that looks before it inserts."""
+    return is_conflict(error) or isinstance(error, sa.exc.IntegrityError)
+
+
 def transaction(
     engine: sa.Engine,
     work: Callable[[orm.Session], T],

@@ -335,7 +335,7 @@ from playbook.auth.session_lookup import SessionLookup
 from playbook.auth.sign_in import AddressLimits
 from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
-from playbook.foundations.database import make_engine
+from playbook.foundations.database import make_engine, somebody_was_first
 from playbook.migrations.first_migration import prepare
 from playbook.schema.catalog import load_catalog
 
@@ -373,7 +373,7 @@ def pantry(
     ids = Identifiers(clock)
     prepare(engine, baseline=BASELINE)
     if catalog is not None:
-        mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids))
+        mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids), retry=somebody_was_first)
         if not filled:
             load_catalog(engine, catalog, mirror, clock.now())
     postbox = Postbox(sender or sender_for(settings, clock))
