@@ -379,6 +379,7 @@ is as wrong as not at all.
 
 # %% tags=["export"]
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -387,6 +388,7 @@ T = TypeVar("T")
 # Serialization failure, deadlock; and a parent that went or a child that came after the transaction had looked.
 RETRYABLE_SQLSTATES = {"40001", "40P01", NO_PARENT}
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2  # seconds
+SECOND_ATTEMPTS = threading.RLock()  # on DuckDB, whose writers are all in this process
 
 
 def is_conflict(error: sa.exc.DBAPIError) -> bool:
@@ -428,12 +430,17 @@ def transaction(
     errors count as a conflict.
     """
     for attempt in range(attempts):
+        # Whoever has lost once goes on one at a time, or many children of one parent use their attempts up.
+        alone = attempt > 0 and engine.dialect.name == "duckdb" and SECOND_ATTEMPTS.acquire(timeout=2)
         try:
             with orm.Session(engine, expire_on_commit=False) as session, session.begin():
                 return work(session)
         except sa.exc.DBAPIError as error:
             if not retry(error) or attempt == attempts - 1:
                 raise
+        finally:
+            if alone:
+                SECOND_ATTEMPTS.release()
         sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))
     raise ValueError(f"attempts must be at least 1, not {attempts}")
 
