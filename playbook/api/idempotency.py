@@ -409,9 +409,7 @@ def once(
 ) -> Response:
     """The answer of the one time that `request` acts under its key. Raises Problem 409 or 422."""
 
-    stored = transaction(
-        engine, lambda session: claim(session, key_hash, print_, mine, now), retry=somebody_was_first
-    )
+    stored = transaction(engine, lambda session: claim(session, key_hash, print_, mine, now), retry=somebody_was_first)
     if stored is not None:
         return stored
 

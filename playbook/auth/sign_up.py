@@ -206,8 +206,7 @@ def may_mail(db: orm.Session, auth: Auth, user: User, *purposes: str) -> bool:
     longest = timedelta(seconds=auth.settings.verification_lifetime)
     if sent and now - last < min(MAIL_PAUSE * 2 ** min(sent - 1, 20), longest):
         return False
-    lock = sa.update(User).where(User.id == user.id).values(updated_at=User.updated_at).returning(User.id)
-    return db.scalar(lock.execution_options(synchronize_session=False)) is not None  # deleted meanwhile: no mail
+    return hold(db, User.id, user.id, alone=True)  # and no mail to who was deleted meanwhile
 
 
 def due_verification(db: orm.Session, auth: Auth, user: User, callback: str) -> Mail | None:

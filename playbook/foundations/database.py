@@ -285,16 +285,21 @@ meet. On DuckDB it writes the parent's row again; PostgreSQL has a lock for exac
 NO_PARENT = "23503"  # SQLSTATE: foreign key violation
 
 
-def hold(session: orm.Session, key: Any, value: Any) -> bool:
+def hold(session: orm.Session, key: Any, value: Any, alone: bool = False) -> bool:
     """Whether there is a row with `value` in the column `key` (as `User.id`). If so, nobody deletes it before the
     transaction has ended. For rows that will name it; a row deleted meanwhile is a conflict, so `transaction` looks again.
+
+    `alone`: nobody else holds it either. On DuckDB that is always so.
     """
     column = getattr(key, "expression", key)
-    if session.get_bind().dialect.name == "duckdb":
+    found: sa.Executable = sa.select(column).where(column == value).with_for_update(read=True, key_share=True)
+    if alone or session.get_bind().dialect.name == "duckdb":
         again = sa.update(column.table).where(column == value).values({column.name: column}).returning(column)
-        return session.scalar(again.execution_options(synchronize_session=False)) is not None
-    found = sa.select(column).where(column == value).with_for_update(read=True, key_share=True)
-    return session.scalar(found) is not None
+        found = again.execution_options(synchronize_session=False)
+    if session.scalar(found) is None:
+        return False
+    session.info.setdefault("held", set()).add((column.table.name, value))
+    return True
 
 
 # %% [markdown]
@@ -316,17 +321,22 @@ def hold_parents(session: orm.Session, *unused: Any) -> None:
     """On DuckDB: hold what the rows to be written refer to. IntegrityError, as on PostgreSQL, when it is not there."""
     if session.get_bind().dialect.name != "duckdb":
         return
-    states = [sa.inspect(row) for row in (*session.new, *session.dirty)]
-    made = {(state.mapper.local_table, *state.mapper.primary_key_from_instance(state.obj())) for state in states}
-    named = {}  # in the order of the objects
-    for state in states:
+    held = session.info.setdefault("held", set())  # with what is made here: nobody else knows of it
+    held |= {(row.__table__.name, *sa.inspect(row).mapper.primary_key_from_instance(row)) for row in session.new}
+    for state in [sa.inspect(row) for row in (*session.new, *session.dirty)]:
         for key in state.mapper.local_table.foreign_keys:
-            changed = state.attrs[state.mapper.get_property_by_column(key.parent).key].history.added
-            if changed and changed[0] is not None and (key.column.table, changed[0]) not in made:
-                named[key.column, changed[0]] = f"{key.parent} -> {key.column}"
-    for (column, value), name in named.items():
-        if not hold(session, column, value):
-            raise sa.exc.IntegrityError(name, {}, NoParent(f"{name}: no such row"))
+            added = state.attrs[state.mapper.get_property_by_column(key.parent).key].history.added
+            if not added or added[0] is None or (key.column.table.name, added[0]) in held:
+                continue
+            if not hold(session, key.column, added[0]):
+                name = f"{key.parent} -> {key.column}"
+                raise sa.exc.IntegrityError(name, {}, NoParent(f"{name}: no such row"))
+
+
+@sa.event.listens_for(orm.Session, "after_transaction_end")
+def let_go(session: orm.Session, ended: orm.SessionTransaction) -> None:
+    if ended.parent is None or ended.nested:  # not that of a flush
+        session.info.pop("held", None)
 
 
 # %% [markdown]
