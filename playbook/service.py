@@ -18,7 +18,7 @@ from playbook.migrations.first_migration import prepare
 from playbook.pantry.indexes import mend_indexes
 from playbook.production.pantry import BASELINE, mirror_of, resource_api
 from playbook.schema.catalog import load_catalog
-from playbook.schema.identity import Member, User, add_user
+from playbook.schema.identity import EmailTaken, Member, User, add_user
 
 DEVELOPER = "developer@example.com"
 
@@ -46,7 +46,10 @@ def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None 
     ids = Identifiers(clock)
     prepare(engine, baseline=BASELINE)
     mend_indexes(engine)
-    developer, mirror, filled = transaction(engine, lambda session: first_rows(session, clock, ids))
+    try:
+        developer, mirror, filled = transaction(engine, lambda session: first_rows(session, clock, ids))
+    except (EmailTaken, sa.exc.IntegrityError):  # another process that starts was first: its rows are there now
+        developer, mirror, filled = transaction(engine, lambda session: first_rows(session, clock, ids))
     if catalog is not None and not filled:
         load_catalog(engine, catalog, mirror, clock.now())
     return resource_api(engine, settings, clock, ids, lambda request: developer, lambda *asked: True)

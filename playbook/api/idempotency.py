@@ -231,7 +231,7 @@ import json
 
 from starlette.responses import Response
 
-from playbook.foundations.database import is_conflict, transaction
+from playbook.foundations.database import is_conflict, somebody_was_first, transaction
 
 
 def claim(session: orm.Session, key_hash: str, fingerprint: str, mine: UUID, now: datetime) -> Response | None:
@@ -409,10 +409,7 @@ def once(
 ) -> Response:
     """The answer of the one time that `request` acts under its key. Raises Problem 409 or 422."""
 
-    def too_late(error: sa.exc.DBAPIError) -> bool:  # somebody else inserted the row: it is there now
-        return isinstance(error, sa.exc.IntegrityError) or is_conflict(error)
-
-    stored = transaction(engine, lambda session: claim(session, key_hash, print_, mine, now), retry=too_late)
+    stored = transaction(engine, lambda session: claim(session, key_hash, print_, mine, now), retry=somebody_was_first)
     if stored is not None:
         return stored
 

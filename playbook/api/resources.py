@@ -293,8 +293,8 @@ def complete_methods(app: FastAPI) -> None:
 
 # %% [markdown]
 """
-Now the organizations. Each endpoint is one transaction, and the creator becomes the owner. The answer to POST is 201,
-the new resource and its URL.
+Now the organizations. Each endpoint is one transaction. Who makes an organization owns it, so the creator is held. The
+answer to POST is 201, the new resource and its URL.
 """
 
 # %% tags=["export"]
@@ -302,9 +302,10 @@ import sqlalchemy as sa
 from fastapi import Query
 from sqlalchemy import orm
 
+from playbook.foundations.database import hold
 from playbook.foundations.http_service import CurrentCaller, NewIds, Now, Permit, Transaction, permission
 from playbook.schema.catalog import File, Package, PackageRole, Release
-from playbook.schema.identity import Invitation, Member, Organization
+from playbook.schema.identity import Invitation, Member, Organization, User
 
 resources = APIRouter(dependencies=[Depends(gives_json)])
 Limit = Annotated[int, Query(ge=1, le=100, description="at most this many items")]
@@ -333,6 +334,8 @@ def create_organization(
     new: NewOrganization, response: Response, caller: CurrentCaller, transact: Transaction, clock: Now, ids: NewIds
 ) -> OrganizationOut:
     def work(session: orm.Session) -> Organization:
+        if not hold(session, User.id, caller.id):
+            raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": "Bearer"})
         now = clock.now()
         organization = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
         session.add(organization)
@@ -458,7 +461,7 @@ def create_package(
 
     def work(session: orm.Session) -> Any:
         now, owner = clock.now(), session.scalar(sa.select(Organization).where(Organization.slug == new.organization))
-        if owner is None:
+        if owner is None or not hold(session, Organization.id, owner.id):
             raise HTTPException(409, f"there is no organization {new.organization!r} to own the package")
         package = Package(
             id=ids.new(), organization_id=owner.id, name=new.name, normalized_name=key, summary=new.summary

@@ -172,17 +172,13 @@ import math
 from sqlalchemy import orm
 
 from playbook.auth.wire import Auth, AuthError
-from playbook.foundations.database import Timestamp, is_conflict, transaction
+from playbook.foundations.database import Timestamp, somebody_was_first, transaction
 
 SPEND = sa.text("""
     INSERT INTO throttles (key_hash, whole_at) VALUES (:row, :first)
     ON CONFLICT (key_hash) DO UPDATE SET whole_at = greatest(throttles.whole_at, :now) + :every
     WHERE throttles.whole_at <= :latest RETURNING key_hash
 """).bindparams(*(sa.bindparam(name, type_=Timestamp()) for name in ("first", "now", "latest")))
-
-
-def may_be_first(error: sa.exc.DBAPIError) -> bool:
-    return is_conflict(error) or isinstance(error, sa.exc.IntegrityError)  # the row has been made meanwhile
 
 
 def too_many(seconds: int) -> AuthError:
@@ -208,7 +204,7 @@ def spend(auth: Auth, allowance: Allowance, *key: str) -> None:
         return max(whole_at - latest, timedelta(seconds=1))  # at least 1: one may have come back by now
 
     engine = auth.engine.execution_options(isolation_level="AUTOCOMMIT")
-    if wait := transaction(engine, work, retry=may_be_first):
+    if wait := transaction(engine, work, retry=somebody_was_first):
         raise too_many(math.ceil(wait.total_seconds()))
 
 

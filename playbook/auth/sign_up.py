@@ -190,13 +190,15 @@ asking in their name. Writing the user's row makes fifty requests at once collid
 """
 
 # %% tags=["export"]
+from playbook.foundations.database import hold
+
 MAIL_PAUSE = timedelta(minutes=1)
 
 
 def may_mail(db: orm.Session, auth: Auth, user: User, *purposes: str) -> bool:
     """Whether one more mail may go to `user`, after those of `purposes` in the last day. If so, writes the user's row."""
     if not auth.settings.rate_limits:
-        return True
+        return hold(db, User.id, user.id)
     now, found = auth.clock.now(), sa.select(sa.func.count(), sa.func.max(Verification.created_at))
     today = Verification.created_at > now - timedelta(days=1)
     mine = (Verification.user_id == user.id, Verification.purpose.in_(purposes), today)
@@ -204,9 +206,7 @@ def may_mail(db: orm.Session, auth: Auth, user: User, *purposes: str) -> bool:
     longest = timedelta(seconds=auth.settings.verification_lifetime)
     if sent and now - last < min(MAIL_PAUSE * 2 ** min(sent - 1, 20), longest):
         return False
-    lock = sa.update(User).where(User.id == user.id).values(updated_at=User.updated_at)
-    db.execute(lock.execution_options(synchronize_session=False))
-    return True
+    return hold(db, User.id, user.id, alone=True)  # and no mail to who was deleted meanwhile
 
 
 def due_verification(db: orm.Session, auth: Auth, user: User, callback: str) -> Mail | None:

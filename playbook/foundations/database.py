@@ -310,6 +310,71 @@ def open_duckdb(connect: Callable[[], Any]) -> Any:
 
 # %% [markdown]
 """
+So on DuckDB somebody must see to it that nobody deletes a parent whose child is just being written. To read the parent
+is not enough: the two write different rows, and snapshot isolation lets both commit (*write skew*). `hold` makes them
+meet. On DuckDB it writes the parent's row again; PostgreSQL has a lock for exactly this, which its foreign keys take.
+"""
+
+# %% tags=["export"]
+NO_PARENT = "23503"  # SQLSTATE: foreign key violation
+
+
+def hold(session: orm.Session, key: Any, value: Any, alone: bool = False) -> bool:
+    """Whether there is a row with `value` in the column `key` (as `User.id`). If so, nobody deletes it before the
+    transaction has ended. For rows that will name it; a row deleted meanwhile is a conflict, so `transaction` looks again.
+
+    `alone`: nobody else holds it either. On DuckDB that is always so.
+    """
+    column = getattr(key, "expression", key)
+    found: sa.Executable = sa.select(column).where(column == value).with_for_update(read=True, key_share=True)
+    if alone or session.get_bind().dialect.name == "duckdb":
+        again = sa.update(column.table).where(column == value).values({column.name: column}).returning(column)
+        found = again.execution_options(synchronize_session=False)
+    if session.scalar(found) is None:
+        return False
+    session.info.setdefault("held", set()).add((column.table.name, value))
+    return True
+
+
+# %% [markdown]
+"""
+What must be called is forgotten one day. So on DuckDB a session holds each parent that its new and changed objects name
+before it writes them, and refuses what has none, with PostgreSQL's code. It does not see INSERTs given as statements.
+"""
+
+
+# %% tags=["export"]
+class NoParent(Exception):
+    """DuckDB's missing foreign key: a row names a parent that is not there."""
+
+    sqlstate = NO_PARENT
+
+
+@sa.event.listens_for(orm.Session, "before_flush")
+def hold_parents(session: orm.Session, *unused: Any) -> None:
+    """On DuckDB: hold what the rows to be written refer to. IntegrityError, as on PostgreSQL, when it is not there."""
+    if session.get_bind().dialect.name != "duckdb":
+        return
+    held = session.info.setdefault("held", set())  # with what is made here: nobody else knows of it
+    held |= {(row.__table__.name, *sa.inspect(row).mapper.primary_key_from_instance(row)) for row in session.new}
+    for state in [sa.inspect(row) for row in (*session.new, *session.dirty)]:
+        for key in state.mapper.local_table.foreign_keys:
+            added = state.attrs[state.mapper.get_property_by_column(key.parent).key].history.added
+            if not added or added[0] is None or (key.column.table.name, added[0]) in held:
+                continue
+            if not hold(session, key.column, added[0]):
+                name = f"{key.parent} -> {key.column}"
+                raise sa.exc.IntegrityError(name, {}, NoParent(f"{name}: no such row"))
+
+
+@sa.event.listens_for(orm.Session, "after_transaction_end")
+def let_go(session: orm.Session, ended: orm.SessionTransaction) -> None:
+    if ended.parent is None or ended.nested:  # not that of a flush
+        session.info.pop("held", None)
+
+
+# %% [markdown]
+"""
 One factory makes the engine. Four lines of it matter. On DuckDB a `QueuePool`, or each thread would get an in-memory
 database of its own; and no `rowcount`, since beside a RETURNING DuckDB gives none. On PostgreSQL the isolation level
 that both engines share. On both a bound on waiting: for a connection, a statement, a client that went away in the
@@ -358,12 +423,15 @@ is as wrong as not at all.
 
 # %% tags=["export"]
 import random
+import threading
 import time
 from typing import TypeVar
 
 T = TypeVar("T")
-RETRYABLE_SQLSTATES = {"40001", "40P01"}  # PostgreSQL: serialization failure, deadlock
+# Serialization failure, deadlock; and a parent that went or a child that came after the transaction had looked.
+RETRYABLE_SQLSTATES = {"40001", "40P01", NO_PARENT}
 FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2  # seconds
+SECOND_ATTEMPTS = threading.RLock()  # on DuckDB, whose writers are all in this process
 
 
 def is_conflict(error: sa.exc.DBAPIError) -> bool:
@@ -378,10 +446,18 @@ def is_conflict(error: sa.exc.DBAPIError) -> bool:
 """
 DuckDB notices a duplicate key of two simultaneous inserts only when the second commits, and calls that a conflict
 too. The second attempt then meets the row that is there by now, and gets the `IntegrityError` it should have.
+
+To the caller that is an answer: "taken". But work that looks and inserts *what is missing*, as a program does when it
+starts, wants the row and not to be the one who made it: it says `retry=somebody_was_first`, and the next look finds it.
 """
 
 
 # %% tags=["export"]
+def somebody_was_first(error: sa.exc.DBAPIError) -> bool:
+    """A conflict, or a row that somebody else has made since we looked. For work that looks before it inserts."""
+    return is_conflict(error) or isinstance(error, sa.exc.IntegrityError)
+
+
 def transaction(
     engine: sa.Engine,
     work: Callable[[orm.Session], T],
@@ -397,12 +473,17 @@ def transaction(
     errors count as a conflict.
     """
     for attempt in range(attempts):
+        # Whoever has lost once goes on one at a time, or many children of one parent use their attempts up.
+        alone = attempt > 0 and engine.dialect.name == "duckdb" and SECOND_ATTEMPTS.acquire(timeout=2)
         try:
             with orm.Session(engine, expire_on_commit=False) as session, session.begin():
                 return work(session)
         except sa.exc.DBAPIError as error:
             if not retry(error) or attempt == attempts - 1:
                 raise
+        finally:
+            if alone:
+                SECOND_ATTEMPTS.release()
         sleep(random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)))
     raise ValueError(f"attempts must be at least 1, not {attempts}")
 

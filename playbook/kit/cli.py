@@ -402,6 +402,7 @@ def serve(
         ready.reach(settings.database_url)
 
         import uvicorn
+        from sqlalchemy.exc import DBAPIError
 
         service = importlib.import_module("playbook.production.pantry")
         try:
@@ -409,6 +410,8 @@ def serve(
             pantry = service.pantry(settings, data_path("packages.csv"))
         except ValueError as error:
             raise InputError(str(error)) from None
+        except DBAPIError as error:  # reached a moment ago: another program was first, or it refuses more than that
+            raise InputError(ready.refused(settings.database_url, error)) from None
         server = uvicorn.Server(uvicorn.Config(pantry, timeout_graceful_shutdown=10, server_header=False))
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}, its description at /docs; Ctrl-C stops it")

@@ -74,3 +74,11 @@ def reach(url: str) -> None:
         ) from None
     finally:
         engine.dispose()
+
+
+def refused(url: str, error: Exception) -> str:
+    """One line for a `sqlalchemy.exc.DBAPIError` at the start: what the database said, and what to do."""
+    reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+    if url.startswith("postgresql"):
+        return f"the database refuses what Pantry needs at its start ({reason}): mend that, or correct DATABASE_URL"
+    return f"the database file cannot be used ({reason}): stop the program that has it open, or correct DATABASE_URL"

@@ -340,7 +340,7 @@ from playbook.auth.session_lookup import SessionLookup
 from playbook.auth.sign_in import AddressLimits
 from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
-from playbook.foundations.database import make_engine
+from playbook.foundations.database import make_engine, somebody_was_first
 from playbook.migrations.first_migration import prepare
 from playbook.pantry.mailboxes import PerMailbox
 from playbook.pantry.target import RequestTarget
@@ -389,7 +389,7 @@ def pantry(
     prepare(engine, baseline=BASELINE)
     mend_indexes(engine)
     if catalog is not None:
-        mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids))
+        mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids), retry=somebody_was_first)
         if not filled:
             load_catalog(engine, catalog, mirror, clock.now())
     sender = sender or sender_for(settings, clock)

@@ -385,7 +385,8 @@ from contextlib import contextmanager
 
 from sqlalchemy import orm
 
-from playbook.foundations.database import is_conflict, make_engine, transaction
+from playbook.foundations.database import hold, make_engine, somebody_was_first, transaction
+from playbook.schema.identity import Organization
 
 INCOMING = "line, normalized_name, name, rank, version, version_key, is_prerelease, released_at"
 GOOD = f"SELECT {INCOMING} FROM checked WHERE reason IS NULL"
@@ -428,6 +429,9 @@ FOREIGN = """SELECT i.line, i.name, 'the package belongs to another organization
 CHANGE_PACKAGES = """UPDATE packages SET popularity_rank = i.rank, version = packages.version + 1, updated_at = :now
     FROM incoming i WHERE packages.normalized_name = i.normalized_name AND packages.organization_id = :organization
       AND packages.popularity_rank IS DISTINCT FROM i.rank RETURNING 1"""
+HOLD_PACKAGES = """UPDATE packages SET version = packages.version FROM incoming i
+    WHERE packages.normalized_name = i.normalized_name AND packages.organization_id = :organization AND NOT EXISTS
+      (SELECT 1 FROM releases r WHERE r.package_id = packages.id AND r.version_key = i.version_key) RETURNING 1"""
 ADD_PACKAGES = """INSERT INTO packages
     (id, organization_id, name, normalized_name, popularity_rank, version, created_at, updated_at)
     SELECT uuidv7(), :organization, i.name, i.normalized_name, i.rank, 1, :now, :now FROM incoming i
@@ -439,25 +443,19 @@ ADD_RELEASES = """INSERT INTO releases (id, package_id, version, version_key, is
 
 # %% [markdown]
 """
-All of it in one transaction. Two people may load at once. Then one of them meets a name that was not there a moment
-ago, and that is no reason to fail: the next attempt sees the row and leaves it alone. `step` hears what is being
-done, for a progress bar.
+All of it in one transaction, which holds the rows that get children. Two people may load at once. Then one of them
+meets a name that was not there a moment ago; the next attempt sees it and leaves it alone. `step` hears what is done.
 """
 
 
 # %% tags=["export"]
-def somebody_was_first(error: sa.exc.DBAPIError) -> bool:
-    """A conflict, or a key that another load has just written."""
-    return is_conflict(error) or isinstance(error, sa.exc.IntegrityError)
-
-
 def load_catalog(
     engine: sa.Engine, path: Path, organization_id: UUID, now: datetime, step: Callable[[str], None] = lambda name: None
 ) -> LoadReport:
     """Load the packages and latest releases of a catalogue file into one organization, all in one transaction.
 
     `step` is called with "read", "packages", "releases" and "done", in this order. Raises CatalogFileError for a file
-    that cannot be read; then, and at any other error, nothing is loaded.
+    that cannot be read, ValueError without the organization; then, and at any other error, nothing is loaded.
     """
 
     def work(session: orm.Session) -> LoadReport:
@@ -466,12 +464,15 @@ def load_catalog(
         def rows_of(sql: str) -> int:
             return target.execute(sa.text(sql), values).rowcount
 
+        if not hold(session, Organization.id, organization_id):
+            raise ValueError(f"there is no organization {organization_id}: give the id of one that exists")
         step("read")
         with incoming_rows(target, path) as (read, rejected):
             foreign = target.execute(sa.text(FOREIGN), {"organization": organization_id})
             rejected = sorted([*rejected, *(RejectedRow(*row) for row in foreign)], key=lambda row: row.line)
             step("packages")
             changed = len(target.execute(sa.text(CHANGE_PACKAGES), values).all())  # RETURNING leaves no rowcount
+            target.execute(sa.text(HOLD_PACKAGES), values)  # before the new ones are there, which nobody can delete
             added = rows_of(ADD_PACKAGES)
             step("releases")
             return LoadReport(read, added, changed, rows_of(ADD_RELEASES), tuple(rejected))
@@ -491,7 +492,6 @@ from datetime import UTC, timedelta
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import capture_sql
-from playbook.schema.identity import Organization
 
 show(lesson.er_diagram(Organization, Package, PackageRole, Release, File))
 
