@@ -290,13 +290,9 @@ POSTGRESQL = {
     "max_overflow": 10,
     "pool_timeout": 5,  # seconds
     "pool_pre_ping": True,  # a connection the server has closed is replaced, not handed out
-    "connect_args": {
-        "connect_timeout": 5,  # seconds
-        "application_name": "pantry",
-        # milliseconds
-        "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000",
-    },
+    "connect_args": {"connect_timeout": 5, "application_name": "pantry", "prepare_threshold": None},  # seconds
 }
+TRANSACTION = {"timezone": "UTC", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 
 
 def make_engine(url: str, **options: Any) -> sa.Engine:
@@ -306,13 +302,41 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
     """
     backend = sa.make_url(url).get_backend_name()
     if backend == "postgresql":
-        return sa.create_engine(url, **(POSTGRESQL | options))
+        engine = sa.create_engine(url, **(POSTGRESQL | options))
+        engine.dialect.do_begin = begin_on_postgresql  # type: ignore[method-assign]
+        return engine
     if backend == "duckdb":
         engine = sa.create_engine(url, **(DUCKDB | options))
         engine.dialect.supports_sane_rowcount = False  # so the ORM does not ask for it
         sa.event.listen(engine, "connect", lambda connection, _: connection.execute("SET TimeZone = 'UTC'"))
         return engine
     raise ValueError(f"no support for {backend!r}: use duckdb:///FILE or postgresql+psycopg://HOST/NAME")
+
+
+# %% [markdown]
+"""
+In front of a managed PostgreSQL there is often a pooler. In its transaction mode, two transactions of one connection
+may run in two sessions of the server, and others use these sessions in between. A `SET` would reach the others, and a
+statement prepared in one session is missing in the next. So nothing is prepared (`prepare_threshold`), and the settings
+travel with each `BEGIN`, in one message.
+"""
+
+# %% tags=["export"]
+import psycopg
+
+SET_LOCAL = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in TRANSACTION.items())
+
+
+def begin_on_postgresql(connection: Any) -> None:
+    """BEGIN, with the connection's isolation level and TRANSACTION. psycopg then sends no BEGIN of its own."""
+    driver = connection.driver_connection
+    if driver.autocommit:
+        return
+    level = driver.isolation_level.name.replace("_", " ")
+    result = driver.pgconn.exec_(f"BEGIN ISOLATION LEVEL {level}; {SET_LOCAL}".encode())
+    if result.error_message:
+        error = psycopg.errors.error_from_result(result)
+        raise error if error.sqlstate else psycopg.OperationalError(str(error))  # without a state: no connection
 
 
 # %% [markdown]
