@@ -364,8 +364,42 @@ def check_rows(duck: sa.Connection) -> tuple[int, list[RejectedRow]]:
 
 # %% [markdown]
 """
-Third, the good rows get into a temporary table `incoming` of the target database. On DuckDB they are there already.
-To PostgreSQL they go as a stream of CSV through `COPY`, block by block, so memory stays flat.
+Third, the good rows get their [identifiers](../foundations/clock_and_identifiers.ipynb). PostgreSQL makes UUIDv7 only
+from version 18 on, and from the server's clock. Here Python makes the first, and DuckDB counts on from it as
+`Identifiers` does: the same time, the 74 bits behind it greater by a random step for each row.
+"""
+
+# %% tags=["export"]
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+
+COLUMNS = "line, normalized_name, name, rank, version, version_key, is_prerelease, released_at"
+TAIL = 2**62  # the 74 bits lie on both sides of the variant: 12 above it, 62 below
+
+
+def tails_after(first: UUID) -> str:
+    """SQL of DuckDB: 74 bits for each row, rising with `line` by random steps from those of `first`, a UUIDv7."""
+    begin = (first.int >> 64) % 2**12 * TAIL + first.int % TAIL
+    return f"{begin}::HUGEINT + sum(1 + floor(random() * {2**32})::BIGINT) OVER (ORDER BY line)"
+
+
+def uuid_of(first: UUID, tail: str) -> str:
+    """SQL of DuckDB: the UUIDv7 that has the time of `first` and the bits of the column `tail`."""
+    low = f"{2**63}::HUGEINT + {tail} % {TAIL}"
+    return f"format('{first.int >> 80:012x}7{{:03x}}{{:016x}}', {tail} // {TAIL}, {low})::UUID"
+
+
+def good_rows(ids: Identifiers) -> str:
+    """SQL of DuckDB: the rows of `checked` that can be loaded, each with ids for its package and its release."""
+    first, second = ids.new(), ids.new()
+    tails = f"{tails_after(first)} AS package_tail, {tails_after(second)} AS release_tail"
+    made = f"{uuid_of(first, 'package_tail')} AS package_id, {uuid_of(second, 'release_tail')} AS release_id"
+    return f"SELECT {COLUMNS}, {made} FROM (SELECT *, {tails} FROM checked WHERE reason IS NULL)"
+
+
+# %% [markdown]
+"""
+Then they go into a temporary table `incoming` of the target database. On DuckDB they are there already. To PostgreSQL
+they go as a stream of CSV through `COPY`, block by block, so memory stays flat.
 """
 
 # %% tags=["export"]
@@ -377,29 +411,28 @@ from sqlalchemy import orm
 
 from playbook.foundations.database import is_conflict, make_engine, transaction
 
-INCOMING = "line, normalized_name, name, rank, version, version_key, is_prerelease, released_at"
-GOOD = f"SELECT {INCOMING} FROM checked WHERE reason IS NULL"
 INCOMING_ON_POSTGRESQL = """CREATE TEMP TABLE incoming (line bigint, normalized_name varchar, name varchar, rank integer,
-    version varchar, version_key varchar, is_prerelease boolean, released_at timestamptz) ON COMMIT DROP"""
+    version varchar, version_key varchar, is_prerelease boolean, released_at timestamptz, package_id uuid,
+    release_id uuid) ON COMMIT DROP"""
 
 
 @contextmanager
-def incoming_rows(target: sa.Connection, path: Path) -> Iterator[tuple[int, list[RejectedRow]]]:
-    """The good rows of `path` as table `incoming` in the open transaction of `target`; rows read, and those refused."""
+def incoming_rows(target: sa.Connection, path: Path, good: str) -> Iterator[tuple[int, list[RejectedRow]]]:
+    """What `good` finds in `path`, as `incoming` in the open transaction of `target`; rows read, and those refused."""
     if target.dialect.name == "duckdb":
         read_file(target, path)
         outcome = check_rows(target)
-        target.exec_driver_sql(f"CREATE OR REPLACE TEMP TABLE incoming AS {GOOD}")
+        target.exec_driver_sql(f"CREATE OR REPLACE TEMP TABLE incoming AS {good}")
         yield outcome
         target.exec_driver_sql("DROP TABLE incoming")
         return
     with make_engine("duckdb:///:memory:").begin() as duck, tempfile.TemporaryDirectory() as folder:
         read_file(duck, path)
         outcome = check_rows(duck)
-        good = Path(folder) / "good.csv"
-        duck.exec_driver_sql(f"COPY ({GOOD}) TO '{good}' (HEADER false)")
+        rows = Path(folder) / "good.csv"
+        duck.exec_driver_sql(f"COPY ({good}) TO '{rows}' (HEADER false)")
         target.exec_driver_sql(INCOMING_ON_POSTGRESQL)
-        with target.connection.cursor().copy("COPY incoming FROM STDIN (FORMAT csv)") as copy, good.open("rb") as file:
+        with target.connection.cursor().copy("COPY incoming FROM STDIN (FORMAT csv)") as copy, rows.open("rb") as file:
             while block := file.read(1 << 20):
                 copy.write(block)
         yield outcome
@@ -420,10 +453,10 @@ CHANGE_PACKAGES = """UPDATE packages SET popularity_rank = i.rank, version = pac
       AND packages.popularity_rank IS DISTINCT FROM i.rank RETURNING 1"""
 ADD_PACKAGES = """INSERT INTO packages
     (id, organization_id, name, normalized_name, popularity_rank, version, created_at, updated_at)
-    SELECT uuidv7(), :organization, i.name, i.normalized_name, i.rank, 1, :now, :now FROM incoming i
+    SELECT i.package_id, :organization, i.name, i.normalized_name, i.rank, 1, :now, :now FROM incoming i
     WHERE NOT EXISTS (SELECT 1 FROM packages p WHERE p.normalized_name = i.normalized_name)"""
 ADD_RELEASES = """INSERT INTO releases (id, package_id, version, version_key, is_prerelease, released_at, created_at)
-    SELECT uuidv7(), p.id, i.version, i.version_key, i.is_prerelease, i.released_at, :now
+    SELECT i.release_id, p.id, i.version, i.version_key, i.is_prerelease, i.released_at, :now
     FROM incoming i JOIN packages p ON p.normalized_name = i.normalized_name AND p.organization_id = :organization
     WHERE NOT EXISTS (SELECT 1 FROM releases r WHERE r.package_id = p.id AND r.version_key = i.version_key)"""
 
@@ -452,12 +485,13 @@ def load_catalog(
 
     def work(session: orm.Session) -> LoadReport:
         target, values = session.connection(), {"organization": organization_id, "now": now}
+        good = good_rows(Identifiers(FixedClock(now)))
 
         def rows_of(sql: str) -> int:
             return target.execute(sa.text(sql), values).rowcount
 
         step("read")
-        with incoming_rows(target, path) as (read, rejected):
+        with incoming_rows(target, path, good) as (read, rejected):
             foreign = target.execute(sa.text(FOREIGN), {"organization": organization_id})
             rejected = sorted([*rejected, *(RejectedRow(*row) for row in foreign)], key=lambda row: row.line)
             step("packages")
@@ -479,7 +513,7 @@ def load_catalog(
 # %%
 from datetime import UTC, timedelta
 
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.clock_and_identifiers import SeededBytes
 from playbook.foundations.database import capture_sql
 from playbook.schema.identity import Organization
 
