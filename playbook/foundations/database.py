@@ -324,19 +324,49 @@ travel with each `BEGIN`, in one message.
 # %% tags=["export"]
 import psycopg
 
-SET_LOCAL = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in TRANSACTION.items())
-
 
 def begin_on_postgresql(connection: Any) -> None:
-    """BEGIN, with the connection's isolation level and TRANSACTION. psycopg then sends no BEGIN of its own."""
-    driver = connection.driver_connection
+    """BEGIN with the connection's isolation level and TRANSACTION, or what its `info["transaction"]` has instead.
+
+    psycopg then sends no BEGIN of its own.
+    """
+    driver, settings = connection.dbapi_connection, connection.info.get("transaction", TRANSACTION)
     if driver.autocommit:
         return
-    level = driver.isolation_level.name.replace("_", " ")
-    result = driver.pgconn.exec_(f"BEGIN ISOLATION LEVEL {level}; {SET_LOCAL}".encode())
+    begin = f"BEGIN ISOLATION LEVEL {driver.isolation_level.name.replace('_', ' ')}"
+    sql = "; ".join([begin, *(f"SET LOCAL {name} = '{value}'" for name, value in settings.items())])
+    result = driver.pgconn.exec_(sql.encode())
     if result.error_message:
         error = psycopg.errors.error_from_result(result)
         raise error if error.sqlstate else psycopg.OperationalError(str(error))  # without a state: no connection
+
+
+def behind_pooler(connection: sa.Connection) -> bool:
+    """Whether a pooler stands before PostgreSQL: the process that works is another than the one that was announced."""
+    announced = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+    return bool(connection.scalar(sa.select(sa.func.pg_backend_pid())) != announced)
+
+
+# %% [markdown]
+"""
+Some work must be done by one process at a time. A lock of PostgreSQL's own belongs to the session, so it is held over
+several transactions. Behind a pooler it would stay in a session that others use. There the transaction has it.
+"""
+
+
+# %% tags=["export"]
+def take_turn(connection: sa.Connection, lock: int, settings: dict[str, str]) -> None:
+    """Wait until nobody else has `lock`. From then on `settings` are those of the connection's transactions.
+
+    Nobody else may have it until the connection is closed; behind a pooler, until the transaction ends that is open now.
+    """
+    pooled = behind_pooler(connection)
+    connection.execute(sa.select((sa.func.pg_advisory_xact_lock if pooled else sa.func.pg_advisory_lock)(lock)))
+    connection.info["transaction"] = TRANSACTION | settings
+    if pooled:
+        connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
+    else:
+        connection.commit()
 
 
 # %% [markdown]

@@ -364,42 +364,10 @@ def check_rows(duck: sa.Connection) -> tuple[int, list[RejectedRow]]:
 
 # %% [markdown]
 """
-Third, the good rows get their [identifiers](../foundations/clock_and_identifiers.ipynb). PostgreSQL makes UUIDv7 only
-from version 18 on, and from the server's clock. Here Python makes the first, and DuckDB counts on from it as
-`Identifiers` does: the same time, the 74 bits behind it greater by a random step for each row.
-"""
-
-# %% tags=["export"]
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-
-COLUMNS = "line, normalized_name, name, rank, version, version_key, is_prerelease, released_at"
-TAIL = 2**62  # the 74 bits lie on both sides of the variant: 12 above it, 62 below
-
-
-def tails_after(first: UUID) -> str:
-    """SQL of DuckDB: 74 bits for each row, rising with `line` by random steps from those of `first`, a UUIDv7."""
-    begin = (first.int >> 64) % 2**12 * TAIL + first.int % TAIL
-    return f"{begin}::HUGEINT + sum(1 + floor(random() * {2**32})::BIGINT) OVER (ORDER BY line)"
-
-
-def uuid_of(first: UUID, tail: str) -> str:
-    """SQL of DuckDB: the UUIDv7 that has the time of `first` and the bits of the column `tail`."""
-    low = f"{2**63}::HUGEINT + {tail} % {TAIL}"
-    return f"format('{first.int >> 80:012x}7{{:03x}}{{:016x}}', {tail} // {TAIL}, {low})::UUID"
-
-
-def good_rows(ids: Identifiers) -> str:
-    """SQL of DuckDB: the rows of `checked` that can be loaded, each with ids for its package and its release."""
-    first, second = ids.new(), ids.new()
-    tails = f"{tails_after(first)} AS package_tail, {tails_after(second)} AS release_tail"
-    made = f"{uuid_of(first, 'package_tail')} AS package_id, {uuid_of(second, 'release_tail')} AS release_id"
-    return f"SELECT {COLUMNS}, {made} FROM (SELECT *, {tails} FROM checked WHERE reason IS NULL)"
-
-
-# %% [markdown]
-"""
-Then they go into a temporary table `incoming` of the target database. On DuckDB they are there already. To PostgreSQL
-they go as a stream of CSV through `COPY`, block by block, so memory stays flat.
+Third, the good rows get into a temporary table `incoming` of the target database. On DuckDB they are there already.
+To PostgreSQL they go as a stream of CSV through `COPY`, block by block, so memory stays flat. They take their
+[identifiers](../foundations/clock_and_identifiers.ipynb) along, since PostgreSQL has `uuidv7()` from version 18 on only.
+DuckDB counts on from one that Python made, as `Identifiers` does: the same time, then 74 bits that rise at random.
 """
 
 # %% tags=["export"]
@@ -409,13 +377,31 @@ from contextlib import contextmanager
 
 from sqlalchemy import orm
 
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import is_conflict, make_engine, transaction
 
+COLUMNS = "line, normalized_name, name, rank, version, version_key, is_prerelease, released_at"
 INCOMING_ON_POSTGRESQL = """CREATE TEMP TABLE incoming (line bigint, normalized_name varchar, name varchar, rank integer,
     version varchar, version_key varchar, is_prerelease boolean, released_at timestamptz, package_id uuid,
     release_id uuid) ON COMMIT DROP"""
 
 
+def good_rows(first: UUID) -> str:
+    """SQL of DuckDB: the rows of `checked` that can be loaded, with ids that count on from `first`, a UUIDv7."""
+    time, begin = f"{first.int >> 80:012x}7", (first.int >> 64) % 2**12 * 2**62 + first.int % 2**62
+    tail = f"{begin}::HUGEINT + sum(1 + floor(random() * {2**32})::BIGINT) OVER (ORDER BY line)"
+    uuid = f"format('{time}{{{{:03x}}}}{{{{:016x}}}}', {{0}} // {2**62}, {2**63}::HUGEINT + {{0}} % {2**62})::UUID AS {{0}}_id"
+    rows = f"SELECT *, {tail} AS package, {tail} AS release FROM checked WHERE reason IS NULL"
+    return f"SELECT {COLUMNS}, {uuid.format('package')}, {uuid.format('release')} FROM ({rows})"
+
+
+# %% [markdown]
+"""
+`good_rows` is read twice, once for each engine.
+"""
+
+
+# %% tags=["export"]
 @contextmanager
 def incoming_rows(target: sa.Connection, path: Path, good: str) -> Iterator[tuple[int, list[RejectedRow]]]:
     """What `good` finds in `path`, as `incoming` in the open transaction of `target`; rows read, and those refused."""
@@ -485,7 +471,7 @@ def load_catalog(
 
     def work(session: orm.Session) -> LoadReport:
         target, values = session.connection(), {"organization": organization_id, "now": now}
-        good = good_rows(Identifiers(FixedClock(now)))
+        good = good_rows(Identifiers(FixedClock(now)).new())
 
         def rows_of(sql: str) -> int:
             return target.execute(sa.text(sql), values).rowcount
