@@ -102,20 +102,64 @@ from duckdb import DuckDBPyConnection
 
 
 def repair(content: bytes) -> tuple[str, list[int]]:
-    """`content` as text, and the numbers (from 1) of the lines that are not UTF-8 and were read as Latin-1."""
+    """`content` as text, and the numbers (from 1) of the lines that are not UTF-8 and were read as Latin-1.
+
+    LF, CRLF and CR end a line, as in an editor; a byte order mark is left out.
+    """
     lines, repaired = [], []
-    for number, line in enumerate(content.split(b"\n"), 1):
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True), 1):
         try:
             lines.append(line.decode("utf-8"))
         except UnicodeDecodeError:
             lines.append(line.decode("latin-1"))
             repaired.append(number)
-    return "\n".join(lines), repaired
+    return "".join(lines), repaired
 
 
 def quoted(name: str) -> str:
     """`name` as an SQL identifier: column names come from the file, so nobody has checked them."""
     return '"' + name.replace('"', '""') + '"'
+
+
+# %% [markdown]
+"""
+Later somebody has to repair rows, and looks for them by line. A row's number is not its line: empty lines are no rows,
+and a quoted value may hold line breaks. DuckDB and PostgreSQL count rows, so Python's `csv` splits the file here. A
+fault of *form*, such as a field too many, ends the reading: what the fields after it mean, nobody knows.
+"""
+
+# %% tags=["export"]
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def numbered_rows(path: Path, header: Sequence[str]) -> Iterator[list[str | int]]:
+    """The rows of a CSV file (RFC 4180) below `header`, each after the number (from 1) of the line on which it begins.
+
+    LF, CRLF or CR ends a line. Empty lines and a byte order mark are skipped. Raises OSError, and ValueError with the
+    line for a fault of form: another header, more or fewer fields, an open quote, a byte that is not UTF-8.
+    """
+    line, width = 1, 0
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            for row in rows:
+                if width == len(row) > 0:
+                    yield [line, *row]
+                elif not width and [field.strip() for field in row] != list(header):
+                    raise ValueError(f"line 1 is {','.join(row)[:60]!r}")
+                elif width and (len(row) > 1 or "".join(row).strip()):
+                    raise ValueError(f"line {line} has {len(row)} fields instead of {width}")
+                line, width = rows.line_num + 1, width or len(row)
+        except UnicodeDecodeError:
+            good = re.split("[\udc80-\udcff]", path.read_text("utf-8", "surrogateescape"), maxsplit=1)[0]
+            raise ValueError(f"line {good.count(chr(10)) + 1} is not UTF-8") from None
+        except csv.Error as error:
+            raise ValueError(f"line {line}: {error}") from None
+    if not width:
+        raise ValueError("it is empty")
 
 
 # %% [markdown]
@@ -233,6 +277,8 @@ path = {"path": str(whole)}
 con.execute("CREATE OR REPLACE TABLE legacy AS FROM read_csv($path, header = true, all_varchar = true)", path)
 con.execute("CREATE OR REPLACE TABLE uploads AS SELECT DISTINCT * FROM legacy")
 print("lines read as Latin-1:", repaired)
+*_, last = numbered_rows(whole, con.table("legacy").columns)
+print(f"row {con.table('legacy').shape[0]:,}, the last, begins on line {last[0]:,}: {last[1:4]}")
 facts = [(*row[:5], f"{row[5][:24]} ({row[6]:.1%})") for row in profile(con, "legacy")]
 show(table(facts, ["legacy", "empty", "distinct", "shortest", "longest", "most frequent"]))
 estimated = dict(con.execute("SELECT column_name, approx_unique FROM (SUMMARIZE packages)").fetchall())

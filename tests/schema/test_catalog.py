@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -147,28 +148,208 @@ def test_every_bad_row_is_named_by_line_and_the_others_are_loaded(
     assert (report.read, report.packages_added) == (len(WRONG) + 1, 1)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"rank,name\n1,a\n",
-        b"rank,name,version,last_release\n1,a,1.0\n",
-        b"rank,name,version,last_release\n1,a,1.0,2026-01,extra\n",
-        b'rank,name,version,last_release\n1,"a,1.0,2026-01\n',
-        b"rank,name,version,last_release\n1,a\xff,1.0,2026-01\n",
-        b"name,rank,version,last_release\na,1,1.0,2026-01\n",
-    ],
-    ids=["empty", "columns missing", "row cut short", "row too long", "quote open", "not UTF-8", "columns swapped"],
-)
-def test_a_file_that_cannot_be_read_is_one_clear_error_and_loads_nothing(
-    engine: sa.Engine, organization: uuid.UUID, clock: Clock, tmp_path: Path, content: bytes
+FORM = {
+    "empty": (b"", "it is empty"),
+    "only a mark": (b"\xef\xbb\xbf", "it is empty"),
+    "columns missing": (b"rank,name\n1,a\n", "line 1 is 'rank,name'"),
+    "columns swapped": (b"name,rank,version,last_release\na,1,1.0,2026-01\n", "line 1 is 'name,rank"),
+    "column renamed": (b"rank,name,version,released\n1,a,1.0,2026-01\n", "line 1 is 'rank,name,version,released'"),
+    "column twice": (b"rank,name,version,version\n", "line 1 is 'rank,name,version,version'"),
+    "a column more": (b"rank,name,version,last_release,url\n", "line 1 is 'rank,name,version,last_release,url'"),
+    "no header": (b"1,a,1.0,2026-01\n", "line 1 is '1,a,1.0,2026-01'"),
+    "a comment above": (b"# made today\n%(head)s", "line 1 is '# made today'"),
+    "another delimiter": (b"rank;name;version;last_release\n", "line 1 is 'rank;name"),
+    "row cut short": (b"%(head)s1,a,1.0,2026-01\n\n2,b,1.0\n", "line 4 has 3 fields instead of 4"),
+    "row too long": (b"%(head)s1,a,1.0,2026-01,extra\n", "line 2 has 5 fields instead of 4"),
+    "delimiter at the end": (b"%(head)s1,a,1.0,2026-01\n2,b,1.0,2026-01,\n", "line 3 has 5 fields instead of 4"),
+    "a comment between": (b"%(head)s1,a,1.0,2026-01\n# more\n2,b,1.0,2026-01\n", "line 3 has 1 fields"),
+    "quote open": (b'%(head)s1,z,1.0,2026-01\n2,"a,1.0,2026-01\n3,b,1,2026-01\n', "line 3: unexpected end of data"),
+    "text after a quote": (b'%(head)s1,"al"pha,1.0,2026-01\n', "line 2: "),
+    "a blank before a quote": (b'%(head)s1, "a,b",1.0,2026-01\n', "line 2 has 5 fields"),
+    "a value without end": (b"%(head)s1,a,1.0,2026-01\n2," + b"x" * 200_000 + b",1,2026-01\n", "line 3: field larger"),
+    "Latin-1": (b"%(head)s1,a,1.0,2026-01\r\n\r\r\n2,b\xe4d,1.0,2026-01\n", "line 5 is not UTF-8"),
+    "not UTF-8 far below": (
+        b"%(head)s" + b"1,a,1.0,2026-01\n" * 5000 + b"1,\xff,1.0,2026-01\n",
+        "line 5002 is not UTF-8",
+    ),
+    "UTF-16": ("rank,name,version,last_release\n".encode("utf-16"), "line 1 is not UTF-8"),
+    "UTF-16 without a mark": ("rank,name,version,last_release\n".encode("utf-16-le"), "line 1 is 'r\\x00a"),
+}
+
+
+@pytest.mark.parametrize("form", FORM)
+def test_a_fault_of_form_is_one_clear_error_with_its_line_and_loads_nothing(
+    engine: sa.Engine, organization: uuid.UUID, clock: Clock, tmp_path: Path, form: str
 ) -> None:
+    content, says = FORM[form]
     path = tmp_path / "broken.csv"
-    path.write_bytes(content)
+    path.write_bytes(content.replace(b"%(head)s", ",".join(HEADER).encode() + b"\n"))
     with pytest.raises(CatalogFileError, match=r"broken\.csv cannot be read") as raised:
         load_catalog(engine, path, organization, clock.now())
+    assert says in str(raised.value)
+    assert "export it again as CSV in UTF-8" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert stored(engine) == []
+
+
+GOOD = [["1", "a", "1.0", "2026-01"], ["2", "b", "2.0", "2026-02"]]
+TAKEN = {
+    "CRLF": b"%(head)s\r\n1,a,1.0,2026-01\r\n2,b,2.0,2026-02\r\n",
+    "CR": b"%(head)s\r1,a,1.0,2026-01\r2,b,2.0,2026-02\r",
+    "mixed": b"%(head)s\r\n1,a,1.0,2026-01\n2,b,2.0,2026-02\r",
+    "a byte order mark": b"\xef\xbb\xbf%(head)s\r\n1,a,1.0,2026-01\r\n2,b,2.0,2026-02\r\n",
+    "no end of line": b"%(head)s\n1,a,1.0,2026-01\n2,b,2.0,2026-02",
+    "everything quoted": b'"rank","name","version","last_release"\n"1","a","1.0","2026-01"\n"2","b","2.0","2026-02"\n',
+    "empty lines": b"%(head)s\n\n1,a,1.0,2026-01\n\r\n   \n2,b,2.0,2026-02\n\n\n",
+    "white space": b"rank , name, version, last_release\n 1,a ,1.0, 2026-01\n2, b,2.0 ,2026-02 \n",
+}
+
+
+@pytest.mark.parametrize("form", TAKEN)
+def test_what_other_programs_write_is_taken(
+    engine: sa.Engine, organization: uuid.UUID, clock: Clock, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / "a [1]*'s.csv"  # a name that is a pattern to DuckDB
+    path.write_bytes(TAKEN[form].replace(b"%(head)s", ",".join(HEADER).encode()))
+    report = load_catalog(engine, path, organization, clock.now())
+    assert report == LoadReport(2, 2, 0, 2, ())
+    assert stored(engine) == [(name, int(rank), 1, version_key(text)) for rank, name, text, _ in GOOD]
+
+
+VALUES = [
+    ("rank", ["1", "10", " 7", "7 ", "\xa07", "2147483647"], True),
+    (
+        "rank",
+        ["", "0", "-1", "+7", "007", "1.5", "1.0", "1e3", "0x7", "1_000", "1,000", "٣", "NULL", "NaN", "true"],
+        False,
+    ),
+    ("rank", ["2147483648", "9223372036854775808", "9" * 400, "1\n", "1\x00"], False),
+    ("name", ["A", "a..b", "x" * 100, "1", "  b  "], True),
+    (
+        "name",
+        ["", " ", "x" * 101, "x" * 5000, "a\x00b", "a\x07", "a\x1b[2J", "\u212a", "\uff41", "a\u200b", "a-", ".a"],
+        False,
+    ),
+    ("name", ["al\npha", "al\rpha", "a,b", 'a"b', "NULL!", "a/../b", "a\t"], False),
+    ("version", ["1", "v1.0", "1!2.3", "1." + "1." * 98 + "1", "1.0+local"], True),
+    ("version", ["", " ", "1.0\n", "1.0\x1f", "1.0\u2028", "1.0\x00", "1." * 100 + "1", "1." * 3000 + "1"], False),
+    ("version", ["9" * 1000, "9" * 5000, "1.0.po\u017ft1", "NULL"], False),
+    ("last_release", ["1900-01", "2024-12", " 2024-01 ", "2099-12"], True),
+    ("last_release", ["", "0000-01", "0001-01", "1899-12", "2100-01", "2024-00", "2024-13", "2024-1", "24-01"], False),
+    (
+        "last_release",
+        ["2024-01-01", "2024/01", "01-2024", "-2024-01", "+2024-01", "\uff12024-01", "NULL", "2024-01\n"],
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize(("column", "texts", "taken"), VALUES)
+def test_a_value_is_taken_or_refused_by_what_its_column_means(
+    engine: sa.Engine, organization: uuid.UUID, clock: Clock, tmp_path: Path, column: str, texts: list[str], taken: bool
+) -> None:
+    rows = []
+    for number, text in enumerate(texts, 1):
+        row = {"rank": str(number), "name": f"p{number}", "version": "1.0", "last_release": "2026-01", column: text}
+        rows.append(tuple(row.values()))
+    report = load_catalog(engine, write(tmp_path / "values.csv", *rows), organization, clock.now())
+    refused = [row.name or "" for row in report.rejected]
+    assert refused == ([] if taken else [row[1].strip(" ") for row in rows])
+    assert len({row.line for row in report.rejected}) == len(refused)
+    assert (report.read, report.packages_added) == (len(rows), len(rows) if taken else 0)
+    if column == "rank" and taken:
+        assert [row[1] for row in stored(engine)] == [int(text) for text in texts]
+
+
+def test_the_largest_row_that_has_a_form_is_one_refused_row(
+    engine: sa.Engine, organization: uuid.UUID, clock: Clock, tmp_path: Path
+) -> None:
+    """Longer values are a fault of form: `csv.field_size_limit()`."""
+    largest = "\U0001f600" * csv.field_size_limit()
+    path = write(tmp_path / "large.csv", (largest,) * 4, ("1", "a", "1.0", "2026-01"))
+    report = load_catalog(engine, path, organization, clock.now())
+    assert (report.read, [row.line for row in report.rejected], report.packages_added) == (2, [2], 1)
+
+
+LINE_END = st.sampled_from(["\n", "\r\n", "\r"])
+# What a row says, and the reason of its refusal; N is its number, so that no two are one package.
+KINDS = [
+    ("N,pN,1.0,2026-01", None),
+    ('N,"pN","1.0",2026-01', None),
+    ("N,pN,latest,2026-01", "not a version"),
+    ("N,,1.0,2026-01", "no name"),
+    ('N,"p@N",1.0,2026-01', "not a package name"),
+    ('N,"""p"",@N",1.0,2026-01', "not a package name"),
+    ('N,"p@N","1@.@0@",2026-01', "not a package name"),
+    ('"@@N",pN,1.0,2026-01', "rank"),
+    ("1.5,pN,1.0,2026-01", "rank"),
+    ("N,pN,1.0,0000-01", "not a month"),
+    ("N,p1,1.0,2026-01", "earlier line"),
+    ("N,foreign,1.0,2026-01", "another organization"),
+]
+
+
+@st.composite
+def files(draw: st.DrawFn) -> tuple[str, list[tuple[int, str]], int]:
+    """A file's text, (line, reason) of each row that is refused, and how many rows it has.
+
+    The lines are counted while the text is put together: one for each line end that was written before the row.
+    """
+    text, line, refused = draw(st.sampled_from(["", "\ufeff"])) + ",".join(HEADER), 1, []
+
+    def end_line() -> None:
+        nonlocal text, line
+        end = draw(LINE_END)
+        if text[-1] == "\r" and end == "\n":  # would be one line end, not two
+            end = "\r\n"
+        text, line = text + end, line + 1
+
+    drawn = draw(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(KINDS)), max_size=8))
+    seen_foreign = False
+    rows = [(0, KINDS[0]), *drawn]
+    for number, (empty, (row, reason)) in enumerate(rows, 1):
+        for _ in range(empty + 1):
+            end_line()
+        if "foreign" in row:
+            reason = "earlier line" if seen_foreign else reason
+            seen_foreign = True
+        if reason:
+            refused.append((line, reason))
+        for part in re.split("(@)", row.replace("N", str(number))):
+            if part == "@":
+                end_line()
+            else:
+                text += part
+    for _ in range(draw(st.integers(0, 2))):
+        end_line()
+    return text, refused, len(rows)
+
+
+@pytest.fixture
+def with_foreign(engine: sa.Engine, organization: uuid.UUID, clock: Clock, ids: Identifiers, tmp_path: Path) -> None:
+    """A package that belongs to another organization."""
+    path = write(tmp_path / "foreign.csv", ("1", "foreign", "1.0", "2026-01"))
+    load_catalog(engine, path, new_organization(engine, clock, ids, "foreign"), clock.now())
+
+
+@pytest.mark.usefixtures("with_foreign")
+@settings(deadline=None, max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(file=files())
+def test_the_line_of_a_refused_row_is_the_one_where_it_begins(
+    engine: sa.Engine,
+    organization: uuid.UUID,
+    clock: Clock,
+    tmp_path: Path,
+    file: tuple[str, list[tuple[int, str]], int],
+) -> None:
+    text, refused, rows = file
+    path = tmp_path / "made.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    report = load_catalog(engine, path, organization, clock.now())
+    assert [row.line for row in report.rejected] == [line for line, _ in refused]
+    for row, (_, reason) in zip(report.rejected, refused, strict=True):
+        assert reason in row.reason
+    assert report.read == rows
 
 
 def test_a_missing_file_is_named(engine: sa.Engine, organization: uuid.UUID, clock: Clock, tmp_path: Path) -> None:
