@@ -167,9 +167,8 @@ def heads(location: Location = PANTRY) -> tuple[str, ...]:
 """
 What the engines need. On PostgreSQL a migration must not queue behind a long query, with everybody else queueing
 behind *it* (`lock_timeout`), but may run long (`statement_timeout`). Two processes must not migrate at once (an
-advisory lock). And it needs READ COMMITTED: a snapshot taken before the wait for a lock does not contain the row that
-was committed meanwhile, and a backfill would leave it out. Behind a pooler the lock ends with a transaction, so there
-all pending migrations run in one.
+advisory lock; behind a pooler it ends with a transaction, so there all pending migrations run in one). And it needs
+READ COMMITTED: a backfill with a snapshot from before the wait for a lock leaves out the row committed meanwhile.
 
 DuckDB cannot alter a table that has an index, so its Alembic dialect copies the table, inside the transaction. Ours
 goes two steps further. Foreign keys are left out, as in [database](../foundations/database.ipynb), and

@@ -376,45 +376,27 @@ def check_rows(duck: sa.Connection) -> tuple[int, list[RejectedRow]]:
 # %% [markdown]
 """
 Third, the good rows get into a temporary table `incoming` of the target database. On DuckDB they are there already.
-To PostgreSQL they go as a stream of CSV through `COPY`, block by block, so memory stays flat. They take their
-[identifiers](../foundations/clock_and_identifiers.ipynb) along, since PostgreSQL has `uuidv7()` from version 18 on only.
-DuckDB counts on from one that Python made, as `Identifiers` does: the same time, then 74 bits that rise at random.
+To PostgreSQL they go as CSV through `COPY`, block by block, so memory stays flat, and with ids: 13 to 17 make none.
 """
 
 # %% tags=["export"]
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import orm
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, counting_on
+from playbook.foundations.database import make_engine
 
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import is_conflict, make_engine, transaction
-
-COLUMNS = "line, normalized_name, name, rank, version, version_key, is_prerelease, released_at"
+GOOD = """SELECT line, normalized_name, name, rank, version, version_key, is_prerelease, released_at, {}, {}
+    FROM checked WHERE reason IS NULL"""
 INCOMING_ON_POSTGRESQL = """CREATE TEMP TABLE incoming (line bigint, normalized_name varchar, name varchar, rank integer,
     version varchar, version_key varchar, is_prerelease boolean, released_at timestamptz, package_id uuid,
     release_id uuid) ON COMMIT DROP"""
 
 
-def good_rows(first: UUID) -> str:
-    """SQL of DuckDB: the rows of `checked` that can be loaded, with ids that count on from `first`, a UUIDv7."""
-    time, begin = f"{first.int >> 80:012x}7", (first.int >> 64) % 2**12 * 2**62 + first.int % 2**62
-    tail = f"{begin}::HUGEINT + sum(1 + floor(random() * {2**32})::BIGINT) OVER (ORDER BY line)"
-    uuid = f"format('{time}{{{{:03x}}}}{{{{:016x}}}}', {{0}} // {2**62}, {2**63}::HUGEINT + {{0}} % {2**62})::UUID AS {{0}}_id"
-    rows = f"SELECT *, {tail} AS package, {tail} AS release FROM checked WHERE reason IS NULL"
-    return f"SELECT {COLUMNS}, {uuid.format('package')}, {uuid.format('release')} FROM ({rows})"
-
-
-# %% [markdown]
-"""
-`good_rows` is read twice, once for each engine.
-"""
-
-
-# %% tags=["export"]
 @contextmanager
-def incoming_rows(target: sa.Connection, path: Path, good: str) -> Iterator[tuple[int, list[RejectedRow]]]:
-    """What `good` finds in `path`, as `incoming` in the open transaction of `target`; rows read, and those refused."""
+def incoming_rows(target: sa.Connection, path: Path, ids: Identifiers) -> Iterator[tuple[int, list[RejectedRow]]]:
+    """The good rows of `path` as table `incoming` in the open transaction of `target`; rows read, and those refused."""
+    good = GOOD.format(*(f"{counting_on(ids.new(), 'line')} AS {name}" for name in ("package_id", "release_id")))
     if target.dialect.name == "duckdb":
         read_file(target, path)
         outcome = check_rows(target)
@@ -465,6 +447,13 @@ done, for a progress bar.
 
 
 # %% tags=["export"]
+from collections.abc import Callable
+
+from sqlalchemy import orm
+
+from playbook.foundations.database import is_conflict, transaction
+
+
 def somebody_was_first(error: sa.exc.DBAPIError) -> bool:
     """A conflict, or a key that another load has just written."""
     return is_conflict(error) or isinstance(error, sa.exc.IntegrityError)
@@ -481,13 +470,12 @@ def load_catalog(
 
     def work(session: orm.Session) -> LoadReport:
         target, values = session.connection(), {"organization": organization_id, "now": now}
-        good = good_rows(Identifiers(FixedClock(now)).new())
 
         def rows_of(sql: str) -> int:
             return target.execute(sa.text(sql), values).rowcount
 
         step("read")
-        with incoming_rows(target, path, good) as (read, rejected):
+        with incoming_rows(target, path, Identifiers(FixedClock(now))) as (read, rejected):
             foreign = target.execute(sa.text(FOREIGN), {"organization": organization_id})
             rejected = sorted([*rejected, *(RejectedRow(*row) for row in foreign)], key=lambda row: row.line)
             step("packages")
