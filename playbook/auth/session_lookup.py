@@ -51,16 +51,7 @@ from fastapi import FastAPI, Request
 from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sessions import (
-    REMEMBER,
-    SESSION,
-    cookies_of,
-    end_sessions,
-    look_up,
-    session_routes,
-    start_session,
-    user_view,
-)  # fmt: skip
+from playbook.auth.sessions import SESSION, cookies_of, end_sessions, look_up, session_routes, start_session, user_view
 from playbook.auth.sign_in import AddressLimits
 from playbook.auth.wire import Auth, auth_app
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
@@ -228,7 +219,7 @@ soon word them differently.
 """
 
 # %% tags=["export"]
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -313,7 +304,8 @@ class Together:
 # %% [markdown]
 """
 The connection is opened when it is needed and again after it was lost. When the database does not answer, this side
-finds nothing for a second, and every request takes the long way, which knows how to say so.
+finds nothing for a second, and every request takes the long way, which says so. Where a pooler shares the session with
+others, nothing is prepared in it; nothing is set in any.
 """
 
 # %% tags=["export"]
@@ -325,11 +317,10 @@ from sqlalchemy.engine import URL
 
 log = logging.getLogger("pantry.sessions")
 CONNECTION: dict[str, Any] = {
-    "autocommit": True, "prepare_threshold": 0, "connect_timeout": 5,  # seconds; the others are in milliseconds
-    "application_name": "pantry sessions", "tcp_user_timeout": 5000,
-    "options": "-c TimeZone=UTC -c statement_timeout=5000",
+    "autocommit": True, "prepare_threshold": None, "application_name": "pantry sessions",
+    "connect_timeout": 5, "tcp_user_timeout": 5000,  # seconds; milliseconds
 }  # fmt: skip
-REST = 1.0  # seconds without an attempt, after one that failed
+PATIENCE, REST = 5.0, 1.0  # seconds: for an answer; without an attempt, after one that failed
 
 
 # %% tags=["export"]
@@ -337,7 +328,7 @@ class SessionTable:
     """LOOK_UP on one connection of the event loop, without a transaction around it."""
 
     def __init__(self, url: URL) -> None:
-        self.conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self.conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
         self.cursor: psycopg.AsyncCursor[Any] | None = None
         self.rest_until = 0.0
 
@@ -346,15 +337,24 @@ class SessionTable:
         if time.monotonic() < self.rest_until:
             return {}
         try:
-            if self.cursor is None:
-                self.cursor = (await psycopg.AsyncConnection.connect(self.conninfo, **CONNECTION)).cursor()
-            await self.cursor.execute(LOOK_UP, (hashes,))
-            return {row[0]: row for row in await self.cursor.fetchall()}
+            async with asyncio.timeout(PATIENCE):
+                cursor = self.cursor or await self.connect()
+                await cursor.execute(LOOK_UP, (hashes,))
+                rows = await cursor.fetchall()
+                return {r[0]: [v.astimezone(UTC) if isinstance(v, datetime) else v for v in r] for r in rows}
         except Exception as error:
             log.warning("session look-up: %s", type(error).__name__)
             self.rest_until = time.monotonic() + REST
             await self.close()
             return {}
+
+    async def connect(self) -> psycopg.AsyncCursor[Any]:
+        connection = await psycopg.AsyncConnection.connect(self.conninfo, **CONNECTION)
+        self.cursor = connection.cursor()
+        await self.cursor.execute("SELECT pg_backend_pid()")
+        if await self.cursor.fetchone() == (connection.info.backend_pid,):  # the process that was announced: no pooler
+            connection.prepare_threshold = 0
+        return self.cursor
 
     async def close(self) -> None:
         cursor, self.cursor = self.cursor, None
@@ -487,10 +487,7 @@ STATES = {  # what the row has, and what the browser sends besides its cookie
     "alive": ({}, ""),
     "to be prolonged": ({"expires_at": NOW + timedelta(days=5)}, ""),
     "the same, not to be remembered": ({"expires_at": NOW + timedelta(days=5)}, "mark"),
-    "at the end of its thirty days": (
-        {"created_at": NOW - timedelta(days=29), "expires_at": NOW + timedelta(days=1)},
-        "",
-    ),
+    "at the end of its thirty days": ({"created_at": NOW - timedelta(29), "expires_at": NOW + timedelta(1)}, ""),
     "expired": ({"expires_at": NOW}, ""),
     "revoked": (None, ""),
     "alive, asked with a query": ({}, "query"),

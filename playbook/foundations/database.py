@@ -389,13 +389,9 @@ POSTGRESQL = {
     "max_overflow": 10,
     "pool_timeout": 5,  # seconds
     "pool_pre_ping": True,  # a connection the server has closed is replaced, not handed out
-    "connect_args": {
-        "connect_timeout": 5,  # seconds
-        "application_name": "pantry",
-        # milliseconds
-        "options": "-c timezone=UTC -c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000",
-    },
+    "connect_args": {"connect_timeout": 5, "application_name": "pantry", "prepare_threshold": None},  # seconds
 }
+TRANSACTION = {"timezone": "UTC", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 
 
 def make_engine(url: str, **options: Any) -> sa.Engine:
@@ -405,13 +401,71 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
     """
     backend = sa.make_url(url).get_backend_name()
     if backend == "postgresql":
-        return sa.create_engine(url, **(POSTGRESQL | options))
+        engine = sa.create_engine(url, **(POSTGRESQL | options))
+        engine.dialect.do_begin = begin_on_postgresql  # type: ignore[method-assign]
+        return engine
     if backend == "duckdb":
         engine = sa.create_engine(url, **(DUCKDB | options))
         engine.dialect.supports_sane_rowcount = False  # so the ORM does not ask for it
         sa.event.listen(engine, "do_connect", lambda d, _, args, kw: open_duckdb(lambda: d.connect(*args, **kw)))
         return engine
     raise ValueError(f"no support for {backend!r}: use duckdb:///FILE or postgresql+psycopg://HOST/NAME")
+
+
+# %% [markdown]
+"""
+In front of a managed PostgreSQL there is often a pooler. In its transaction mode, two transactions of one connection
+may run in two sessions of the server, and others use these sessions in between. A `SET` would reach the others, and a
+statement prepared in one session is missing in the next. So nothing is prepared (`prepare_threshold`), and the settings
+travel with each `BEGIN`, in one message.
+"""
+
+# %% tags=["export"]
+import psycopg
+
+
+def begin_on_postgresql(connection: Any) -> None:
+    """BEGIN with the connection's isolation level and TRANSACTION, or what its `info["transaction"]` has instead.
+
+    psycopg then sends no BEGIN of its own.
+    """
+    driver, settings = connection.dbapi_connection, connection.info.get("transaction", TRANSACTION)
+    if driver.autocommit:
+        return
+    begin = f"BEGIN ISOLATION LEVEL {driver.isolation_level.name.replace('_', ' ')}"
+    sql = "; ".join([begin, *(f"SET LOCAL {name} = '{value}'" for name, value in settings.items())])
+    result = driver.pgconn.exec_(sql.encode())
+    if result.error_message:
+        error = psycopg.errors.error_from_result(result)
+        raise error if error.sqlstate else psycopg.OperationalError(str(error))  # without a state: no connection
+
+
+def behind_pooler(connection: sa.Connection) -> bool:
+    """Whether a pooler stands before PostgreSQL: the process that works is another than the one that was announced."""
+    announced = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+    return bool(connection.scalar(sa.select(sa.func.pg_backend_pid())) != announced)
+
+
+# %% [markdown]
+"""
+Some work must be done by one process at a time. A lock of PostgreSQL's own belongs to the session, so it is held over
+several transactions. Behind a pooler it would stay in a session that others use. There the transaction has it.
+"""
+
+
+# %% tags=["export"]
+def take_turn(connection: sa.Connection, lock: int, settings: dict[str, str]) -> None:
+    """Wait until nobody else has `lock`. From then on `settings` are those of the connection's transactions.
+
+    Nobody else may have it until the connection is closed; behind a pooler, until the transaction ends that is open now.
+    """
+    pooled = behind_pooler(connection)
+    connection.execute(sa.select((sa.func.pg_advisory_xact_lock if pooled else sa.func.pg_advisory_lock)(lock)))
+    connection.info["transaction"] = TRANSACTION | settings
+    if pooled:
+        connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
+    else:
+        connection.commit()
 
 
 # %% [markdown]

@@ -5,6 +5,7 @@ import os
 import socket
 
 from playbook.kit import postgres
+from playbook.kit.database_errors import in_one_line, unfit
 from playbook.kit.errors import InputError
 
 FORMS = "duckdb:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
@@ -54,31 +55,29 @@ def database_url(url: str, source: str = "DATABASE_URL") -> str:
 
 
 def reach(url: str) -> None:
-    """Open the database once. Raises InputError when the server does not answer or the file cannot be opened."""
-    if url.startswith("postgresql"):
-        postgres.reach(url)
-        return
+    """Open the database once, as the service does. Another way to open a file after a crash loses entries of indexes.
+
+    Raises InputError, in one line, when the service cannot use it.
+    """
     from importlib import import_module
 
     import sqlalchemy as sa
 
-    # Opened as the service opens it: another way to open a file after a crash loses entries of its indexes.
     engine = import_module("playbook.foundations.database").make_engine(url)
+    problem = None
     try:
-        engine.connect().close()
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                version = connection.scalar(sa.text("SELECT current_setting('server_version_num')::integer"))
+                read_only = connection.scalar(sa.text("SELECT current_setting('transaction_read_only') = 'on'"))
+                problem = unfit(url, version, read_only)
     except sa.exc.DBAPIError as error:
-        reason = str(error.orig).strip().splitlines()[0]
-        raise InputError(
-            f"the database file {engine.url.database!r} cannot be opened ({reason}): stop the program that has it "
-            "open, or correct DATABASE_URL"
-        ) from None
+        if isinstance(error, sa.exc.ProgrammingError) and getattr(error.orig, "sqlstate", None) is None:
+            postgres.reach(
+                url
+            )  # says what is wrong with the form of the URL, without the part that may be the password
+        raise InputError(in_one_line(error, url)) from None
     finally:
         engine.dispose()
-
-
-def refused(url: str, error: Exception) -> str:
-    """One line for a `sqlalchemy.exc.DBAPIError` at the start: what the database said, and what to do."""
-    reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-    if url.startswith("postgresql"):
-        return f"the database refuses what Pantry needs at its start ({reason}): mend that, or correct DATABASE_URL"
-    return f"the database file cannot be used ({reason}): stop the program that has it open, or correct DATABASE_URL"
+    if problem is not None:
+        raise InputError(problem)

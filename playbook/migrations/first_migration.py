@@ -134,6 +134,8 @@ The commands. None of them needs the models: a revision that imports a model bre
 """
 
 # %% tags=["export"]
+from contextlib import nullcontext
+
 from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 
@@ -150,9 +152,9 @@ def downgrade(engine: sa.Engine, revision: str, location: Location = PANTRY) -> 
         command.downgrade(alembic_config(engine, location), revision)
 
 
-def current(engine: sa.Engine) -> tuple[str, ...]:
+def current(database: sa.Engine | sa.Connection) -> tuple[str, ...]:
     """The revisions the database is at, sorted: none before the first, more than one only on unmerged branches."""
-    with engine.connect() as connection:
+    with database.connect() if isinstance(database, sa.Engine) else nullcontext(database) as connection:
         return tuple(sorted(MigrationContext.configure(connection).get_current_heads()))
 
 
@@ -165,8 +167,8 @@ def heads(location: Location = PANTRY) -> tuple[str, ...]:
 """
 What the engines need. On PostgreSQL a migration must not queue behind a long query, with everybody else queueing
 behind *it* (`lock_timeout`), but may run long (`statement_timeout`). Two processes must not migrate at once (an
-advisory lock). And it needs READ COMMITTED: a snapshot taken before the wait for a lock does not contain the row that
-was committed meanwhile, and a backfill would leave it out.
+advisory lock; behind a pooler it ends with a transaction, so there all pending migrations run in one). And it needs
+READ COMMITTED: a backfill with a snapshot from before the wait for a lock leaves out the row committed meanwhile.
 
 DuckDB cannot alter a table that has an index, so its Alembic dialect copies the table, inside the transaction. Ours
 goes two steps further. Foreign keys are left out, as in [database](../foundations/database.ipynb), and
@@ -180,21 +182,21 @@ from contextlib import contextmanager
 from alembic.operations.batch import BatchOperationsImpl
 from duckdb_sqlalchemy.alembic_impl import DuckDBImpl
 
+from playbook.foundations.database import take_turn
+
 LOCK = 7_350_116_223  # any number, the same in every process that migrates this database
 
 
 @contextmanager
 def migration_connection(engine: sa.Engine, lock_timeout: str = "5s") -> Iterator[sa.Connection]:
-    """A connection to migrate with. On PostgreSQL it waits up to the engine's own `statement_timeout` for its turn."""
+    """A connection to migrate with, which waits for its turn; behind a pooler in a transaction, committed at the end."""
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="READ COMMITTED")
             connection.detach()  # closed at the end: neither its settings nor its lock go back to the pool
-            connection.execute(sa.select(sa.func.pg_advisory_lock(LOCK)))
-            connection.execute(sa.text("SET statement_timeout = 0"))
-            connection.execute(sa.select(sa.func.set_config("lock_timeout", lock_timeout, False)))
-            connection.commit()
+            take_turn(connection, LOCK, {"statement_timeout": "0", "lock_timeout": lock_timeout})
         yield connection
+        connection.commit()
 
 
 class PortableDuckDB(DuckDBImpl):
@@ -394,8 +396,8 @@ def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "hea
     at, wanted, tables = current(engine), heads(location), set[str]()
     serves = {wanted, *((revision,) for revision in also)}
     if at not in serves:
-        with ONE_AT_A_TIME, migration_connection(engine):  # after whoever is migrating at this moment
-            at, tables = current(engine), set(sa.inspect(engine).get_table_names()) - {"alembic_version"}
+        with ONE_AT_A_TIME, migration_connection(engine) as connection:  # after whoever migrates at this moment
+            at, tables = current(connection), set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
     if at in serves:
         return
     if not at and not tables:

@@ -342,9 +342,9 @@ from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine, somebody_was_first
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.mailboxes import PerMailbox
 from playbook.pantry.target import RequestTarget
-from playbook.pantry.indexes import mend_indexes
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import User
 

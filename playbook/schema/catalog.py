@@ -376,41 +376,42 @@ def check_rows(duck: sa.Connection) -> tuple[int, list[RejectedRow]]:
 # %% [markdown]
 """
 Third, the good rows get into a temporary table `incoming` of the target database. On DuckDB they are there already.
-To PostgreSQL they go as a stream of CSV through `COPY`, block by block, so memory stays flat.
+To PostgreSQL they go as CSV through `COPY`, block by block, so memory stays flat, and with ids: 13 to 17 make none.
 """
 
 # %% tags=["export"]
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import orm
-
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, counting_on
 from playbook.foundations.database import hold, make_engine, somebody_was_first, transaction
 from playbook.schema.identity import Organization
 
-INCOMING = "line, normalized_name, name, rank, version, version_key, is_prerelease, released_at"
-GOOD = f"SELECT {INCOMING} FROM checked WHERE reason IS NULL"
+GOOD = """SELECT line, normalized_name, name, rank, version, version_key, is_prerelease, released_at, {}, {}
+    FROM checked WHERE reason IS NULL"""
 INCOMING_ON_POSTGRESQL = """CREATE TEMP TABLE incoming (line bigint, normalized_name varchar, name varchar, rank integer,
-    version varchar, version_key varchar, is_prerelease boolean, released_at timestamptz) ON COMMIT DROP"""
+    version varchar, version_key varchar, is_prerelease boolean, released_at timestamptz, package_id uuid,
+    release_id uuid) ON COMMIT DROP"""
 
 
 @contextmanager
-def incoming_rows(target: sa.Connection, path: Path) -> Iterator[tuple[int, list[RejectedRow]]]:
+def incoming_rows(target: sa.Connection, path: Path, ids: Identifiers) -> Iterator[tuple[int, list[RejectedRow]]]:
     """The good rows of `path` as table `incoming` in the open transaction of `target`; rows read, and those refused."""
+    good = GOOD.format(*(f"{counting_on(ids.new(), 'line')} AS {name}" for name in ("package_id", "release_id")))
     if target.dialect.name == "duckdb":
         read_file(target, path)
         outcome = check_rows(target)
-        target.exec_driver_sql(f"CREATE OR REPLACE TEMP TABLE incoming AS {GOOD}")
+        target.exec_driver_sql(f"CREATE OR REPLACE TEMP TABLE incoming AS {good}")
         yield outcome
         target.exec_driver_sql("DROP TABLE incoming")
         return
     with make_engine("duckdb:///:memory:").begin() as duck, tempfile.TemporaryDirectory() as folder:
         read_file(duck, path)
         outcome = check_rows(duck)
-        good = Path(folder) / "good.csv"
-        duck.exec_driver_sql(f"COPY ({GOOD}) TO '{good}' (HEADER false)")
+        rows = Path(folder) / "good.csv"
+        duck.exec_driver_sql(f"COPY ({good}) TO '{rows}' (HEADER false)")
         target.exec_driver_sql(INCOMING_ON_POSTGRESQL)
-        with target.connection.cursor().copy("COPY incoming FROM STDIN (FORMAT csv)") as copy, good.open("rb") as file:
+        with target.connection.cursor().copy("COPY incoming FROM STDIN (FORMAT csv)") as copy, rows.open("rb") as file:
             while block := file.read(1 << 20):
                 copy.write(block)
         yield outcome
@@ -434,10 +435,10 @@ HOLD_PACKAGES = """UPDATE packages SET version = packages.version FROM incoming 
       (SELECT 1 FROM releases r WHERE r.package_id = packages.id AND r.version_key = i.version_key) RETURNING 1"""
 ADD_PACKAGES = """INSERT INTO packages
     (id, organization_id, name, normalized_name, popularity_rank, version, created_at, updated_at)
-    SELECT uuidv7(), :organization, i.name, i.normalized_name, i.rank, 1, :now, :now FROM incoming i
+    SELECT i.package_id, :organization, i.name, i.normalized_name, i.rank, 1, :now, :now FROM incoming i
     WHERE NOT EXISTS (SELECT 1 FROM packages p WHERE p.normalized_name = i.normalized_name)"""
 ADD_RELEASES = """INSERT INTO releases (id, package_id, version, version_key, is_prerelease, released_at, created_at)
-    SELECT uuidv7(), p.id, i.version, i.version_key, i.is_prerelease, i.released_at, :now
+    SELECT i.release_id, p.id, i.version, i.version_key, i.is_prerelease, i.released_at, :now
     FROM incoming i JOIN packages p ON p.normalized_name = i.normalized_name AND p.organization_id = :organization
     WHERE NOT EXISTS (SELECT 1 FROM releases r WHERE r.package_id = p.id AND r.version_key = i.version_key)"""
 
@@ -467,7 +468,7 @@ def load_catalog(
         if not hold(session, Organization.id, organization_id):
             raise ValueError(f"there is no organization {organization_id}: give the id of one that exists")
         step("read")
-        with incoming_rows(target, path) as (read, rejected):
+        with incoming_rows(target, path, Identifiers(FixedClock(now))) as (read, rejected):
             foreign = target.execute(sa.text(FOREIGN), {"organization": organization_id})
             rejected = sorted([*rejected, *(RejectedRow(*row) for row in foreign)], key=lambda row: row.line)
             step("packages")
@@ -490,7 +491,7 @@ def load_catalog(
 # %%
 from datetime import UTC, timedelta
 
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.clock_and_identifiers import SeededBytes
 from playbook.foundations.database import capture_sql
 
 show(lesson.er_diagram(Organization, Package, PackageRole, Release, File))

@@ -70,7 +70,7 @@ def running(command: list[str], port: int, log: Path) -> Iterator[httpx.Client]:
                     client.get("/health")
                     break
                 except httpx.TransportError:
-                    said = log.read_text() if log.exists() else ""
+                    said = log.read_text(encoding="utf-8") if log.exists() else ""
                     assert process.poll() is None, said
                     assert time.monotonic() < until, said
                     time.sleep(0.05)

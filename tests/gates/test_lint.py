@@ -58,7 +58,7 @@ def test_a_fault_in_an_export_would_be_found(tmp_path: Path) -> None:
     lesson = Course().playbooks[0]
     page = tmp_path / "page.py"
     page.write_text(hook.exported(lesson.source) + "\ndef late(a=[]):\n    return a\n", encoding="utf-8")
-    with pytest.raises(AssertionError, match="B006|mutable-argument-default"):
+    with pytest.raises(AssertionError, match=r"B006|mutable-argument-default"):
         tool(
             "ruff",
             "check",

@@ -67,7 +67,7 @@ class Notes:
         os.write(self._file, (json.dumps([what, key, more]) + "\n").encode())
 
     def read(self) -> list[tuple[str, str, Any]]:
-        return [tuple(json.loads(line)) for line in self.path.read_text().splitlines()]
+        return [tuple(json.loads(line)) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
 
 def use(base: str, notes: Notes, name: str) -> None:
@@ -151,7 +151,7 @@ def forked(work: Callable[[], Any], path: Path | None = None) -> int:
 def finished(child: int, path: Path, what: str) -> Any:
     """The result of `forked`. Raises AssertionError with its traceback when it failed or died."""
     _, status = os.waitpid(child, 0)
-    told = json.loads(path.read_text()) if path.exists() else {"error": f"it died with status {status}"}
+    told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"error": f"it died with status {status}"}
     path.unlink(missing_ok=True)
     assert "error" not in told, f"{what}: {told['error']}"
     return told["result"]
@@ -214,7 +214,7 @@ def kill_serve(url: str, notes: Notes, name: str, chance: random.Random) -> str:
     try:
         line = process.stdout.readline()
         found = re.match(r"Pantry at (\S+),", line)
-        assert found, f"playbook serve did not start: {line} {log.read_text()[-2000:]}"
+        assert found, f"playbook serve did not start: {line} {log.read_text(encoding='utf-8')[-2000:]}"
         threads = clients(found[1], notes, name)
         wait_for(notes, chance.randint(2, MOST), lambda: process.poll() is None, chance)
     finally:
