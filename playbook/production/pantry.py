@@ -337,6 +337,7 @@ from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.stop import Stop
 from playbook.schema.catalog import load_catalog
 
 MIRROR = "mirror"
@@ -363,11 +364,12 @@ def sender_for(settings: Settings, clock: Clock) -> Sender:
 
 
 def pantry(
-    settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None
-) -> FastAPI:
+    settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None,
+    stop: Stop | None = None,
+) -> FastAPI:  # fmt: skip
     """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
 
-    Raises WrongSchema, a ValueError that says what to do, for a database that is not at head.
+    `stop` is the budget of an orderly stop, which the mails share with the requests. Raises WrongSchema, a ValueError that says what to do, for a database that is not at head.
     """
     engine, clock = make_engine(settings.database_url), clock or SystemClock()
     ids = Identifiers(clock)
@@ -379,7 +381,7 @@ def pantry(
     postbox = Postbox(sender or sender_for(settings, clock))
     auth = Auth(settings, engine, clock, ids, postbox)
     app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
-    add_auth(app, auth)
+    add_auth(app, auth, stop or Stop(settings.stop_seconds))
     return app
 
 
@@ -392,7 +394,10 @@ it itself.
 
 
 # %% tags=["export"]
-def add_auth(app: FastAPI, auth: Auth) -> None:
+from anyio import CapacityLimiter, to_thread
+
+
+def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
     """Put /api/auth before everything else, and let it start and stop with the service."""
     limits = AddressLimits(auth)
     auth_part = better_auth(auth, limits)
@@ -409,7 +414,8 @@ def add_auth(app: FastAPI, auth: Auth) -> None:
                 yield state
             finally:
                 sweeping.cancel()
-                await run_in_threadpool(auth.postbox.close)
+                # A thread of its own: those of the requests may all be waiting for a database.
+                await to_thread.run_sync(auth.postbox.close, stop.for_mails(), limiter=CapacityLimiter(1))
 
     app.build_middleware_stack = stack  # type: ignore[method-assign]
     app.router.lifespan_context = lifespan
