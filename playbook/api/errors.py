@@ -219,7 +219,8 @@ them. At most twenty: 80,000 unknown fields must not buy an answer of ten megaby
 """
 
 # %% tags=["export"]
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from urllib.parse import quote
 
 MAX_ERRORS = 20
@@ -231,10 +232,19 @@ def pointer(steps: Iterable[object]) -> str:
     return "#" + "".join(f"/{quote(step, safe='~', errors='replace')}" for step in escaped)
 
 
-def texts_in(value: object) -> list[str]:
+def texts_in(value: object) -> Iterator[str]:
     """The values in what was sent, as texts."""
-    parts = list(value.values()) if isinstance(value, dict) else value
-    return [text for part in parts for text in texts_in(part)] if isinstance(parts, list) else [str(value)]
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(part)
+    else:
+        yield str(value)
+
+
+def repeats(message: str, value: object) -> bool:
+    """Whether `message` has one of the values in `value`. Of more than 100 values it is assumed, not looked up."""
+    texts = list(islice(texts_in(value), 101))
+    return len(texts) > 100 or any(len(text) > 3 and text in message for text in texts)
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -243,7 +253,7 @@ def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     for error in errors[:MAX_ERRORS]:
         place, *steps = error["loc"]
         message = str(error["msg"])
-        if any(len(text) > 3 and text in message for text in texts_in(error.get("input"))):
+        if repeats(message, error.get("input")):
             message = "This value is not acceptable"
         where = {"pointer": pointer(steps)} if place == "body" else {"name": ".".join(map(str, steps))}
         found.append({"in": str(place), **where, "detail": message})
@@ -260,7 +270,7 @@ a bound. The parser goes first, with hooks, because the pattern for strings is f
 # %% tags=["export"]
 from itertools import accumulate
 
-MAX_DEPTH, MAX_NUMBER = 32, 40  # levels; characters
+MAX_DEPTH, MAX_NUMBER, MAX_PARTS = 32, 40, 5000  # levels; characters; commas, colons and opening brackets
 NOT_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]+')
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -283,10 +293,13 @@ def number(literal: str) -> float:
 # %% tags=["export"]
 def json_fault(body: bytes) -> str:
     """Why `body` is not taken as JSON; empty when it is."""
+    opening = body.count(b"[") + body.count(b"{")
+    if opening + body.count(b",") + body.count(b":") > MAX_PARTS:
+        return f"it has more than {MAX_PARTS} parts"
     try:
         text = body.decode("utf-8")
         value = json.loads(text, object_pairs_hook=unique, parse_int=number, parse_float=number, parse_constant=number)
-        brackets = NOT_BRACKETS.sub("", text)
+        brackets = NOT_BRACKETS.sub("", text) if opening > MAX_DEPTH else ""
         if max(accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0) > MAX_DEPTH:
             raise RecursionError
         if NUL.search(text):
@@ -316,7 +329,7 @@ from fastapi import FastAPI
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_URL = 8000  # octets, what RFC 9110, 4.1 asks everybody to support
+MAX_URL, MAX_PARAMETERS = 8000, 100  # octets, what RFC 9110, 4.1 asks everybody to support; in one query
 compiled = lru_cache(compile_path)
 
 
@@ -332,7 +345,9 @@ def url_fault(scope: Scope) -> Problem | None:
 
 # %% tags=["export"]
 def query_fault(scope: Scope) -> Problem | None:
-    """The problem of a query parameter that is unknown, or given twice where one is taken."""
+    """The problem of a query parameter that is unknown, or given twice where one is taken, or of too many."""
+    if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        return Problem(INVALID, f"at most {MAX_PARAMETERS} query parameters are taken")
     app, method = scope["app"], scope["method"].lower()
     for template, operations in app.openapi()["paths"].items() if scope["query_string"] else ():
         if method in operations and compiled(template)[0].match(scope["path"]):
@@ -350,12 +365,20 @@ def query_fault(scope: Scope) -> Problem | None:
 
 # %% [markdown]
 """
-The body is checked when the route first reads it, so that the `Problem` is raised where the handlers see it.
+The body is checked when the route first reads it, so that the `Problem` is raised where the handlers see it. By then the
+service knows who asks (`CallerFirst` in http_service). A long body is checked in a thread, so that the loop answers
+others between the steps.
 """
 
 # %% tags=["export"]
+from collections.abc import Callable
+
+from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 
+from playbook.foundations.http_service import T
+
+ON_THE_LOOP = 16_384  # octets: what is longer is checked in a thread
 IS_JSON = re.compile(r"application/(?:json|[^;\s]+\+json)\s*(?:;|$)", re.IGNORECASE)
 
 
@@ -376,6 +399,11 @@ class StrictInput:
 
 
 # %% tags=["export"]
+async def above(most: int, read: Callable[[bytes], T], body: bytes) -> T:
+    """`read(body)`, in a thread when `body` has more than `most` octets."""
+    return read(body) if len(body) <= most else await to_thread.run_sync(read, body)
+
+
 def checked_body(receive: Receive) -> Receive:
     """`receive` that gives the whole body at once and raises Problem when it is not strict JSON."""
     done = False
@@ -391,7 +419,7 @@ def checked_body(receive: Receive) -> Receive:
                 return message
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        if body and (fault := json_fault(bytes(body))):
+        if body and (fault := await above(ON_THE_LOOP, json_fault, bytes(body))):
             raise Problem(MALFORMED, fault)
         return {"type": "http.request", "body": bytes(body), "more_body": False}
 

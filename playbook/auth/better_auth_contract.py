@@ -45,9 +45,9 @@ codes notice?
 import json
 from datetime import UTC, datetime
 
-from playbook.auth.cross_site import check_cross_site
+from playbook.auth.cross_site import check_cross_site, check_source
 from playbook.auth.mail import MemorySender, Postbox
-from playbook.auth.sessions import session_routes
+from playbook.auth.sessions import session_first, session_routes
 from playbook.auth.sign_in import sign_in_routes
 from playbook.auth.sign_up import sign_up_routes
 from playbook.auth.wire import Auth, auth_app
@@ -142,16 +142,19 @@ pages that work, in production, in a front end whose tests run against a mock of
 ## Build it
 
 The service is all routers with their guards. Limits come first, so that a flood is refused before it is read; then
-where a request comes from.
+where a request comes from; then who sends it, where a route needs to know; and the body last.
 """
 
 # %% tags=["export"]
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from fastapi import APIRouter, Depends, FastAPI
 
 from playbook.auth.account_changes import account_routes
-from playbook.auth.cross_site import check_cross_site
+from playbook.auth.cross_site import check_cross_site, check_source
 from playbook.auth.password_reset import reset_routes
-from playbook.auth.sessions import session_routes
+from playbook.auth.sessions import session_first, session_routes
 from playbook.auth.sign_in import AddressLimits, sign_in_routes
 from playbook.auth.sign_up import sign_up_routes
 from playbook.auth.wire import Auth, auth_app
@@ -166,10 +169,13 @@ def ok() -> dict[str, bool]:
     return {"ok": True}
 
 
-def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
-    """Everything under /api/auth, as `better-auth/client` 1.7 expects it."""
+def better_auth(
+    auth: Auth, limits: AddressLimits | None = None, of_callers: Sequence[Callable[..., Any]] = ()
+) -> FastAPI:
+    """Everything under /api/auth, as `better-auth/client` 1.7 expects it. `of_callers` are guards that know the caller."""
     routers = (liveness, session_routes, sign_up_routes, sign_in_routes, reset_routes, account_routes)
-    return auth_app(auth, routers, guards=((limits or AddressLimits(auth)).guard, check_cross_site))
+    guards = ((limits or AddressLimits(auth)).guard, check_source, session_first, *of_callers, check_cross_site)
+    return auth_app(auth, routers, guards)
 
 
 # %% [markdown]

@@ -163,7 +163,7 @@ class Cookies:
     def read(self, header: str, name: str) -> str | None:
         """The value of cookie `name` in a `Cookie` header, the first of that name; None unless its signature is right."""
         pairs = (pair.strip().partition("=") for pair in header.split(";"))
-        sent = unquote(next((value for key, _, value in pairs if key == self.prefix + name), ""))
+        sent = unquote(next((value for key, _, value in pairs if key == self.prefix + name), "")[:1000])
         value, _, signature = sent.rpartition(".")
         genuine = hmac.compare_digest(signature.encode(), self.signature(value).encode())
         return value if value and genuine else None
@@ -345,9 +345,10 @@ def session_view(session: UserSession) -> dict[str, Any]:
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
+from starlette.concurrency import run_in_threadpool
 
 from playbook.auth.wire import MESSAGES, AuthError, Sent, Service, body
-from playbook.foundations.http_service import anyone
+from playbook.foundations.http_service import anyone, needs_caller
 
 MESSAGES |= {
     "SESSION_NOT_FRESH": "Session is not fresh",
@@ -362,11 +363,25 @@ def set_cookies(response: Response, cookies: list[str]) -> None:
         response.headers.append("set-cookie", cookie)
 
 
-def current_caller(request: Request, response: Response, auth: Service) -> SignedIn:
-    """The session of the request. AuthError 401 without one."""
-    found, cookies = look_up(request, auth)
+def look_up_once(request: Request, auth: Auth) -> tuple[SignedIn, list[str]]:
+    """`look_up`, once a request. AuthError 401 for nobody."""
+    if not hasattr(request.state, "looked_up"):
+        request.state.looked_up = look_up(request, auth)
+    found, cookies = request.state.looked_up
     if found is None:
         raise AuthError(401, "UNAUTHORIZED", cookies=cookies)
+    return found, cookies
+
+
+async def session_first(request: Request, auth: Service) -> None:
+    """A guard of `auth_app`: a route that needs a session reads nothing of who has none. AuthError 401."""
+    if request.method not in ("GET", "HEAD") and needs_caller(request.scope):
+        await run_in_threadpool(look_up_once, request, auth)
+
+
+def current_caller(request: Request, response: Response, auth: Service) -> SignedIn:
+    """The session of the request. AuthError 401 without one."""
+    found, cookies = look_up_once(request, auth)
     set_cookies(response, cookies)
     return found
 

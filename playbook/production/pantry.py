@@ -181,6 +181,8 @@ so here as well a request that changes something must come from a page of ours.
 """
 
 # %% tags=["export"]
+from collections.abc import Callable
+
 from fastapi import HTTPException, Request
 
 from playbook.auth.cross_site import check_origin, trusted_origins
@@ -189,8 +191,11 @@ from playbook.auth.wire import Auth, AuthError
 from playbook.foundations.http_service import Caller
 
 
-def session_caller(auth: Auth) -> FindCaller:
-    """The `find_caller` of `create_app`: whose session cookie it is. HTTPException 403 for another site's request."""
+def session_caller(auth: Auth, count: Callable[[UUID], None] = lambda user_id: None) -> FindCaller:
+    """The `find_caller` of `create_app`: whose session cookie it is. HTTPException 403 for another site's request.
+
+    `count` may refuse an account that asks too often.
+    """
 
     def find(request: Request) -> Caller | None:
         token = cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)
@@ -202,7 +207,10 @@ def session_caller(auth: Auth) -> FindCaller:
             except AuthError as error:
                 raise HTTPException(403, f"{error.message}: send this from a page of the service") from None
         found = auth.transact(lambda db: find_session(db, token, auth.clock.now()))
-        return Caller(found.user.id, found.user.name) if found else None
+        if found is None:
+            return None
+        count(found.user.id)
+        return Caller(found.user.id, found.user.name)
 
     return find
 
@@ -337,6 +345,7 @@ from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
 from playbook.pantry.stop import Stop
 from playbook.schema.catalog import load_catalog
 
@@ -380,8 +389,9 @@ def pantry(
             load_catalog(engine, catalog, mirror, clock.now())
     postbox = Postbox(sender or sender_for(settings, clock))
     auth = Auth(settings, engine, clock, ids, postbox)
-    app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
-    add_auth(app, auth, stop or Stop(settings.stop_seconds))
+    accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
+    app = resource_api(engine, settings, clock, ids, session_caller(auth, accounts.take), by_membership(engine))
+    add_auth(app, auth, stop or Stop(settings.stop_seconds), accounts)
     return app
 
 
@@ -397,18 +407,21 @@ it itself.
 from anyio import CapacityLimiter, to_thread
 
 
-def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
-    """Put /api/auth before everything else, and let it start and stop with the service."""
+def add_auth(app: FastAPI, auth: Auth, stop: Stop, accounts: AccountLimits) -> None:
+    """Put /api/auth before everything else, and the limits before that; let it start and stop with the service."""
     limits = AddressLimits(auth)
-    auth_part = better_auth(auth, limits)
+    auth_part = better_auth(auth, limits, [accounts.guard])
+    networks = counts_for("network", auth.settings.network_rate, auth.settings.rate_limits)
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 
     def stack() -> ASGIApp:
-        return SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits)
+        service = SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits)
+        return RequestLimits(service, networks, auth.ids.new)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
         async with inner_lifespan(app) as state:
+            app.openapi()  # takes a while, and the first query would wait for it, with everybody else
             sweeping = asyncio.create_task(sweep_for_ever(auth.engine, auth.clock))
             try:
                 yield state
