@@ -399,6 +399,7 @@ id.
 """
 
 # %% tags=["export"]
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PLAIN = (b"content-type", b"text/plain; charset=utf-8")
@@ -427,6 +428,8 @@ class LastResort:
 
         try:
             await self.app(scope, receive, send_in_form)
+        except ClientDisconnect:  # in the middle of its request: nothing has failed
+            log.info("%s: the client has gone", request_id.get())
         except Exception as error:
             log.error("%s: %s", request_id.get(), type(error).__name__)  # the server logs the traceback
             raise

@@ -321,6 +321,7 @@ class LimitedServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGINT and self.should_exit:
             self.config.stop.hurry()
+            asyncio.get_event_loop().call_soon(self.cut_off)  # a signal's handler runs in the loop's thread
         self.config.stop.begin(sig)
         super().handle_exit(sig, frame)
 
@@ -335,6 +336,7 @@ class LimitedServer(uvicorn.Server):
         cutting.cancel()
         self._sweeping.cancel()
         if self.force_exit:  # uvicorn leaves this out, and with it the word about the mails that are lost
+            await asyncio.sleep(0.1)  # for the requests that were cut off
             await self.lifespan.shutdown()
 
     def cut_off(self) -> None:
