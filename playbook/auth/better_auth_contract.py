@@ -45,7 +45,7 @@ codes notice?
 import json
 from datetime import UTC, datetime
 
-from playbook.auth.cross_site import check_cross_site, check_source
+from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender, Postbox
 from playbook.auth.sessions import session_first, session_routes
 from playbook.auth.sign_in import sign_in_routes
@@ -142,17 +142,14 @@ pages that work, in production, in a front end whose tests run against a mock of
 ## Build it
 
 The service is all routers with their guards. Limits come first, so that a flood is refused before it is read; then
-where a request comes from; then who sends it, where a route needs to know; and the body last.
+who sends a long body, where a route needs to know; then where a request comes from.
 """
 
 # %% tags=["export"]
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from fastapi import APIRouter, Depends, FastAPI
 
 from playbook.auth.account_changes import account_routes
-from playbook.auth.cross_site import check_cross_site, check_source
+from playbook.auth.cross_site import check_cross_site
 from playbook.auth.password_reset import reset_routes
 from playbook.auth.sessions import session_first, session_routes
 from playbook.auth.sign_in import AddressLimits, sign_in_routes
@@ -169,12 +166,10 @@ def ok() -> dict[str, bool]:
     return {"ok": True}
 
 
-def better_auth(
-    auth: Auth, limits: AddressLimits | None = None, of_callers: Sequence[Callable[..., Any]] = ()
-) -> FastAPI:
-    """Everything under /api/auth, as `better-auth/client` 1.7 expects it. `of_callers` are guards that know the caller."""
+def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
+    """Everything under /api/auth, as `better-auth/client` 1.7 expects it."""
     routers = (liveness, session_routes, sign_up_routes, sign_in_routes, reset_routes, account_routes)
-    guards = ((limits or AddressLimits(auth)).guard, check_source, session_first, *of_callers, check_cross_site)
+    guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
     return auth_app(auth, routers, guards)
 
 
@@ -380,7 +375,11 @@ DIFFERENCES: tuple[Difference, ...] = (
 DIFFERENCES += (
     Difference("guesses", "by address and path", "by account and network too", "NIST 800-63B-4 3.2.2", "RATE_LIMITS"),
     Difference("too many requests", "X-Retry-After", "Retry-After as well", "RFC 9110 10.2.3"),
-    Difference("unknown paths", "count as requests", "404, not counted", "there is nothing to protect"),
+    Difference(
+        "unknown paths", "count as requests", "404, counted with all requests of a network", "one limit for all"
+    ),
+    Difference("a long body, signed out", "its faults are named", "401, and it is not read", "work for a stranger"),
+    Difference("all requests", "no limit together", "one per network, one per account", "ASVS 2.4.1", "RATE_LIMITS"),
     Difference(
         "limit of a reset link", "one for each token", "one for all", "ASVS 2.4.1: each guess was a token of its own"
     ),

@@ -354,11 +354,11 @@ async def check_cross_site(request: Request, auth: Service) -> None:
 
     A guard of `auth_app`. AuthError 400 for a body that cannot be read, or a redirect that is no text.
     """
-    await check_source(request, auth)
     trusted, given = trusted_origins(auth.settings), list[tuple[str, Any]](request.query_params.multi_items())
     if request.method not in ("GET", "HEAD", "OPTIONS"):
         sent = await read_body(request)
         given += sent.items() if isinstance(sent, dict) else []
+    await check_source(request, auth)
     for name, url in given:
         if url and name in REDIRECTS and not isinstance(url, str):
             raise AuthError(400, None, f"{MESSAGES[REDIRECTS[name]]}: expected a string")

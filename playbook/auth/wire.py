@@ -136,6 +136,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from fastapi import Depends, Request
@@ -159,6 +160,7 @@ class Auth:
     ids: Identifiers
     postbox: Postbox
     random_bytes: RandomBytes = secrets.token_bytes
+    admit: Callable[[UUID], None] = lambda user_id: None  # called for each request of an account; may refuse it
 
     def transact(self, work: Callable[[orm.Session], T]) -> T:
         """`work` in one transaction; see `transaction`."""

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playbook.api.errors import (
@@ -88,14 +87,6 @@ class AccountLimits:
         """Count a request. Raises Problem 429 when there were too many."""
         if self.counts is not None and (wait := self.counts.take(str(account))):
             raise Problem(TOO_MANY, "this account has asked too often", self.counts.headers(wait))
-
-    async def guard(self, request: Request) -> None:
-        """A guard of `auth_app`, behind `session_first`. AuthError 429."""
-        found, _ = getattr(request.state, "looked_up", (None, []))
-        if self.counts is not None and found and (wait := self.counts.take(str(found.user.id))):
-            error = too_many(max(1, math.ceil(wait)))
-            error.headers |= self.counts.headers(wait)
-            raise error
 
 
 def head_fault(scope: Scope) -> Problem | None:

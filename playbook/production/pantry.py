@@ -181,8 +181,6 @@ so here as well a request that changes something must come from a page of ours.
 """
 
 # %% tags=["export"]
-from collections.abc import Callable
-
 from fastapi import HTTPException, Request
 
 from playbook.auth.cross_site import check_origin, trusted_origins
@@ -191,11 +189,8 @@ from playbook.auth.wire import Auth, AuthError
 from playbook.foundations.http_service import Caller
 
 
-def session_caller(auth: Auth, count: Callable[[UUID], None] = lambda user_id: None) -> FindCaller:
-    """The `find_caller` of `create_app`: whose session cookie it is. HTTPException 403 for another site's request.
-
-    `count` may refuse an account that asks too often.
-    """
+def session_caller(auth: Auth) -> FindCaller:
+    """The `find_caller` of `create_app`: whose session cookie it is. HTTPException 403 for another site's request."""
 
     def find(request: Request) -> Caller | None:
         token = cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)
@@ -209,7 +204,7 @@ def session_caller(auth: Auth, count: Callable[[UUID], None] = lambda user_id: N
         found = auth.transact(lambda db: find_session(db, token, auth.clock.now()))
         if found is None:
             return None
-        count(found.user.id)
+        auth.admit(found.user.id)
         return Caller(found.user.id, found.user.name)
 
     return find
@@ -388,10 +383,10 @@ def pantry(
         if not filled:
             load_catalog(engine, catalog, mirror, clock.now())
     postbox = Postbox(sender or sender_for(settings, clock))
-    auth = Auth(settings, engine, clock, ids, postbox)
     accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
-    app = resource_api(engine, settings, clock, ids, session_caller(auth, accounts.take), by_membership(engine))
-    add_auth(app, auth, stop or Stop(settings.stop_seconds), accounts)
+    auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
+    app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
+    add_auth(app, auth, stop or Stop(settings.stop_seconds))
     return app
 
 
@@ -407,10 +402,10 @@ it itself.
 from anyio import CapacityLimiter, to_thread
 
 
-def add_auth(app: FastAPI, auth: Auth, stop: Stop, accounts: AccountLimits) -> None:
+def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
     """Put /api/auth before everything else, and the limits before that; let it start and stop with the service."""
     limits = AddressLimits(auth)
-    auth_part = better_auth(auth, limits, [accounts.guard])
+    auth_part = better_auth(auth, limits)
     networks = counts_for("network", auth.settings.network_rate, auth.settings.rate_limits)
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 

@@ -258,6 +258,6 @@ def test_another_sites_request_is_refused_before_the_session_is_looked_up(monkey
     for method, path, needs in service.routes():
         if needs and path.startswith("/api/auth") and method != "GET":
             said = service.ask(
-                method, path, b"{}", b"", typed(path, method), cookie, (b"origin", b"http://evil.example")
+                method, path, BODIES["spaces"], b"", typed(path, method), cookie, (b"origin", b"http://evil.example")
             )
             assert (said.status, said.events) == (403, []), path
