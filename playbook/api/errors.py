@@ -220,7 +220,7 @@ them. At most twenty: 80,000 unknown fields must not buy an answer of ten megaby
 
 # %% tags=["export"]
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from urllib.parse import quote
 
 MAX_ERRORS = 20
@@ -268,8 +268,6 @@ a bound. The parser goes first, with hooks, because the pattern for strings is f
 """
 
 # %% tags=["export"]
-from itertools import accumulate
-
 MAX_DEPTH, MAX_NUMBER, MAX_PARTS = 32, 40, 5000  # levels; characters; commas, colons and opening brackets
 NOT_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]+')
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -365,20 +363,14 @@ def query_fault(scope: Scope) -> Problem | None:
 
 # %% [markdown]
 """
-The body is checked when the route first reads it, so that the `Problem` is raised where the handlers see it. By then the
-service knows who asks (`CallerFirst` in http_service). A long body is checked in a thread, so that the loop answers
-others between the steps.
+The body is checked when the route first reads it, where the handlers see the `Problem`. Who asks is known by then.
 """
 
 # %% tags=["export"]
-from collections.abc import Callable
-
-from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 
-from playbook.foundations.http_service import T
+from playbook.foundations.http_service import off_the_loop
 
-ON_THE_LOOP = 16_384  # octets: what is longer is checked in a thread
 IS_JSON = re.compile(r"application/(?:json|[^;\s]+\+json)\s*(?:;|$)", re.IGNORECASE)
 
 
@@ -399,11 +391,6 @@ class StrictInput:
 
 
 # %% tags=["export"]
-async def above(most: int, read: Callable[[bytes], T], body: bytes) -> T:
-    """`read(body)`, in a thread when `body` has more than `most` octets."""
-    return read(body) if len(body) <= most else await to_thread.run_sync(read, body)
-
-
 def checked_body(receive: Receive) -> Receive:
     """`receive` that gives the whole body at once and raises Problem when it is not strict JSON."""
     done = False
@@ -419,7 +406,7 @@ def checked_body(receive: Receive) -> Receive:
                 return message
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        if body and (fault := await above(ON_THE_LOOP, json_fault, bytes(body))):
+        if body and (fault := await off_the_loop(json_fault, bytes(body))):
             raise Problem(MALFORMED, fault)
         return {"type": "http.request", "body": bytes(body), "more_body": False}
 
@@ -535,12 +522,6 @@ def describe_problems(document: dict[str, Any]) -> None:
             answers[status]["content"] = content
 
 
-# %% [markdown]
-"""
-Last, the assembly. Two methods of the app are wrapped, because FastAPI offers no other place for it.
-"""
-
-
 # %% tags=["export"]
 def install_problems(app: FastAPI) -> None:
     """Make every error of `app` problem+json and its input strict. Before or after `complete_methods`, once."""
@@ -549,6 +530,7 @@ def install_problems(app: FastAPI) -> None:
     app.user_middleware.append(Middleware(StrictInput))  # innermost: its answers get a request id
     for kind in (HTTPException, RequestValidationError, sa.exc.OperationalError, sa.exc.TimeoutError):
         app.add_exception_handler(kind, answer_error)
+    # These two are wrapped, because FastAPI offers no other place for it.
     build_stack, build_document = app.build_middleware_stack, app.openapi
 
     def openapi() -> dict[str, Any]:

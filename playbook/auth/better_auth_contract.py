@@ -47,7 +47,7 @@ from datetime import UTC, datetime
 
 from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender, Postbox
-from playbook.auth.sessions import session_first, session_routes
+from playbook.auth.sessions import session_routes
 from playbook.auth.sign_in import sign_in_routes
 from playbook.auth.sign_up import sign_up_routes
 from playbook.auth.wire import Auth, auth_app
@@ -146,16 +146,17 @@ who sends a long body, where a route needs to know; then where a request comes f
 """
 
 # %% tags=["export"]
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from playbook.auth.account_changes import account_routes
-from playbook.auth.cross_site import check_cross_site
+from playbook.auth.cross_site import check_cross_site, check_source
 from playbook.auth.password_reset import reset_routes
-from playbook.auth.sessions import session_first, session_routes
+from playbook.auth.sessions import current_caller, session_routes
 from playbook.auth.sign_in import AddressLimits, sign_in_routes
 from playbook.auth.sign_up import sign_up_routes
-from playbook.auth.wire import Auth, auth_app
-from playbook.foundations.http_service import anyone
+from playbook.auth.wire import Auth, Service, auth_app
+from playbook.foundations.http_service import anyone, needs_caller
 
 liveness = APIRouter(prefix="/api/auth")
 
@@ -164,6 +165,22 @@ liveness = APIRouter(prefix="/api/auth")
 def ok() -> dict[str, bool]:
     """What Better Auth's own monitoring asks."""
     return {"ok": True}
+
+
+# %% tags=["export"]
+SHORT_BODY = 4096  # octets
+
+
+async def session_first(request: Request, auth: Service) -> None:
+    """A guard of `auth_app`: of a long body nothing is read before its sender is known to have the session it needs.
+
+    Better Auth names the faults of a body before it asks who sends it; so does this service for a short one.
+    AuthError 403 or 401.
+    """
+    length = request.headers.get("content-length", "0" if "transfer-encoding" not in request.headers else "")
+    if (not length.isdecimal() or len(length) > 9 or int(length) > SHORT_BODY) and needs_caller(request.scope):
+        await check_source(request, auth)
+        await run_in_threadpool(current_caller, request, Response(), auth)
 
 
 def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:

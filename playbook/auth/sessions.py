@@ -345,11 +345,9 @@ def session_view(session: UserSession) -> dict[str, Any]:
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
-from starlette.concurrency import run_in_threadpool
 
-from playbook.auth.cross_site import check_source
 from playbook.auth.wire import MESSAGES, AuthError, Sent, Service, body
-from playbook.foundations.http_service import anyone, needs_caller
+from playbook.foundations.http_service import anyone
 
 MESSAGES |= {
     "SESSION_NOT_FRESH": "Session is not fresh",
@@ -364,36 +362,15 @@ def set_cookies(response: Response, cookies: list[str]) -> None:
         response.headers.append("set-cookie", cookie)
 
 
-def look_up_once(request: Request, auth: Auth) -> tuple[SignedIn, list[str]]:
-    """`look_up`, once a request. AuthError 401 for nobody; `auth.admit` may refuse an account that asks too often."""
+def current_caller(request: Request, response: Response, auth: Service) -> SignedIn:
+    """The session of the request, looked up once. AuthError 401 without one; `auth.admit` may refuse its account."""
     if not hasattr(request.state, "looked_up"):
-        request.state.looked_up = look_up(request, auth)
-        if request.state.looked_up[0] is not None:
-            auth.admit(request.state.looked_up[0].user.id)
+        request.state.looked_up = found, _ = look_up(request, auth)
+        if found is not None:
+            auth.admit(found.user.id)
     found, cookies = request.state.looked_up
     if found is None:
         raise AuthError(401, "UNAUTHORIZED", cookies=cookies)
-    return found, cookies
-
-
-SHORT_BODY = 4096  # octets
-
-
-async def session_first(request: Request, auth: Service) -> None:
-    """A guard of `auth_app`: of a long body nothing is read before its sender is known to have the session it needs.
-
-    Better Auth names the faults of a body before it asks who sends it; so does this service for a short one.
-    AuthError 403 or 401.
-    """
-    length = request.headers.get("content-length", "0" if "transfer-encoding" not in request.headers else "")
-    if (not length.isdecimal() or len(length) > 9 or int(length) > SHORT_BODY) and needs_caller(request.scope):
-        await check_source(request, auth)
-        await run_in_threadpool(look_up_once, request, auth)
-
-
-def current_caller(request: Request, response: Response, auth: Service) -> SignedIn:
-    """The session of the request. AuthError 401 without one."""
-    found, cookies = look_up_once(request, auth)
     set_cookies(response, cookies)
     return found
 

@@ -243,7 +243,8 @@ import json
 from typing import Any
 from urllib.parse import parse_qsl
 
-from playbook.api.errors import ON_THE_LOOP, above, json_fault
+from playbook.api.errors import json_fault
+from playbook.foundations.http_service import off_the_loop
 
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 FORMS = ("/api/auth/sign-in/email", "/api/auth/sign-up/email")  # what a page without script may send
@@ -278,10 +279,10 @@ async def read_body(request: Request) -> Any:
         if kind not in allowed:
             words = f'Content-Type "{named[:100]}" is not allowed. Allowed types: {", ".join(allowed)}'
             raise AuthError(415, "UNSUPPORTED_MEDIA_TYPE", words)
-        if kind == JSON and await above(ON_THE_LOOP, json_fault, raw):
+        if kind == JSON and await off_the_loop(json_fault, raw):
             raise AuthError(400, "BAD_REQUEST", "Invalid JSON in request body")
         try:
-            sent = json.loads(raw) if kind == JSON else await above(ON_THE_LOOP, read_form, raw)
+            sent = json.loads(raw) if kind == JSON else await off_the_loop(read_form, raw)
         except ValueError:
             raise AuthError(400, "BAD_REQUEST", "Invalid form in request body") from None
     request.state.sent = sent

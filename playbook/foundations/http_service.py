@@ -351,6 +351,11 @@ class CallerFirst:
         await self.app(scope, receive if asked else receive_after_caller, send)
 
 
+async def off_the_loop(read: Callable[[bytes], T], body: bytes) -> T:
+    """`read(body)`; when `body` is longer than 16 KiB in a thread, so that the loop answers others meanwhile."""
+    return read(body) if len(body) <= 16_384 else await run_in_threadpool(read, body)
+
+
 def needs_caller(scope: Scope) -> bool:
     """Whether the route of a request names the caller among its dependencies."""
     for route in iter_route_contexts(scope["app"].routes):
@@ -425,8 +430,7 @@ def create_app(
 
     # redirect_slashes would answer /packages/ with a link built from the Host header, which the client chooses.
     app = FastAPI(title="Pantry", lifespan=lifespan, max_body_size=max_body_bytes, redirect_slashes=False)
-    app.state.engine = engine
-    app.state.clock = clock or SystemClock()
+    app.state.engine, app.state.clock = engine, clock or SystemClock()
     app.state.identifiers = identifiers or Identifiers(app.state.clock)
     app.state.find_caller, app.state.may = find_caller, may
     app.add_middleware(CallerFirst)
