@@ -234,11 +234,8 @@ def pointer(steps: Iterable[object]) -> str:
 
 def texts_in(value: object) -> Iterator[str]:
     """The values in what was sent, as texts."""
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from texts_in(part)
-    else:
-        yield str(value)
+    parts = list(value.values()) if isinstance(value, dict) else value
+    return (text for part in parts for text in texts_in(part)) if isinstance(parts, list) else iter([str(value)])
 
 
 def repeats(message: str, value: object) -> bool:
@@ -334,8 +331,8 @@ compiled = lru_cache(compile_path)
 def url_fault(scope: Scope) -> Problem | None:
     """The problem of a URL that is too long, is not UTF-8 or contains NUL."""
     raw = (scope.get("raw_path") or quote(scope["path"]).encode()) + b"?" + scope["query_string"]
-    if len(raw) > MAX_URL:
-        return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets are taken")
+    if len(raw) > MAX_URL or raw.count(b"&") >= MAX_PARAMETERS:
+        return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets and {MAX_PARAMETERS} parameters are taken")
     if {"\0", "\ufffd"} & set(unquote_to_bytes(raw).decode("utf-8", "replace")):
         return Problem(MALFORMED, "the URL is not UTF-8, or contains the character NUL")
     return None
@@ -343,9 +340,7 @@ def url_fault(scope: Scope) -> Problem | None:
 
 # %% tags=["export"]
 def query_fault(scope: Scope) -> Problem | None:
-    """The problem of a query parameter that is unknown, or given twice where one is taken, or of too many."""
-    if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
-        return Problem(INVALID, f"at most {MAX_PARAMETERS} query parameters are taken")
+    """The problem of a query parameter that is unknown, or given twice where one is taken."""
     app, method = scope["app"], scope["method"].lower()
     for template, operations in app.openapi()["paths"].items() if scope["query_string"] else ():
         if method in operations and compiled(template)[0].match(scope["path"]):
@@ -530,8 +525,7 @@ def install_problems(app: FastAPI) -> None:
     app.user_middleware.append(Middleware(StrictInput))  # innermost: its answers get a request id
     for kind in (HTTPException, RequestValidationError, sa.exc.OperationalError, sa.exc.TimeoutError):
         app.add_exception_handler(kind, answer_error)
-    # These two are wrapped, because FastAPI offers no other place for it.
-    build_stack, build_document = app.build_middleware_stack, app.openapi
+    build_stack, build_document = app.build_middleware_stack, app.openapi  # wrapped: FastAPI has no place for it
 
     def openapi() -> dict[str, Any]:
         document = build_document()  # the same object until a route is added

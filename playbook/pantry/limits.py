@@ -94,7 +94,7 @@ def head_fault(scope: Scope) -> Problem | None:
     if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MAX_URL:
         return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets are taken")
     if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
-        return Problem(MALFORMED, f"at most {MAX_PARAMETERS} query parameters are taken")
+        return Problem(URL_TOO_LONG, f"at most {MAX_PARAMETERS} query parameters are taken")
     if (scope.get("raw_path") or b"").count(b"%") + scope["query_string"].count(b"%") > MAX_ESCAPES:
         return Problem(MALFORMED, f"at most {MAX_ESCAPES} octets of a URL may be percent-encoded")
     for name, value in scope["headers"]:
