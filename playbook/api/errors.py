@@ -219,7 +219,8 @@ them. At most twenty: 80,000 unknown fields must not buy an answer of ten megaby
 """
 
 # %% tags=["export"]
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
 from urllib.parse import quote
 
 MAX_ERRORS = 20
@@ -231,10 +232,16 @@ def pointer(steps: Iterable[object]) -> str:
     return "#" + "".join(f"/{quote(step, safe='~', errors='replace')}" for step in escaped)
 
 
-def texts_in(value: object) -> list[str]:
+def texts_in(value: object) -> Iterator[str]:
     """The values in what was sent, as texts."""
     parts = list(value.values()) if isinstance(value, dict) else value
-    return [text for part in parts for text in texts_in(part)] if isinstance(parts, list) else [str(value)]
+    return (text for part in parts for text in texts_in(part)) if isinstance(parts, list) else iter([str(value)])
+
+
+def repeats(message: str, value: object) -> bool:
+    """Whether `message` has one of the values in `value`. Of more than 100 values it is assumed, not looked up."""
+    texts = list(islice(texts_in(value), 101))
+    return len(texts) > 100 or any(len(text) > 3 and text in message for text in texts)
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -243,7 +250,7 @@ def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     for error in errors[:MAX_ERRORS]:
         place, *steps = error["loc"]
         message = str(error["msg"])
-        if any(len(text) > 3 and text in message for text in texts_in(error.get("input"))):
+        if repeats(message, error.get("input")):
             message = "This value is not acceptable"
         where = {"pointer": pointer(steps)} if place == "body" else {"name": ".".join(map(str, steps))}
         found.append({"in": str(place), **where, "detail": message})
@@ -258,9 +265,7 @@ a bound. The parser goes first, with hooks, because the pattern for strings is f
 """
 
 # %% tags=["export"]
-from itertools import accumulate
-
-MAX_DEPTH, MAX_NUMBER = 32, 40  # levels; characters
+MAX_DEPTH, MAX_NUMBER, MAX_PARTS = 32, 40, 5000  # levels; characters; commas, colons and opening brackets
 NOT_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]+')
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -283,10 +288,13 @@ def number(literal: str) -> float:
 # %% tags=["export"]
 def json_fault(body: bytes) -> str:
     """Why `body` is not taken as JSON; empty when it is."""
+    opening = body.count(b"[") + body.count(b"{")
+    if opening + body.count(b",") + body.count(b":") > MAX_PARTS:
+        return f"it has more than {MAX_PARTS} parts"
     try:
         text = body.decode("utf-8")
         value = json.loads(text, object_pairs_hook=unique, parse_int=number, parse_float=number, parse_constant=number)
-        brackets = NOT_BRACKETS.sub("", text)
+        brackets = NOT_BRACKETS.sub("", text) if opening > MAX_DEPTH else ""
         if max(accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0) > MAX_DEPTH:
             raise RecursionError
         if NUL.search(text):
@@ -316,15 +324,15 @@ from fastapi import FastAPI
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_URL = 8000  # octets, what RFC 9110, 4.1 asks everybody to support
+MAX_URL, MAX_PARAMETERS = 8000, 100  # octets, what RFC 9110, 4.1 asks everybody to support; in one query
 compiled = lru_cache(compile_path)
 
 
 def url_fault(scope: Scope) -> Problem | None:
     """The problem of a URL that is too long, is not UTF-8, contains NUL, or is no request target (RFC 9112, 3.2)."""
     raw = (scope.get("raw_path") or quote(scope["path"]).encode()) + b"?" + scope["query_string"]
-    if len(raw) > MAX_URL:
-        return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets are taken")
+    if len(raw) > MAX_URL or raw.count(b"&") >= MAX_PARAMETERS:
+        return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets and {MAX_PARAMETERS} parameters are taken")
     if {"\0", "\ufffd"} & set(unquote_to_bytes(raw).decode("utf-8", "replace")):
         return Problem(MALFORMED, "the URL is not UTF-8, or contains the character NUL")
     if not raw.startswith(b"/") or b"#" in raw:
@@ -357,11 +365,13 @@ def query_fault(scope: Scope) -> Problem | None:
 
 # %% [markdown]
 """
-The body is checked when the route first reads it, so that the `Problem` is raised where the handlers see it.
+The body is checked when the route first reads it, where the handlers see the `Problem`. Who asks is known by then.
 """
 
 # %% tags=["export"]
 from starlette.datastructures import Headers, MutableHeaders
+
+from playbook.foundations.http_service import off_the_loop
 
 IS_JSON = re.compile(r"application/(?:json|[^;\s]+\+json)\s*(?:;|$)", re.IGNORECASE)
 
@@ -398,7 +408,7 @@ def checked_body(receive: Receive) -> Receive:
                 return message
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        if body and (fault := json_fault(bytes(body))):
+        if body and (fault := await off_the_loop(json_fault, bytes(body))):
             raise Problem(MALFORMED, fault)
         return {"type": "http.request", "body": bytes(body), "more_body": False}
 
@@ -514,12 +524,6 @@ def describe_problems(document: dict[str, Any]) -> None:
             answers[status]["content"] = content
 
 
-# %% [markdown]
-"""
-Last, the assembly. Two methods of the app are wrapped, because FastAPI offers no other place for it.
-"""
-
-
 # %% tags=["export"]
 def install_problems(app: FastAPI) -> None:
     """Make every error of `app` problem+json and its input strict. Before or after `complete_methods`, once."""
@@ -528,7 +532,7 @@ def install_problems(app: FastAPI) -> None:
     app.user_middleware.append(Middleware(StrictInput))  # innermost: its answers get a request id
     for kind in (HTTPException, RequestValidationError, sa.exc.OperationalError, sa.exc.TimeoutError):
         app.add_exception_handler(kind, answer_error)
-    build_stack, build_document = app.build_middleware_stack, app.openapi
+    build_stack, build_document = app.build_middleware_stack, app.openapi  # wrapped: FastAPI has no place for it
 
     def openapi() -> dict[str, Any]:
         document = build_document()  # the same object until a route is added

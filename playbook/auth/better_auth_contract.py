@@ -143,20 +143,21 @@ pages that work, in production, in a front end whose tests run against a mock of
 ## Build it
 
 The service is all routers with their guards. Limits come first, so that a flood is refused before it is read; then
-where a request comes from.
+who sends a long body, where a route needs to know; then where a request comes from.
 """
 
 # %% tags=["export"]
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from playbook.auth.account_changes import account_routes
-from playbook.auth.cross_site import check_cross_site
+from playbook.auth.cross_site import check_cross_site, check_source
 from playbook.auth.password_reset import reset_routes
-from playbook.auth.sessions import session_routes
+from playbook.auth.sessions import current_caller, session_routes
 from playbook.auth.sign_in import AddressLimits, sign_in_routes
 from playbook.auth.sign_up import sign_up_routes
-from playbook.auth.wire import Auth, auth_app
-from playbook.foundations.http_service import anyone
+from playbook.auth.wire import Auth, Service, auth_app
+from playbook.foundations.http_service import anyone, needs_caller
 
 liveness = APIRouter(prefix="/api/auth")
 
@@ -167,10 +168,27 @@ def ok() -> dict[str, bool]:
     return {"ok": True}
 
 
+# %% tags=["export"]
+SHORT_BODY = 4096  # octets
+
+
+async def session_first(request: Request, auth: Service) -> None:
+    """A guard of `auth_app`: of a long body nothing is read before its sender is known to have the session it needs.
+
+    Better Auth names the faults of a body before it asks who sends it; so does this service for a short one.
+    AuthError 403 or 401.
+    """
+    length = request.headers.get("content-length", "0" if "transfer-encoding" not in request.headers else "")
+    if (not length.isdecimal() or len(length) > 9 or int(length) > SHORT_BODY) and needs_caller(request.scope):
+        await check_source(request, auth)
+        await run_in_threadpool(current_caller, request, Response(), auth)
+
+
 def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
     """Everything under /api/auth, as `better-auth/client` 1.7 expects it."""
     routers = (liveness, session_routes, sign_up_routes, sign_in_routes, reset_routes, account_routes)
-    return auth_app(auth, routers, guards=((limits or AddressLimits(auth)).guard, check_cross_site))
+    guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
+    return auth_app(auth, routers, guards)
 
 
 # %% [markdown]
@@ -375,7 +393,11 @@ DIFFERENCES: tuple[Difference, ...] = (
 DIFFERENCES += (
     Difference("guesses", "by address and path", "by account and network too", "NIST 800-63B-4 3.2.2", "RATE_LIMITS"),
     Difference("too many requests", "X-Retry-After", "Retry-After as well", "RFC 9110 10.2.3"),
-    Difference("unknown paths", "count as requests", "404, not counted", "there is nothing to protect"),
+    Difference(
+        "unknown paths", "count as requests", "404, counted with all requests of a network", "one limit for all"
+    ),
+    Difference("a long body, signed out", "its faults are named", "401, and it is not read", "work for a stranger"),
+    Difference("all requests", "no limit together", "one per network, one per account", "ASVS 2.4.1", "RATE_LIMITS"),
     Difference(
         "limit of a reset link", "one for each token", "one for all", "ASVS 2.4.1: each guess was a token of its own"
     ),

@@ -340,8 +340,18 @@ REDIRECTS = {
 }
 
 
+async def check_source(request: Request, auth: Service) -> None:
+    """Refuse what another site's page made the browser send (AuthError 403). Reads no body."""
+    trusted = trusted_origins(auth.settings)
+    if request.method not in ("GET", "HEAD", "OPTIONS"):
+        if "cookie" in request.headers:
+            check_origin(request.headers, trusted)
+        elif request.scope["path"] in FORMS:
+            check_first_sign_in(request.headers, trusted)
+
+
 async def check_cross_site(request: Request, auth: Service) -> None:
-    """Refuse what another site's page made the browser send, and redirects to other sites (AuthError 403).
+    """`check_source`, and no redirects to other sites (AuthError 403), in the query or the body.
 
     A guard of `auth_app`. AuthError 400 for a body that cannot be read, or a redirect that is no text.
     """
@@ -349,10 +359,7 @@ async def check_cross_site(request: Request, auth: Service) -> None:
     if request.method not in ("GET", "HEAD", "OPTIONS"):
         sent = await read_body(request)
         given += sent.items() if isinstance(sent, dict) else []
-        if "cookie" in request.headers:
-            check_origin(request.headers, trusted)
-        elif request.scope["path"] in FORMS:
-            check_first_sign_in(request.headers, trusted)
+    await check_source(request, auth)
     for name, url in given:
         if url and name in REDIRECTS and not isinstance(url, str):
             raise AuthError(400, None, f"{MESSAGES[REDIRECTS[name]]}: expected a string")

@@ -163,7 +163,7 @@ class Cookies:
     def read(self, header: str, name: str) -> str | None:
         """The value of cookie `name` in a `Cookie` header, the first of that name; None unless its signature is right."""
         pairs = (pair.strip().partition("=") for pair in header.split(";"))
-        sent = unquote(next((value for key, _, value in pairs if key == self.prefix + name), ""))
+        sent = unquote(next((value for key, _, value in pairs if key == self.prefix + name), "")[:1000])
         value, _, signature = sent.rpartition(".")
         genuine = hmac.compare_digest(signature.encode(), self.signature(value).encode())
         return value if value and genuine else None
@@ -363,8 +363,12 @@ def set_cookies(response: Response, cookies: list[str]) -> None:
 
 
 def current_caller(request: Request, response: Response, auth: Service) -> SignedIn:
-    """The session of the request. AuthError 401 without one."""
-    found, cookies = look_up(request, auth)
+    """The session of the request, looked up once. AuthError 401 without one; `auth.admit` may refuse its account."""
+    if not hasattr(request.state, "looked_up"):
+        request.state.looked_up = found, _ = look_up(request, auth)
+        if found is not None:
+            auth.admit(found.user.id)
+    found, cookies = request.state.looked_up
     if found is None:
         raise AuthError(401, "UNAUTHORIZED", cookies=cookies)
     set_cookies(response, cookies)

@@ -136,6 +136,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 from fastapi import Depends, Request
@@ -159,6 +160,7 @@ class Auth:
     ids: Identifiers
     postbox: Postbox
     random_bytes: RandomBytes = secrets.token_bytes
+    admit: Callable[[UUID], None] = lambda user_id: None  # called for each request of an account; may refuse it
 
     def transact(self, work: Callable[[orm.Session], T]) -> T:
         """`work` in one transaction; see `transaction`."""
@@ -242,15 +244,18 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from playbook.api.errors import json_fault
+from playbook.foundations.http_service import off_the_loop
 
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 FORMS = ("/api/auth/sign-in/email", "/api/auth/sign-up/email")  # what a page without script may send
-MAX_FIELDS = 50
+MAX_FIELDS, MAX_ESCAPES = 50, 10_000  # counted before a form is taken apart: both cost time
 UNDEFINED = object()  # no body at all; named as JavaScript does, because front ends show the message
 
 
 def read_form(raw: bytes) -> dict[str, str]:
     """The fields of a form (WHATWG URL, 5.1). Raises ValueError when it is not UTF-8, has NUL or a name twice."""
+    if raw.count(b"&") >= MAX_FIELDS or raw.count(b"%") > MAX_ESCAPES:
+        raise ValueError("too many fields, or too many escapes")
     text = raw.decode("utf-8")
     pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     fields = dict(pairs)
@@ -274,10 +279,10 @@ async def read_body(request: Request) -> Any:
         if kind not in allowed:
             words = f'Content-Type "{named[:100]}" is not allowed. Allowed types: {", ".join(allowed)}'
             raise AuthError(415, "UNSUPPORTED_MEDIA_TYPE", words)
-        if kind == JSON and json_fault(raw):
+        if kind == JSON and await off_the_loop(json_fault, raw):
             raise AuthError(400, "BAD_REQUEST", "Invalid JSON in request body")
         try:
-            sent = json.loads(raw) if kind == JSON else read_form(raw)
+            sent = json.loads(raw) if kind == JSON else await off_the_loop(read_form, raw)
         except ValueError:
             raise AuthError(400, "BAD_REQUEST", "Invalid form in request body") from None
     request.state.sent = sent
@@ -294,7 +299,7 @@ repeated, not even by a validator that quotes it.
 # %% tags=["export"]
 from pydantic import BaseModel, ConfigDict, Field
 
-from playbook.api.errors import texts_in
+from playbook.api.errors import repeats
 
 
 class Sent(BaseModel):
@@ -321,7 +326,7 @@ def in_words(fault: Mapping[str, Any], place: str, types: Mapping[str, str]) -> 
     if kind in EXPECTED:
         return f"{where} Invalid input: expected {EXPECTED[kind]}, received {KINDS.get(type(value), 'null')}"
     words = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{where} {'Invalid input' if any(len(t) > 3 and t in words for t in texts_in(value)) else words}"
+    return f"{where} {'Invalid input' if repeats(words, value) else words}"
 
 
 # %% tags=["export"]
@@ -397,6 +402,7 @@ id.
 """
 
 # %% tags=["export"]
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PLAIN = (b"content-type", b"text/plain; charset=utf-8")
@@ -425,6 +431,8 @@ class LastResort:
 
         try:
             await self.app(scope, receive, send_in_form)
+        except ClientDisconnect:  # in the middle of its request: nothing has failed
+            log.info("%s: the client has gone", request_id.get())
         except Exception as error:
             log.error("%s: %s", request_id.get(), type(error).__name__)  # the server logs the traceback
             raise

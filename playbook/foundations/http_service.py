@@ -185,10 +185,17 @@ route for everybody says so with `anyone`. So a route that says nothing is a mis
 
 
 # %% tags=["export"]
+def find_once(request: Request) -> Caller | None:
+    """Who makes the request, or None. A request is looked up once, however many ask."""
+    if "caller" not in request.scope:
+        request.scope["caller"] = request.app.state.find_caller(request)
+    found: Caller | None = request.scope["caller"]
+    return found
+
+
 def current_caller(request: Request) -> Caller:
     """The caller. Raises 401 for a request that is not signed in (RFC 9110, 15.5.2)."""
-    caller: Caller | None = request.app.state.find_caller(request)
-    if caller is None:
+    if (caller := find_once(request)) is None:
         raise HTTPException(401, "sign in first", headers={"WWW-Authenticate": "Bearer"})
     return caller
 
@@ -312,6 +319,54 @@ class RequestId:
 
 # %% [markdown]
 """
+FastAPI reads the body before it runs a dependency: a stranger could make the service take and parse a megabyte before
+the 401. So the caller is asked when the body is first read, and a route that needs one reads nothing of a stranger's.
+"""
+
+# %% tags=["export"]
+from functools import lru_cache
+
+from fastapi.routing import iter_route_contexts
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import compile_path
+
+compiled = lru_cache(compile_path)
+
+
+class CallerFirst:
+    """ASGI middleware: reading the body of a request raises 401 first, when the route needs a caller and has none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] != "http"
+
+        async def receive_after_caller() -> Message:
+            nonlocal asked
+            if not asked and (asked := True) and needs_caller(scope):
+                await run_in_threadpool(current_caller, Request(scope))
+            return await receive()
+
+        await self.app(scope, receive if asked else receive_after_caller, send)
+
+
+async def off_the_loop(read: Callable[[bytes], T], body: bytes) -> T:
+    """`read(body)`; when `body` is longer than 16 KiB in a thread, so that the loop answers others meanwhile."""
+    return read(body) if len(body) <= 16_384 else await run_in_threadpool(read, body)
+
+
+def needs_caller(scope: Scope) -> bool:
+    """Whether the route of a request names the caller among its dependencies."""
+    for route in iter_route_contexts(scope["app"].routes):
+        if scope["method"] in (route.methods or ()) and compiled(route.path or "")[0].match(scope["path"]):
+            dependant = getattr(route, "dependant", None)
+            return dependant is not None and "current_caller" in calls_of(dependant)
+    return False
+
+
+# %% [markdown]
+"""
 Two questions from outside look alike and are not. *Alive?* means: is the process stuck, must it be restarted?
 *Ready?* means: may it get requests now? A service whose database is gone is alive and not ready. A check that mixes
 them makes the platform restart every process while the database is being restarted, and nothing comes back.
@@ -375,10 +430,10 @@ def create_app(
 
     # redirect_slashes would answer /packages/ with a link built from the Host header, which the client chooses.
     app = FastAPI(title="Pantry", lifespan=lifespan, max_body_size=max_body_bytes, redirect_slashes=False)
-    app.state.engine = engine
-    app.state.clock = clock or SystemClock()
+    app.state.engine, app.state.clock = engine, clock or SystemClock()
     app.state.identifiers = identifiers or Identifiers(app.state.clock)
     app.state.find_caller, app.state.may = find_caller, may
+    app.add_middleware(CallerFirst)
     app.add_middleware(RequestId, new_id=app.state.identifiers.new)
     for router in (operations, *routers):
         app.include_router(router)
@@ -395,7 +450,6 @@ those of a router.
 
 # %% tags=["export"]
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import iter_route_contexts
 
 
 def calls_of(dependant: Dependant) -> set[str]:

@@ -400,19 +400,24 @@ def serve(
         if given := os.environ.get("DATABASE_URL", "").strip():
             ready.database_url(given)
         settings = _settings()
+        from playbook.pantry.stop import Stop
+
+        stop = Stop(settings.stop_seconds)
+        stop.on_signals()  # from here on a signal has its budget, also while the database is being prepared
+        stop.watch()
         ready.reach(settings.database_url)
 
-        import uvicorn
+        from playbook.pantry.server import server_for
 
         service = importlib.import_module("playbook.production.pantry")
         try:
             # An empty database is filled with the course's real packages; one with packages stays as it is.
-            pantry = service.pantry(settings, data_path("packages.csv"))
+            pantry = service.pantry(settings, data_path("packages.csv"), stop=stop)
         except ValueError as error:
             raise InputError(str(error)) from None
         except _database_errors() as error:
             raise InputError(in_one_line(error, settings.database_url)) from None
-        server = uvicorn.Server(uvicorn.Config(pantry, timeout_graceful_shutdown=10, server_header=False))
+        server = server_for(pantry, stop, settings.max_connections, server_header=False)
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}, its description at /docs; Ctrl-C stops it")
         sys.stdout.flush()

@@ -206,7 +206,10 @@ def session_caller(auth: Auth) -> FindCaller:
             except AuthError as error:
                 raise HTTPException(403, f"{error.message}: send this from a page of the service") from None
         found = auth.transact(lambda db: find_session(db, token, auth.clock.now()))
-        return Caller(found.user.id, found.user.name) if found else None
+        if found is None:
+            return None
+        auth.admit(found.user.id)
+        return Caller(found.user.id, found.user.name)
 
     return find
 
@@ -343,7 +346,9 @@ from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine, somebody_was_first
 from playbook.migrations.first_migration import prepare
 from playbook.pantry.indexes import mend_indexes
+from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
 from playbook.pantry.mailboxes import PerMailbox
+from playbook.pantry.stop import Stop
 from playbook.pantry.target import RequestTarget
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import User
@@ -378,11 +383,13 @@ def is_proven(engine: sa.Engine, address: str) -> bool:
 
 
 def pantry(
-    settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None
-) -> FastAPI:
+    settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None,
+    stop: Stop | None = None,
+) -> FastAPI:  # fmt: skip
     """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
 
-    Raises WrongSchema, a ValueError that says what to do, for a database that is not at head. Also DamagedDatabase.
+    `stop` is the budget of an orderly stop, which the mails share with the requests. Raises ValueErrors that say what
+    to do: WrongSchema for a database that is not at head, DamagedDatabase.
     """
     engine, clock = make_engine(settings.database_url), clock or SystemClock()
     ids = Identifiers(clock)
@@ -396,9 +403,10 @@ def pantry(
     if settings.rate_limits:
         sender = PerMailbox(sender, clock, lambda address: is_proven(engine, address))
     postbox = Postbox(sender)
-    auth = Auth(settings, engine, clock, ids, postbox)
+    accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
+    auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
     app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
-    add_auth(app, auth)
+    add_auth(app, auth, stop or Stop(settings.stop_seconds))
     return app
 
 
@@ -411,24 +419,31 @@ it itself.
 
 
 # %% tags=["export"]
-def add_auth(app: FastAPI, auth: Auth) -> None:
-    """Put /api/auth before everything else, and let it start and stop with the service."""
+from anyio import CapacityLimiter, to_thread
+
+
+def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
+    """Put /api/auth before everything else, and the limits before that; let it start and stop with the service."""
     limits = AddressLimits(auth)
     auth_part = better_auth(auth, limits)
+    networks = counts_for("network", auth.settings.network_rate, auth.settings.rate_limits)
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 
     def stack() -> ASGIApp:
-        return RequestTarget(SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits))
+        service = SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits)
+        return RequestTarget(RequestLimits(service, networks, auth.ids.new))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
         async with inner_lifespan(app) as state:
+            app.openapi()  # takes a while, and the first query would wait for it, with everybody else
             sweeping = asyncio.create_task(sweep_for_ever(auth.engine, auth.clock))
             try:
                 yield state
             finally:
                 sweeping.cancel()
-                await run_in_threadpool(auth.postbox.close)
+                # A thread of its own: those of the requests may all be waiting for a database.
+                await to_thread.run_sync(auth.postbox.close, stop.for_mails(), limiter=CapacityLimiter(1))
 
     app.build_middleware_stack = stack  # type: ignore[method-assign]
     app.router.lifespan_context = lifespan

@@ -81,6 +81,10 @@ def test_every_variable_arrives() -> None:
             "PANTRY_REVOKE_SESSIONS_ON_RESET": "off",
             "PANTRY_RATE_LIMITS": "off",
             "PANTRY_MAX_BODY_BYTES": "1000",
+            "PANTRY_NETWORK_RATE": "12.5",
+            "PANTRY_ACCOUNT_RATE": "7",
+            "PANTRY_MAX_CONNECTIONS": "200",
+            "PANTRY_STOP_SECONDS": "25",
             **{f"PANTRY_{name.upper()}": text for name, (text, _) in AUTH.items()},
         }
     )
@@ -97,6 +101,10 @@ def test_every_variable_arrives() -> None:
         "revoke_sessions_on_reset": False,
         "rate_limits": False,
         "max_body_bytes": 1000,
+        "network_rate": 12.5,
+        "account_rate": 7.0,
+        "max_connections": 200,
+        "stop_seconds": 25.0,
     }
     assert settings.secret.get_secret_value() == SECRET
 

@@ -1,0 +1,144 @@
+"""How often one network and one account may ask, for everything that the service answers, and how large a head may be.
+
+Counted in memory, in this process: these limits protect the process. What protects an account is in the database
+(`playbook.auth.sign_in`), and Better Auth's limits per path are counted beside these. Many people behind one IPv4
+address (NAT) share its allowance, which is therefore generous; what each signed-in account gets is counted on top.
+"""
+
+import math
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from playbook.api.errors import (
+    MALFORMED,
+    MAX_PARAMETERS,
+    MAX_URL,
+    URL_TOO_LONG,
+    Problem,
+    problem_response,
+    problem_type,
+)
+from playbook.auth.sign_in import network_of, too_many
+from playbook.auth.wire import AuthError, general, in_wire_form
+from playbook.foundations.http_service import request_id
+
+TOO_MANY = problem_type("too-many-requests", 429, "Too many requests", "Try again after `Retry-After` seconds.")
+HEAD_TOO_LARGE = problem_type("head-too-large", 431, "A field of the head is too large", "Send fewer, shorter fields.")
+PROBES = ("/health", "/ready")  # a platform that gets no answer here restarts the service
+AUTH = "/api/auth"
+MAX_FIELD, MAX_LIST, MAX_ESCAPES = 8192, 200, 1000  # octets of one field; commas and semicolons in it; of one URL
+MOST_KEYS = 100_000
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`burst` requests at once, and `per_second` in the long run. `name` is what the RateLimit fields call it."""
+
+    name: str
+    per_second: float
+    burst: int
+
+
+class Counts:
+    """What each key has used of its `rate`: the generic cell rate algorithm (ITU-T I.371, annex A), in memory.
+
+    At most MOST_KEYS are remembered; whoever was quiet longest is forgotten, which means: may ask. Thread safe.
+    """
+
+    def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, most: int = MOST_KEYS) -> None:
+        self.rate, self.clock, self.most = rate, clock, most
+        self.whole_at: OrderedDict[str, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, key: str) -> float:
+        """Count a request of `key`: 0 when it may be answered, else the seconds until one may."""
+        now, every = self.clock(), 1 / self.rate.per_second
+        with self._lock:
+            whole_at = max(self.whole_at.pop(key, now), now)
+            wait = whole_at + every - now - self.rate.burst * every
+            self.whole_at[key] = whole_at if wait > 1e-9 else whole_at + every
+            if len(self.whole_at) > self.most:
+                self.whole_at.popitem(last=False)
+        return wait if wait > 1e-9 else 0.0
+
+    def headers(self, wait: float) -> dict[str, str]:
+        """Of the answer to a request that must wait (draft-ietf-httpapi-ratelimit-headers, 3 and 4)."""
+        seconds, window = max(1, math.ceil(wait)), math.ceil(self.rate.burst / self.rate.per_second)
+        return {
+            "Retry-After": str(seconds),
+            "RateLimit-Policy": f'"{self.rate.name}";q={self.rate.burst};w={window}',
+            "RateLimit": f'"{self.rate.name}";r=0;t={seconds}',
+        }
+
+
+class AccountLimits:
+    """The allowance of each account, wherever it is signed in."""
+
+    def __init__(self, counts: Counts | None) -> None:
+        self.counts = counts
+
+    def take(self, account: uuid.UUID) -> None:
+        """Count a request. Raises Problem 429 when there were too many."""
+        if self.counts is not None and (wait := self.counts.take(str(account))):
+            raise Problem(TOO_MANY, "this account has asked too often", self.counts.headers(wait))
+
+
+def head_fault(scope: Scope) -> Problem | None:
+    """Why a head is not read; None when it is. Counted in C: to take a field apart costs a thousand times as much."""
+    if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > MAX_URL:
+        return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets are taken")
+    if scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        return Problem(URL_TOO_LONG, f"at most {MAX_PARAMETERS} query parameters are taken")
+    if (scope.get("raw_path") or b"").count(b"%") + scope["query_string"].count(b"%") > MAX_ESCAPES:
+        return Problem(MALFORMED, f"at most {MAX_ESCAPES} octets of a URL may be percent-encoded")
+    for name, value in scope["headers"]:
+        if len(value) > MAX_FIELD or value.count(b",") + value.count(b";") > MAX_LIST:
+            where = name.decode("latin-1")[:50]
+            return Problem(HEAD_TOO_LARGE, f"at most {MAX_FIELD} octets and {MAX_LIST} items in one field: {where}")
+    return None
+
+
+class RequestLimits:
+    """ASGI, outermost: refuses heads that are too large (414, 431) and networks that ask too often (429).
+
+    Each part of the service is answered in its own form. Probes have an allowance of their own.
+    """
+
+    def __init__(self, app: ASGIApp, counts: Counts | None, new_id: Callable[[], object]) -> None:
+        self.app, self.counts, self.new_id = app, counts, new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        path: str = scope["path"]
+        mine = path == AUTH or path.startswith(AUTH + "/")
+        problem: Problem | AuthError
+        if (fault := head_fault(scope)) is not None:
+            problem = general(fault.status_code) if mine else fault
+        elif self.counts is not None and (wait := self.counts.take(self.key_of(scope))):
+            seconds = max(1, math.ceil(wait))
+            problem = too_many(seconds) if mine else Problem(TOO_MANY, "this network has asked too often")
+            problem.headers = {**(problem.headers or {}), **self.counts.headers(wait)}
+        else:
+            return await self.app(scope, receive, send)
+        request_id.set(str(self.new_id()))
+        answer = in_wire_form(problem) if isinstance(problem, AuthError) else problem_response(problem)
+        answer.headers["X-Request-Id"] = request_id.get()
+        await answer(scope, receive, send)
+
+    @staticmethod
+    def key_of(scope: Scope) -> str:
+        """The client's network, and whether it is a probe that asks."""
+        network = network_of((scope.get("client") or ("",))[0])
+        return f"probe {network}" if scope["path"] in PROBES else network
+
+
+def counts_for(name: str, per_second: float, on: bool) -> Counts | None:
+    """Counts of `per_second` requests, ten seconds of them at once; None when limits are off."""
+    return Counts(Rate(name, per_second, max(1, int(10 * per_second)))) if on else None

@@ -1,0 +1,299 @@
+"""`playbook.pantry.server`: what one connection may take of the service, and what all together may."""
+
+import contextlib
+import http.client
+import logging
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import DEADLINE, Served, served
+
+from playbook.kit.live import LiveClient
+from playbook.pantry.server import Guard, Limits, Seldom, server_for
+from playbook.pantry.stop import Stop
+
+SHORT = Limits(
+    head_seconds=0.3, body_seconds=0.3, idle_seconds=1, linger_seconds=0.3, unread_seconds=0.3, rate=10_000_000
+)
+NEVER = Limits(head_seconds=9e9, body_seconds=9e9, idle_seconds=10**9, linger_seconds=9e9, unread_seconds=9e9)
+
+
+class Running:
+    """An app behind `server_for` in a thread, swept often."""
+
+    def __init__(self, app: Any, limits: Limits, most: int | None = None) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.server = server_for(app, Stop(), log_config=None, access_log=False, lifespan="off")
+        self.guard = self.server.config.guard = Guard(limits, time.monotonic, most)
+        self.server.config.timeout_keep_alive = limits.idle_seconds
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+        self.address = self.socket.getsockname()
+
+    def __enter__(self) -> "Running":
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join(DEADLINE)
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(self.address)
+        connection.settimeout(DEADLINE)
+        connection.sendall(sent)
+        return connection
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Reads the whole body and says how long it was; /large answers with 64 MiB, /at-once without reading."""
+    size, more = 0, scope["path"] != "/at-once"
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size, more = size + len(message["body"]), message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(1024 if scope["path"] == "/large" else 0):
+        await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the server closes; fails when it does not."""
+    said = b""
+    try:
+        while data := connection.recv(65_536):
+            said += data
+    except ConnectionResetError:
+        pass
+    return said
+
+
+def ask(address: Any, path: str = "/") -> bytes:
+    client = http.client.HTTPConnection(*address, timeout=DEADLINE)
+    client.request("GET", path)
+    answer = client.getresponse().read()
+    client.close()
+    return answer
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    with Running(echo, SHORT) as server:
+        yield server
+
+
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"GET / HT", b"HTTP/1.1 408 "),
+        (POST + b"X-Slow: ", b"HTTP/1.1 408 "),
+        (POST + b"Content-Length: 10\r\n\r\nabc", b"HTTP/1.1 408 "),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", b"HTTP/1.1 408 "),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200 "),  # then silent
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT", b"HTTP/1.1 200 "),  # then a second head that never ends
+        (b"POST /at-once HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc", b"HTTP/1.1 200 "),
+    ],
+    ids=["nothing", "request line", "header", "body", "chunk", "silent after", "second head", "body after the answer"],
+)
+def test_a_client_that_stops_in_the_middle_is_closed(running: Running, sent: bytes, answer: bytes) -> None:
+    said = everything(running.connect(sent))
+    assert said.startswith(answer)
+    assert bool(said) == bool(answer)
+    assert not running.guard.connections
+
+
+@pytest.mark.parametrize("head", [POST + b"X: ", POST + b"Content-Length: 1000000\r\n\r\n"], ids=["head", "body"])
+def test_a_client_that_sends_an_octet_now_and_then_is_closed(running: Running, head: bytes) -> None:
+    """Each octet must not begin the time anew."""
+    connection, done = running.connect(head), threading.Event()
+
+    def drip() -> None:
+        while not done.wait(0.02):
+            try:
+                connection.sendall(b"a")
+            except OSError:
+                return
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        everything(connection)  # ends only because the server closes
+    finally:
+        done.set()
+        dripping.join()
+
+
+def test_a_client_that_never_reads_is_closed(running: Running) -> None:
+    connection = running.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+    until = time.monotonic() + DEADLINE
+    while not running.guard.connections:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    while running.guard.connections:
+        assert time.monotonic() < until, "kept for a client that does not read"
+        time.sleep(0.05)
+    connection.close()
+
+
+def test_who_is_within_the_limits_is_served() -> None:
+    with Running(echo, Limits()) as server:
+        connection = server.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(b"1\r\na\r\n")
+        connection.sendall(b"0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        said = everything(connection)
+        assert said.count(b"HTTP/1.1 200") == 2
+        assert b"\r\n\r\n100" in said or b"100\r\n" in said
+
+
+HEADS = {
+    "long": b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+    "many": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 30_000 + b"\r\n",
+    "endless": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 200,
+    "the second": b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 30_000 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_is_measured_before_it_is_parsed(kind: str) -> None:
+    """h11 bounds what is incomplete: a head in one piece may have 256 KiB, 60,000 fields, and 0.5 s of parsing."""
+    with Running(echo, NEVER) as server:
+        connection = server.connect(HEADS[kind])
+        said = everything(connection)
+        assert said.count(b"HTTP/1.1 431 ") == 1
+        assert said.count(b"HTTP/1.1 200 ") == (kind == "the second")
+
+
+def test_a_body_in_crumbs_is_refused() -> None:
+    """A chunk of one octet costs an event: 1 MiB of them would hold the loop for 20 s."""
+    with Running(echo, NEVER) as server:
+        connection = server.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(OSError):
+            connection.sendall(b"1\r\na\r\n" * 20_000)
+        assert everything(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_upgrade_that_is_not_offered_leaves_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("uvicorn.error").propagate = True
+    with Running(echo, NEVER) as server:
+        head = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\r\n"
+        assert everything(server.connect(head)).startswith(b"HTTP/1.1 200 ")
+    assert "upgrade" not in caplog.text.lower()
+
+
+# ---------------------------------------------------------------- all connections together
+
+
+def test_the_one_that_waits_longest_makes_room() -> None:
+    with Running(echo, NEVER, most=10) as server:
+        first = server.connect(b"GET / HT")
+        while len(server.guard.connections) < 1:
+            time.sleep(0.01)
+        others = [server.connect(b"GET / HT") for _ in range(9)]
+        while len(server.guard.connections) < 10:
+            time.sleep(0.01)
+        assert ask(server.address) == b"0"
+        assert everything(first) == b""
+        assert others[-1].send(b"T") == 1
+        assert len(server.guard.connections) <= 10
+
+
+class Fake:
+    """A connection as the guard sees it."""
+
+    def __init__(self, guard: Guard, network: str, since: float, waits: bool = True) -> None:
+        self.guard, self.network, self.since, self.waits, self.closed = guard, network, since, waits, False
+        self.transport = self
+
+    def waits_for_client(self) -> bool:
+        return self.waits
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def test_a_stranger_cannot_close_the_connections_of_others() -> None:
+    guard = Guard(Limits(), lambda: 0.0, most=10)
+    ada: Any = Fake(guard, "ada", since=0)  # the oldest of all
+    strangers: list[Any] = [Fake(guard, "mallory", since=number) for number in range(1, 30)]
+    assert guard.admit(ada)
+    assert all(guard.admit(each) for each in strangers)
+    assert not ada.closed
+    assert [each.since for each in strangers if each.closed] == list(range(1, 21))
+    busy: list[Any] = [Fake(guard, str(number), since=0, waits=False) for number in range(10)]
+    guard.connections = set(busy)
+    assert not guard.admit(ada), "what is being worked on is not closed for somebody new"
+
+
+def test_connections_leave_files_for_the_rest() -> None:
+    for files in (128, 256, 1024, 4096, 10**6):
+        most, waiting = Limits().open_files(files)
+        assert most + 3 * waiting + 60 <= files, files
+        assert most <= 1000
+    assert Limits().open_files(1024)[0] >= 600
+    assert Limits().open_files(None)[0] == 1000
+
+
+def test_a_line_is_logged_once_and_counts_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("uvicorn.error").propagate = True
+    now = [0.0]
+    line = Seldom("no file", lambda: now[0])
+    for _ in range(1000):
+        line()
+    now[0] = 61.0
+    line.tell()
+    line.tell()
+    assert [record.getMessage() for record in caplog.records] == [
+        "no file: 1 (said once in 60 s)",
+        "no file: 999 (said once in 60 s)",
+    ]
+
+
+# ---------------------------------------------------------------- as a process
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path, files=512) as server:
+        yield server
+
+
+def test_more_idle_sockets_than_files_lock_nobody_out(process: Served) -> None:
+    """The issue's case: at that time nobody was answered, and the log grew by 158 MB in 75 s."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2048)), hard))
+    sockets = []
+    try:
+        for number in range(600):
+            connection = socket.create_connection(process.address, timeout=DEADLINE)
+            connection.sendall(b"GET / HTTP/1.1\r\nX: " if number % 2 else b"")
+            sockets.append(connection)
+            if number % 100 == 99:
+                with LiveClient(f"http://127.0.0.1:{process.port}") as client:
+                    assert client.get("/health").status_code == 200
+        for connection in sockets:
+            with contextlib.suppress(OSError):
+                connection.send(b"a")
+        with LiveClient(f"http://127.0.0.1:{process.port}") as client:
+            assert client.get("/health").status_code == 200
+            assert client.get("/ready").status_code == 200, "no file was left for the database"
+    finally:
+        for connection in sockets:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert process.logged.count("\n") < 60
+    assert process.logged.count("are taken: closed some") <= 3
+    assert process.stop() == 143
