@@ -401,7 +401,7 @@ from sqlalchemy.engine import make_url
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from playbook.auth.sessions import NO_STORE, SESSION, cookies_of
+from playbook.auth.sessions import NO_STORE, SESSION, client_ip, cookies_of
 from playbook.auth.sign_in import AddressLimits
 from playbook.auth.wire import AuthError
 from playbook.foundations.clock_and_identifiers import hash_token
@@ -457,7 +457,7 @@ class SessionLookup:
         if token is None or self.read is None:
             return None
         try:
-            self.limits.take((scope["client"] or ("",))[0], scope["path"])
+            self.limits.take(client_ip(scope) or "", scope["path"])
         except AuthError:
             return None  # the long way refuses it as well, and says so
         scope["counted"] = True

@@ -188,16 +188,33 @@ new session *replaces* the one that the browser had: done here, it cannot be for
 
 # %% tags=["export"]
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from uuid import UUID
 
 import sqlalchemy as sa
 from fastapi import Request
 from sqlalchemy import orm
+from starlette.types import Scope
 
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
 from playbook.schema.identity import User, UserSession
 
 SHORT = 86_400  # seconds: a session that is not to be remembered
+
+
+def client_ip(scope: Scope) -> str | None:
+    """The client's IP address. None for what is none: a socket file, or the header of a proxy that was believed."""
+    try:
+        ip = ip_address((scope.get("client") or ("",))[0].partition("%")[0])  # a zone names a card of this machine
+    except ValueError:
+        return None
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
+
+
+def browser_of(request: Request) -> str:
+    """What the browser says of itself: at most 500 characters, and none that does something to a terminal."""
+    said = request.headers.get("user-agent", "")[:500]
+    return "".join(character if character.isprintable() else "?" for character in said)
 
 
 def end_own_session(db: orm.Session, auth: Auth, request: Request) -> None:
@@ -214,10 +231,9 @@ def start_session(
     end_own_session(db, auth, request)
     now, token = auth.clock.now(), new_token("session", auth.random_bytes)
     lifetime = min(auth.settings.session_lifetime if remember else SHORT, auth.settings.session_absolute_lifetime)
-    address = request.client.host if request.client else None
     row = UserSession(
         id=auth.ids.new(), user_id=user_id, token_hash=hash_token(token), expires_at=now + timedelta(seconds=lifetime),
-        ip_address=address, user_agent=request.headers.get("user-agent", "")[:500], created_at=now, updated_at=now,
+        ip_address=client_ip(request.scope), user_agent=browser_of(request), created_at=now, updated_at=now,
     )  # fmt: skip
     db.add(row)
     return row, token

@@ -387,7 +387,8 @@ def serve(
 ) -> None:
     """Serve Pantry, the package index that the playbooks build. Settings come from the environment.
 
-    Behind a proxy set FORWARDED_ALLOW_IPS to its address, or all clients share one address and its limits.
+    Behind a proxy set FORWARDED_ALLOW_IPS to its address or network (10.0.0.0/8,192.168.1.7): X-Forwarded-For is
+    believed from there only, by default from nobody, and all clients share the proxy's address and its limits.
     """
     from playbook.kit import ready
     from playbook.kit.data import data_path
@@ -401,15 +402,27 @@ def serve(
 
         import uvicorn
 
+        from playbook.pantry import access_log, proxies
+
+        access_log.configure()
         service = importlib.import_module("playbook.production.pantry")
         try:
+            production = settings.environment == "production"
+            believed = proxies.trusted_networks(os.environ.get(proxies.VARIABLE, ""), production)
             # An empty database is filled with the course's real packages; one with packages stays as it is.
             pantry = service.pantry(settings, data_path("packages.csv"))
         except ValueError as error:
             raise InputError(str(error)) from None
-        server = uvicorn.Server(uvicorn.Config(pantry, timeout_graceful_shutdown=10, server_header=False))
+        logged = access_log.AccessLog(pantry, (pantry, pantry.state.auth_part))
+        edge = proxies.TrustedProxies(logged, believed)  # in place of uvicorn's, which believes 127.0.0.1
+        own_log: dict[str, Any] = {"log_config": None, "access_log": False}
+        config = uvicorn.Config(
+            edge, timeout_graceful_shutdown=10, server_header=False, proxy_headers=False, ws="none", **own_log
+        )
+        server = uvicorn.Server(config)
         shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}, its description at /docs; Ctrl-C stops it")
+        about = "" if production else ", its description at /docs"
+        typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}{about}; Ctrl-C stops it")
         sys.stdout.flush()
         server.run(sockets=[listening])
     finally:
