@@ -175,8 +175,8 @@ class OnlyKnown(logging.Formatter):
         if "Traceback (most recent call last)" in shown:  # of an app that did not start
             return without_texts(shown).replace("\n", "\n  ")
         if record.name.partition(".")[0] == "asyncio":
-            shown = shown.split("\n")[0]  # what follows are reprs of tasks, with the texts of their exceptions
-            shown = shown.partition("exception=")[0]
+            # what follows are reprs: of a task with the text of its exception, of a callback with its arguments
+            shown = re.split(r"\n|\((?!\))|<|exception=", shown)[0]
         return printable(shown)
 
 
