@@ -401,11 +401,11 @@ from sqlalchemy.engine import make_url
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from playbook.auth.sessions import NO_STORE, SESSION, client_ip, cookies_of
+from playbook.auth.sessions import NO_STORE, SESSION, cookies_of
 from playbook.auth.sign_in import AddressLimits
 from playbook.auth.wire import AuthError
 from playbook.foundations.clock_and_identifiers import hash_token
-from playbook.foundations.http_service import ACCEPTED_ID
+from playbook.foundations.http_service import ACCEPTED_ID, client_ip
 
 HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in NO_STORE.items())]
 

@@ -188,33 +188,18 @@ new session *replaces* the one that the browser had: done here, it cannot be for
 
 # %% tags=["export"]
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 from uuid import UUID
 
 import sqlalchemy as sa
 from fastapi import Request
 from sqlalchemy import orm
-from starlette.types import Scope
 
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
+from playbook.foundations.http_service import browser_of, client_ip
 from playbook.schema.identity import User, UserSession
 
 SHORT = 86_400  # seconds: a session that is not to be remembered
 
-
-def client_ip(scope: Scope) -> str | None:
-    """The client's IP address. None for what is none: a socket file, or the header of a proxy that was believed."""
-    try:
-        ip = ip_address((scope.get("client") or ("",))[0].partition("%")[0])  # a zone names a card of this machine
-    except ValueError:
-        return None
-    return str(getattr(ip, "ipv4_mapped", None) or ip)
-
-
-def browser_of(request: Request) -> str:
-    """What the browser says of itself: at most 500 characters, and none that does something to a terminal."""
-    said = request.headers.get("user-agent", "")[:500]
-    return "".join(character if character.isprintable() else "?" for character in said)
 
 
 def end_own_session(db: orm.Session, auth: Auth, request: Request) -> None:
@@ -233,7 +218,7 @@ def start_session(
     lifetime = min(auth.settings.session_lifetime if remember else SHORT, auth.settings.session_absolute_lifetime)
     row = UserSession(
         id=auth.ids.new(), user_id=user_id, token_hash=hash_token(token), expires_at=now + timedelta(seconds=lifetime),
-        ip_address=client_ip(request.scope), user_agent=browser_of(request), created_at=now, updated_at=now,
+        ip_address=client_ip(request.scope), user_agent=browser_of(request.scope), created_at=now, updated_at=now,
     )  # fmt: skip
     db.add(row)
     return row, token

@@ -239,7 +239,7 @@ import ipaddress
 
 from fastapi import Request
 
-from playbook.auth.sessions import client_ip
+from playbook.foundations.http_service import client_ip
 
 PER_ADDRESS = Allowance(5, timedelta(minutes=1))  # guesses at one account from one network
 PER_ACCOUNT = Allowance(50, timedelta(weeks=1))  # guesses at one account from all strange networks, or one known one

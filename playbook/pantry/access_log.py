@@ -2,8 +2,8 @@
 
 A path or query may hold a credential (`/reset-password/TOKEN`, `?token=`, `?cursor=`), an exception's text may quote
 what was sent or stored. So nothing is filtered out; only what is known to be harmless is written (OWASP ASVS 5.0,
-14.2.1 and 16.2.5, CWE-532): of a request the route's *template*, of an exception its type and where it was raised. What a stranger
-may choose is escaped (CWE-117).
+14.2.1 and 16.2.5, CWE-532): of a request the route's *template*, of an exception its type and where it was raised. What
+a stranger may choose is escaped (CWE-117).
 """
 
 import logging
@@ -15,6 +15,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TextIO
 
 from fastapi import FastAPI
@@ -168,10 +169,8 @@ class OnlyKnown(logging.Formatter):
         if isinstance(arguments, tuple) and arguments:
             arguments = tuple(described(a) if isinstance(a, BaseException) else a for a in arguments)
         if arguments:
-            try:
+            with suppress(TypeError, ValueError, KeyError):  # a mistake in the call: without its arguments
                 shown = shown % arguments
-            except (TypeError, ValueError, KeyError):  # a mistake in the call: the message without its arguments
-                pass
         if "Traceback (most recent call last)" in shown:  # of an app that did not start
             return without_texts(shown).replace("\n", "\n  ")
         if record.name.partition(".")[0] == "asyncio":

@@ -29,9 +29,7 @@ def trusted_networks(text: str, production: bool) -> tuple[Network, ...]:
     try:
         parts = [part.strip() for part in text.split(",")]
         found = [
-            ipaddress.ip_network(each)
-            for part in parts
-            for each in (("0.0.0.0/0", "::/0") if part == "*" else (part,))
+            ipaddress.ip_network(each) for part in parts for each in (("0.0.0.0/0", "::/0") if part == "*" else (part,))
         ]
     except ValueError:
         found = []

@@ -78,7 +78,9 @@ def bodies(markers: Markers, what: str) -> Iterator[dict[str, Any]]:
     """Bodies whose fields are texts, of another type, broken, and no JSON."""
     texts = {name: markers.new(f"{what}: body {name}") for name in FIELDS}
     yield {"json": texts}
-    yield {"json": {**texts, "email": f"{markers.new(what)}@example.com", "newEmail": f"{markers.new(what)}@example.com"}}
+    yield {
+        "json": {**texts, "email": f"{markers.new(what)}@example.com", "newEmail": f"{markers.new(what)}@example.com"}
+    }
     yield {"json": {name: [{markers.new(f"{what}: body {name}, name"): value}] for name, value in texts.items()}}
     yield {"json": markers.new(f"{what}: body")}
     broken = '{"token": "' + markers.new(f"{what}: broken body")
@@ -208,7 +210,7 @@ def test_nothing_that_is_sent_to_any_route_is_in_the_log(tmp_path: Path, signed_
     lines = log.splitlines()
     assert all(line.isprintable() for line in lines)
     for path, _ in ROUTES:  # and an operator still sees what was asked
-        assert any(f" {path}\" " in line for line in lines if "pantry.access" in line), path
+        assert any(f' {path}" ' in line for line in lines if "pantry.access" in line), path
 
 
 @pytest.mark.proves("ASVS 14.2.1", "ASVS 16.2.5")
@@ -328,7 +330,8 @@ FAILURES = {  # what is done after `configure()`, and what an operator must find
     ),
     "statement": (
         "import sqlalchemy as sa; from playbook.foundations.database import make_engine\n"
-        "try:\n with make_engine('duckdb:///:memory:x').connect() as c: c.execute(sa.text('SELECT :x + nothing'), {'x': SECRET})\n"
+        "try:\n with make_engine('duckdb:///:memory:x').connect() as c:\n"
+        "  c.execute(sa.text('SELECT :x + nothing'), {'x': SECRET})\n"
         "except sa.exc.SQLAlchemyError: log.exception('oh')",
         "ProgrammingError",
     ),

@@ -27,11 +27,11 @@ def file_of(folder: Path) -> str:
 def address_stored(process: Process, *lines: tuple[str, str], number: int = 0) -> Any:
     """What list-sessions shows after a sign-up that sends these headers."""
     with process.another() as client:
+        sent = [(name.encode(), value.encode()) for name, value in [("origin", ORIGIN), *lines]]
         body = {"name": "Ada", "email": f"ada{number}-{abs(hash(lines))}@example.com", "password": PASSWORD}
-        answer = client.post("/api/auth/sign-up/email", json=body, headers=[("origin", ORIGIN), *lines])
+        answer = client.post("/api/auth/sign-up/email", json=body, headers=sent)
         assert answer.status_code == 200, answer.text
-        assert (shown := client.get("/api/auth/list-sessions").json())
-        return shown[0]["ipAddress"]
+        return client.get("/api/auth/list-sessions").json()[0]["ipAddress"]
 
 
 def test_a_stranger_does_not_evade_a_limit_with_a_header(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ CHAINS = {
     "two ports": (["203.0.113.9:80:80"], "127.0.0.1"),
     "quotes": (['"203.0.113.9"'], "127.0.0.1"),
     "markup": (["<script>alert(1)</script>"], "127.0.0.1"),
-    "digits of another script": (["２０３.0.113.9".encode().decode("latin-1")], "127.0.0.1"),
+    "digits of another script": (["\uff12\uff10\uff13.0.113.9"], "127.0.0.1"),
     "ten thousand proxies": ([", ".join(["203.0.113.9", *["10.1.2.3"] * 3000])], "203.0.113.9"),
 }  # fmt: skip
 
