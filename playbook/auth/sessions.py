@@ -201,7 +201,6 @@ from playbook.schema.identity import User, UserSession
 SHORT = 86_400  # seconds: a session that is not to be remembered
 
 
-
 def end_own_session(db: orm.Session, auth: Auth, request: Request) -> None:
     """End the session that the request's cookie opens, if there is one."""
     if (token := cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)) is not None:
