@@ -77,9 +77,11 @@ class Process:
 def serve(database_url: str, folder: Path, *options: str, **settings: str) -> Iterator[Process]:
     """`playbook serve` on this database; ended with SIGTERM. `log` has its stdout and stderr."""
     log, mail = folder / "serve.log", folder / "mail.jsonl"
-    given = {"PANTRY_ENVIRONMENT": "test", "PANTRY_MAIL_URL": f"file:{mail}", "FORWARDED_ALLOW_IPS": ""} | settings
+    given = {"PANTRY_ENVIRONMENT": "test", "PANTRY_MAIL_URL": f"file:{mail}"} | settings
     command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", "0", *options]
-    env = environment(database_url) | {"PYTHONUNBUFFERED": "1"} | given
+    env = environment(database_url) | {"PYTHONUNBUFFERED": "1"}
+    env.pop("FORWARDED_ALLOW_IPS", None)  # unset is not empty: unset, uvicorn believes 127.0.0.1
+    env |= given
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
     try:
