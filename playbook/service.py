@@ -15,6 +15,7 @@ from playbook.foundations.database import make_engine, transaction
 from playbook.foundations.http_service import Caller
 from playbook.foundations.settings import Settings
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.headers import secure
 from playbook.pantry.indexes import mend_indexes
 from playbook.production.pantry import BASELINE, mirror_of, resource_api
 from playbook.schema.catalog import load_catalog
@@ -52,4 +53,6 @@ def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None 
         developer, mirror, filled = transaction(engine, lambda session: first_rows(session, clock, ids))
     if catalog is not None and not filled:
         load_catalog(engine, catalog, mirror, clock.now())
-    return resource_api(engine, settings, clock, ids, lambda request: developer, lambda *asked: True)
+    app = resource_api(engine, settings, clock, ids, lambda request: developer, lambda *asked: True)
+    secure(app, settings)
+    return app

@@ -406,7 +406,7 @@ from playbook.auth.sessions import NO_STORE, SESSION, cookies_of
 from playbook.auth.sign_in import AddressLimits
 from playbook.auth.wire import AuthError
 from playbook.foundations.clock_and_identifiers import hash_token
-from playbook.foundations.http_service import ACCEPTED_ID
+from playbook.foundations.http_service import ACCEPTED_ID, client_ip
 
 HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in NO_STORE.items())]
 
@@ -458,7 +458,7 @@ class SessionLookup:
         if token is None or self.read is None:
             return None
         try:
-            self.limits.take((scope["client"] or ("",))[0], scope["path"])
+            self.limits.take(client_ip(scope) or "", scope["path"])
         except AuthError:
             return None  # the long way refuses it as well, and says so
         scope["counted"] = True

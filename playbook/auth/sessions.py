@@ -195,6 +195,7 @@ from fastapi import Request
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
+from playbook.foundations.http_service import browser_of, client_ip
 from playbook.schema.identity import User, UserSession
 
 SHORT = 86_400  # seconds: a session that is not to be remembered
@@ -214,10 +215,9 @@ def start_session(
     end_own_session(db, auth, request)
     now, token = auth.clock.now(), new_token("session", auth.random_bytes)
     lifetime = min(auth.settings.session_lifetime if remember else SHORT, auth.settings.session_absolute_lifetime)
-    address = request.client.host if request.client else None
     row = UserSession(
         id=auth.ids.new(), user_id=user_id, token_hash=hash_token(token), expires_at=now + timedelta(seconds=lifetime),
-        ip_address=address, user_agent=request.headers.get("user-agent", "")[:500], created_at=now, updated_at=now,
+        ip_address=client_ip(request.scope), user_agent=browser_of(request.scope), created_at=now, updated_at=now,
     )  # fmt: skip
     db.add(row)
     return row, token

@@ -235,6 +235,8 @@ import ipaddress
 
 from fastapi import Request
 
+from playbook.foundations.http_service import client_ip
+
 PER_ADDRESS = Allowance(5, timedelta(minutes=1))  # guesses at one account from one network
 PER_ACCOUNT = Allowance(50, timedelta(weeks=1))  # guesses at one account from all strange networks, or one known one
 KNOWN_FOR = timedelta(days=90)  # since the last sign-in from there; a session lasts 30 days at most
@@ -253,8 +255,8 @@ def network_of(address: str) -> str:
 
 
 def address_of(request: Request) -> str:
-    """The client's IP address; behind a proxy uvicorn takes it from X-Forwarded-For (`--forwarded-allow-ips`)."""
-    return request.client.host if request.client else ""
+    """The client's IP address, empty for none. Behind a proxy that is trusted the server reads it from a header."""
+    return client_ip(request.scope) or ""
 
 
 # %% [markdown]
@@ -748,7 +750,7 @@ assert check_spraying(before, after)
 
 - **Front end**: 429 has `X-Retry-After` and `Retry-After` in seconds, which may be days. Offer "set a new password" with
   it: that works during an attack, too.
-- **Operator**: tell uvicorn which proxy to believe (`FORWARDED_ALLOW_IPS`). Without it everybody behind the proxy is one
+- **Operator**: say which proxy to believe (`FORWARDED_ALLOW_IPS`). Without it everybody behind the proxy is one
   address, and the fourth sign-in of the company within ten seconds is refused; with `*` everybody is whoever they say.
   `DELETE FROM throttles` forgives everybody, and forgets which networks are known. Watch the number of 429.
 - **Security reviewer**: `spend` stands before each comparison of something that can be guessed. Accepted: whoever shares

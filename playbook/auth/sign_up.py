@@ -769,7 +769,8 @@ assert check_forgetting(forget_unproven)
 - **Reviewer**: every branch on "is there a user" in a route that a stranger may call does equal work, or runs in
   `after_the_answer`.
 - **Test engineer**: count hashes, statements and mails; a measured time proves nothing on a busy machine.
-- **Operator**: links are credentials for an hour: no query strings in access logs. Run the exercise's job nightly.
+- **Operator**: links are credentials for an hour, in the query *and* in the path: an access log, also the proxy's, has
+  the route's template (`/verify-email`, `/reset-password/{token}`) and no URL. Run the exercise's job nightly.
 
 ## Sources
 

@@ -382,8 +382,9 @@ middle of a transaction.
 """
 
 # %% tags=["export"]
-DUCKDB = {"poolclass": sa.pool.QueuePool, "pool_size": 8, "max_overflow": 8, "pool_timeout": 5}
-POSTGRESQL = {
+SILENT = {"hide_parameters": True}  # an error's text goes into logs: without the values of its statement
+DUCKDB = SILENT | {"poolclass": sa.pool.QueuePool, "pool_size": 8, "max_overflow": 8, "pool_timeout": 5}
+POSTGRESQL = SILENT | {
     "isolation_level": "REPEATABLE READ",
     "pool_size": 10,
     "max_overflow": 10,

@@ -367,6 +367,31 @@ def needs_caller(scope: Scope) -> bool:
 
 # %% [markdown]
 """
+Where a request came from, and by what, is stored and shown later. Behind a proxy it is a header's text. So it is an
+address or nothing, and a browser's name is short and does nothing to a terminal.
+"""
+
+# %% tags=["export"]
+from ipaddress import ip_address
+
+
+def client_ip(scope: Scope) -> str | None:
+    """The client's IP address. None for what is none: a socket file, or nonsense in the header of a trusted proxy."""
+    try:
+        ip = ip_address((scope.get("client") or ("",))[0].partition("%")[0])  # a zone names a card of this machine
+    except ValueError:
+        return None
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
+
+
+def browser_of(scope: Scope) -> str:
+    """What the client says of itself (User-Agent): at most 500 characters, and none that cannot be printed."""
+    said = Headers(scope=scope).get("user-agent", "")[:500]
+    return "".join(character if character.isprintable() else "?" for character in said)
+
+
+# %% [markdown]
+"""
 Two questions from outside look alike and are not. *Alive?* means: is the process stuck, must it be restarted?
 *Ready?* means: may it get requests now? A service whose database is gone is alive and not ready. A check that mixes
 them makes the platform restart every process while the database is being restarted, and nothing comes back.

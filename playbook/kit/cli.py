@@ -389,7 +389,8 @@ def serve(
 ) -> None:
     """Serve Pantry, the package index that the playbooks build. Settings come from the environment.
 
-    Behind a proxy set FORWARDED_ALLOW_IPS to its address, or all clients share one address and its limits.
+    Behind a proxy set FORWARDED_ALLOW_IPS to its address or network (10.0.0.0/8,192.168.1.7): X-Forwarded-For is
+    believed from there only, by default from nobody, and all clients share the proxy's address and its limits.
     """
     from playbook.kit import ready
     from playbook.kit.data import data_path
@@ -407,19 +408,27 @@ def serve(
         stop.watch()
         ready.reach(settings.database_url)
 
+        from playbook.pantry import access_log, proxies
         from playbook.pantry.server import server_for
 
+        access_log.configure()
         service = importlib.import_module("playbook.production.pantry")
         try:
+            production = settings.environment == "production"
+            believed = proxies.trusted_networks(os.environ.get(proxies.VARIABLE, ""), production)
             # An empty database is filled with the course's real packages; one with packages stays as it is.
             pantry = service.pantry(settings, data_path("packages.csv"), stop=stop)
         except ValueError as error:
             raise InputError(str(error)) from None
         except _database_errors() as error:
             raise InputError(in_one_line(error, settings.database_url)) from None
-        server = server_for(pantry, stop, settings.max_connections, server_header=False)
+        logged = access_log.AccessLog(pantry, (pantry, pantry.state.auth_part))
+        edge = proxies.TrustedProxies(logged, believed)  # in place of uvicorn's, which believes 127.0.0.1
+        own_log: dict[str, Any] = {"log_config": None, "access_log": False}
+        server = server_for(edge, stop, settings.max_connections, server_header=False, proxy_headers=False, **own_log)
         shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}, its description at /docs; Ctrl-C stops it")
+        about = "" if production else ", its description at /docs"
+        typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}{about}; Ctrl-C stops it")
         sys.stdout.flush()
         server.run(sockets=[listening])
     finally:

@@ -159,6 +159,7 @@ from playbook.api.resources import complete_methods, resources
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
 from playbook.foundations.http_service import FindCaller, May, create_app
 from playbook.foundations.settings import Settings
+from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 
 BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations
@@ -170,6 +171,7 @@ def resource_api(
     """Everything but /api/auth: organizations and packages with conditions, cursors, keys, and problems."""
     routers = [conditional_router(replacing(resources, paginated), READERS)]
     app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes)
+    describe(app, public=settings.environment != "production")
     complete_methods(app)
     install_problems(app)
     install_idempotency(app)
@@ -345,6 +347,7 @@ from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine, somebody_was_first
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.headers import secure
 from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
 from playbook.pantry.mailboxes import PerMailbox
@@ -407,6 +410,7 @@ def pantry(
     auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
     app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
     add_auth(app, auth, stop or Stop(settings.stop_seconds))
+    secure(app, settings)
     return app
 
 
@@ -447,7 +451,7 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
 
     app.build_middleware_stack = stack  # type: ignore[method-assign]
     app.router.lifespan_context = lifespan
-    app.state.auth = auth
+    app.state.auth, app.state.auth_part = auth, auth_part
 
 
 # %% [markdown]
@@ -732,7 +736,9 @@ assert check_only_https(OnlyHttps)
 ## Hand it over
 
 - **Operator**: `playbook serve`; settings from the environment, one line for each that is wrong. SIGTERM, then ten
-  seconds. Behind a proxy set `FORWARDED_ALLOW_IPS`, or every client has the proxy's address and shares its limits.
+  seconds. Behind a proxy set `FORWARDED_ALLOW_IPS` to its network: only from there `X-Forwarded-For` is believed, by
+  default from nobody, and every client has the proxy's address and shares its limits. The log has templates of paths
+  and types of errors, no URL and no value; the proxy's own log must do the same. In production there is no `/docs`.
 - **Front end**: `/api/auth` speaks Better Auth, the rest problem+json. One cookie opens both; send requests that change
   something from an origin in `PANTRY_TRUSTED_ORIGINS`.
 - **Security reviewer**: no account exists before the first sign-up. `tables_holding` is how you look for a secret.

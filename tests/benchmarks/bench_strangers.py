@@ -87,13 +87,13 @@ def serving(limits: str) -> Iterator[int]:
         env = measure.environment(None) | given | {"PANTRY_RATE_LIMITS": limits, "PYTHONPATH": str(measure.ROOT)}
         command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", "0"]
         log = Path(folder, "log")  # a file: a pipe that nobody reads would stop the server at its 64 KiB
-        with log.open("w") as out:
+        with log.open("w", encoding="utf-8") as out:
             process = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out)
         try:
             until = time.monotonic() + 60
-            while not (found := re.search(r"Pantry at http://127.0.0.1:(\d+)", log.read_text())):
+            while not (found := re.search(r"Pantry at http://127.0.0.1:(\d+)", log.read_text(encoding="utf-8"))):
                 if process.poll() is not None or time.monotonic() > until:
-                    raise measure.Failed(log.read_text())
+                    raise measure.Failed(log.read_text(encoding="utf-8"))
                 time.sleep(0.1)
             yield int(found[1])
         finally:

@@ -1,0 +1,82 @@
+"""The headers that every answer of Pantry has, whoever made it.
+
+OWASP ASVS 5.0, 3.2.1, 3.4 and 14.3.2; OWASP Secure Headers Project. Answers are data, never a page's parts: nothing
+may be loaded, framed, sniffed or kept, unless the answer itself says so.
+"""
+
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from playbook.foundations.settings import Settings
+from playbook.pantry.proxies import FORWARDED_PROTO
+
+AUTH = "/api/auth"
+NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # ASVS 3.4.3, 3.4.6
+ALWAYS = {
+    "X-Content-Type-Options": "nosniff",  # 3.4.4
+    "Referrer-Policy": "no-referrer",  # 3.4.5: links have tokens in them
+    "Cross-Origin-Opener-Policy": "same-origin",  # 3.4.8
+    "Cross-Origin-Resource-Policy": "same-origin",  # 3.5.8; a request with CORS is not touched by it
+    "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
+}
+HSTS = "max-age=63072000; includeSubDomains"  # 3.4.1; seconds: two years
+
+
+def strict_transport(base_url: str) -> bool:
+    """Whether browsers are told to use https only. Not of localhost: all other programs of a developer live there."""
+    url = urlsplit(base_url)
+    host = url.hostname or ""
+    return url.scheme == "https" and host != "localhost" and not host.endswith(".localhost")
+
+
+class SecurityHeaders:
+    """ASGI, outside of both apps: ALWAYS on every answer, and `Cache-Control: no-store` unless the answer says else.
+
+    What lies under /api/auth or sets a cookie is `no-store` whatever it says. An exception that nobody has answered is
+    answered here, since the server's own 500 has no headers; it is raised again, for the log.
+    """
+
+    def __init__(self, app: ASGIApp, hsts: bool) -> None:
+        self.app, self.hsts = app, hsts
+
+    def complete(self, scope: Scope, headers: MutableHeaders) -> None:
+        headers.update(ALWAYS)
+        headers.setdefault("Content-Security-Policy", NOTHING)
+        path = scope["path"]
+        if path == AUTH or path.startswith(f"{AUTH}/") or "set-cookie" in headers:
+            headers["Cache-Control"] = "no-store"
+        headers.setdefault("Cache-Control", "no-store")
+        if self.hsts and scope.get(FORWARDED_PROTO) != "http":  # RFC 6797, 7.2: not over a connection in clear
+            headers["Strict-Transport-Security"] = HSTS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": list(message.get("headers", ()))}
+                self.complete(scope, MutableHeaders(raw=message["headers"]))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception:
+            if not started:  # uvicorn closes the connection after an exception; the client must not reuse it
+                failure = PlainTextResponse("Internal Server Error", 500, {"Connection": "close"})
+                await failure(scope, receive, send_with_headers)
+            raise
+
+
+def secure(app: FastAPI, settings: Settings) -> None:
+    """Put `SecurityHeaders` around everything that `app` has, also around what was put around it before."""
+    build = app.build_middleware_stack
+    hsts = strict_transport(settings.base_url)
+    app.build_middleware_stack = lambda: SecurityHeaders(build(), hsts)  # type: ignore[method-assign]
