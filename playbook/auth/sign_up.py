@@ -413,21 +413,20 @@ class SendVerification(Sent):
 
 @sign_up_routes.post("/send-verification-email", dependencies=[Depends(anyone)])
 def send_verification_email(
-    request: Request, response: Response, auth: Service, sent: Annotated[SendVerification, body(SendVerification)]
+    request: Request, auth: Service, sent: Annotated[SendVerification, body(SendVerification)]
 ) -> dict[str, bool]:
     """Mail the link again. Who is not signed in learns nothing about the address."""
-    caller, cookies = look_up(request, auth)
+    caller = look_up(request, auth)
     if caller is not None and caller.user.email != sent.email:
-        raise AuthError(400, "EMAIL_MISMATCH", cookies=cookies)
+        raise AuthError(400, "EMAIL_MISMATCH")
     if caller is not None and caller.user.email_verified:
-        raise AuthError(400, "EMAIL_ALREADY_VERIFIED", cookies=cookies)
+        raise AuthError(400, "EMAIL_ALREADY_VERIFIED")
 
     def work(db: orm.Session) -> Mail | None:
         user = db.scalar(sa.select(User).where(User.email == sent.email, User.email_verified.is_(False)))
         return due_verification(db, auth, user, sent.callbackURL) if user is not None else None
 
     after_the_answer(auth, work)
-    set_cookies(response, cookies)
     return {"status": True}
 
 
