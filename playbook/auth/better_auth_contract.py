@@ -60,6 +60,7 @@ SECRET, BASE = "a secret of this lesson, of more than 32 characters", "http://pa
 LIKE_BETTER_AUTH = {
     "environment": "test", "base_url": BASE, "secret": SECRET, "trusted_origins": (BASE, "http://app.example"),
     "password_min_length": 8, "password_blocklist": False, "rate_limits": False, "require_email_verification": False,
+    "strict_proof": False,
 }  # fmt: skip
 
 
@@ -382,6 +383,11 @@ DIFFERENCES += (
         "a client's address", "X-Forwarded-For", "from proxies that are trusted", "anybody can write that header"
     ),
     Difference("sign-up with a taken address", "nobody is told", "its owner gets a notice", PRIVATE),
+    Difference("right password, unproven address", "403 EMAIL_NOT_VERIFIED", "401, as if wrong", PRIVATE, "STRICT_PROOF"),
+    Difference(
+        "a second password for an unproven address", "the first counts", "neither counts", "pre-hijacking", "STRICT_PROOF"
+    ),
+    Difference("reset by a mailed link", "address stays unverified", "it is verified", "it proves as much", "STRICT_PROOF"),
     Difference("asking for a link, signed out", "answers after 500 ms", "answers before any look-up", PRIVATE),
     Difference("mails to one person", "as often as asked", "with a pause that doubles", "mail bombing", "RATE_LIMITS"),
     Difference(

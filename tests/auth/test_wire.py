@@ -40,6 +40,7 @@ from playbook.auth.wire import (
     auth_app,
     body,
     in_words,
+    keep_cookies,
     iso,
     read_body,
     read_form,
