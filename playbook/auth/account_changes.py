@@ -135,7 +135,7 @@ owner's; a right one makes the count whole again. Where the call has no field fo
 from datetime import timedelta
 
 import sqlalchemy as sa
-from fastapi import Request
+from fastapi import APIRouter, Request, Response
 from sqlalchemy import orm
 
 from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
@@ -183,8 +183,6 @@ stored only where the old one still stands. Mailed links and all sessions end; t
 """
 
 # %% tags=["export"]
-from fastapi import APIRouter, Response
-
 from playbook.auth.password_reset import RESET, drop_links, tell
 
 account_routes = APIRouter(prefix="/api/auth")
@@ -480,8 +478,8 @@ class DeleteUser(Sent):
 
 @account_routes.post("/delete-user", dependencies=[HASHING_TURN])
 def delete_account(
-    request: Request, response: Response, auth: Service,
-    sent: Annotated[DeleteUser, body(DeleteUser)], caller: CurrentSession,
+    request: Request, response: Response, auth: Service, sent: Annotated[DeleteUser, body(DeleteUser)],
+    caller: CurrentSession,
 ) -> dict[str, Any]:  # fmt: skip
     """Delete the caller, who gives the password or has signed in a moment ago."""
     if sent.password:

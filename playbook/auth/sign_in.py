@@ -413,10 +413,8 @@ def open_session(
 
 # %% [markdown]
 """
-The route. Before an address is proven, its password answers as a wrong one, and counts as one. Otherwise two requests
-would tell who has an account: sign up with Ada's address, then sign in with the same password. 403 "not verified" would
-mean that the address was free, 401 that it was taken. The link goes out again, to the mailbox, after the answer.
-Better Auth says 403 (`PANTRY_STRICT_PROOF=off`). A hash that is outdated is made again now: only now the password is here.
+The route. Until an address is proven, its password answers and counts as a wrong one. Else two requests tell who has an
+account: sign up as Ada, sign in: Better Auth's 403 if the address was free, 401 if not (`PANTRY_STRICT_PROOF=off`).
 """
 
 # %% tags=["export"]

@@ -413,9 +413,7 @@ class LastResort:
             if not begins or PLAIN not in message["headers"]:
                 return None if replaced else await send(message)
             replaced, response = True, in_wire_form(general(message["status"]))
-            if (
-                message["status"] == 500
-            ):  # uvicorn closes the connection after an exception: the client must not reuse it
+            if message["status"] == 500:  # uvicorn closes the connection then: the client must not reuse it
                 response.headers["connection"] = "close"
             await response(scope, receive, send)
 
@@ -428,9 +426,8 @@ class LastResort:
 
 # %% [markdown]
 """
-Some cookies belong to the request and not to a route: one that was renewed, one that turned out to be dead. Whatever
-answers must carry them: a route, an error, a redirect, the layer above. A handler that returns a `Response` of its own
-drops what others have set, so they are kept aside and added last, outside of everything.
+Some cookies belong to the request: one that was renewed, one that turned out to be dead. An error, or a `Response` of a
+route's own, drops what others have set. So they are kept aside and added last, outside of everything.
 """
 
 # %% tags=["export"]

@@ -1,14 +1,14 @@
 """What a stranger can learn of an address from any two or three requests: the same whether somebody has an account.
 
 Each route that a stranger may call with an address is tested alone elsewhere. An oracle can be made of two: the first
-changes something, the second shows it. So here every sequence is played against an address in every state, and the whole
-transcript is compared: statuses, headers, bodies, and the work that an answer waits for. What differs by chance is masked.
+changes something, the second shows it. So every sequence is played against an address in every state, and the whole
+transcript is compared: statuses, headers, bodies, and the work that an answer waits for. Ids and tokens are masked.
 """
 
 import itertools
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 from unittest.mock import Mock
@@ -203,7 +203,7 @@ TRIPLES = [
     ("sign up", "ask for a link", "sign in"), ("sign up", "ask for a reset", "sign in"),
     ("ask for a reset", "sign up", "sign in"), ("ask for a link", "sign up", "sign in"),
     ("sign in", "sign up", "sign in"), ("sign up", "sign in", "sign up"),
-    ("ask for a reset", "ask for a reset", "ask for a reset"), ("sign up", "sign in", "sign in", "sign in", "sign in", "sign in", "sign in"),
+    ("ask for a reset", "ask for a reset", "ask for a reset"), ("sign up", *["sign in"] * 6),
 ]  # fmt: skip
 
 

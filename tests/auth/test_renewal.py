@@ -5,14 +5,13 @@ The session is due each time. The rule: the answer renews the cookie if and only
 cookies if the session is dead; and it sets no cookie twice.
 """
 
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,16 +22,21 @@ from fastapi.routing import iter_route_contexts
 from playbook.auth import better_auth_contract
 from playbook.auth.mail import MemorySender
 from playbook.auth.sessions import (
-    SESSION, CurrentSession, cookies_of, end_sessions, find_session, look_up, remembered, set_cookies, start_session,
+    SESSION,
+    CurrentSession,
+    cookies_of,
+    end_sessions,
+    find_session,
+    remembered,
+    start_session,
 )  # fmt: skip
 from playbook.auth.wire import Auth, AuthError
 from playbook.foundations.clock_and_identifiers import FixedClock
-from playbook.foundations.http_service import CurrentCaller, Transaction, anyone
+from playbook.foundations.http_service import CurrentCaller
 from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
-from playbook.production import pantry as assembly
 from playbook.production.pantry import pantry
-from playbook.schema.identity import Account, Member, Organization, User, UserSession, add_user
+from playbook.schema.identity import User, UserSession, add_user
 from tests.auth.conftest import ORIGIN
 
 DAY = timedelta(days=1)
@@ -289,9 +293,9 @@ def test_no_route_renews_the_cookie_of_a_dead_session_and_those_that_look_clear_
         cleared += "Max-Age=0" in answer.headers.get("set-cookie", "")
         if wrong := broken(both, answer, None, both.token):
             found.append(f"{method} {path} {answer.status_code}: {wrong}")
-        if answer.status_code == 401 and kind.name == "plain" and "INVALID" not in answer.text:
-            if len(names_set(answer)) != 3:
-                found.append(f"{method} {path}: 401, and the cookies stay")
+        refused = answer.status_code == 401 and kind.name == "plain" and "INVALID" not in answer.text
+        if refused and len(names_set(answer)) != 3:
+            found.append(f"{method} {path}: 401, and the cookies stay")
     assert found == []
     assert cleared > 10 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
 

@@ -40,8 +40,8 @@ from playbook.auth.wire import (
     auth_app,
     body,
     in_words,
-    keep_cookies,
     iso,
+    keep_cookies,
     read_body,
     read_form,
 )
