@@ -1,6 +1,6 @@
 """A session that is prolonged is prolonged in the browser as well, whatever the answer is and whoever makes it.
 
-Every route of both apps is asked in many ways, and has routes of this file beside it that answer in every other way.
+Every route of both apps is asked in many ways; routes of this file stand beside them and answer in every other way.
 The session is due each time. The rule: the answer renews the cookie if and only if the row's end moved; it clears the
 cookies if the session is dead; and it sets no cookie twice.
 """
@@ -133,13 +133,12 @@ class Both:
         return found.session.expires_at if found else None
 
     def routes(self) -> list[tuple[str, str]]:
-        """Method and path, its parameters filled in."""
+        """Method and path of every route of the product, its parameters filled in."""
         found = []
         for part in self.parts.values():
             for route in iter_route_contexts(part.routes):
-                if hasattr(route, "dependant") and route.path:
-                    path = re.sub(r"\{status\}", "409", route.path)
-                    path = re.sub(r"\{(\w+)(:\w+)?\}", "none", path)
+                if hasattr(route, "dependant") and route.path and ANSWERS not in route.path:
+                    path = re.sub(r"\{(\w+)(:\w+)?\}", "none", route.path)
                     found += [(method, path) for method in sorted(route.methods or ())]
         return sorted(set(found))
 
@@ -256,7 +255,7 @@ def test_every_route_renews_the_cookie_if_and_only_if_the_row_moved(both: Both, 
             found.append(f"{method} {path} {answer.status_code}: {wrong}")
         moved += both.end() != before
     assert found == []
-    assert moved > 10 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
+    assert moved > 5 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
 
 
 @pytest.mark.parametrize("prefix", [ANSWERS, f"/api/auth{ANSWERS}"])
@@ -297,7 +296,7 @@ def test_no_route_renews_the_cookie_of_a_dead_session_and_those_that_look_clear_
         if refused and len(names_set(answer)) != 3:
             found.append(f"{method} {path}: 401, and the cookies stay")
     assert found == []
-    assert cleared > 10 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
+    assert cleared > 5 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("hunter2"), sa.exc.OperationalError("SELECT", {}, Exception("gone"))])
