@@ -255,7 +255,7 @@ def test_every_route_renews_the_cookie_if_and_only_if_the_row_moved(both: Both, 
             found.append(f"{method} {path} {answer.status_code}: {wrong}")
         moved += both.end() != before
     assert found == []
-    assert moved > 5 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
+    assert moved > 4 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
 
 
 @pytest.mark.parametrize("prefix", [ANSWERS, f"/api/auth{ANSWERS}"])
@@ -282,6 +282,7 @@ def test_every_other_answer_renews_it(both: Both, prefix: str, way: str) -> None
     assert broken(both, answer, before, both.token) == ""
 
 
+@pytest.mark.parametrize("url", ["duckdb"], indirect=True)  # what clears a cookie does not depend on the database
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_no_route_renews_the_cookie_of_a_dead_session_and_those_that_look_clear_it(both: Both, kind: Kind) -> None:
     found, cleared = [], 0
@@ -296,7 +297,7 @@ def test_no_route_renews_the_cookie_of_a_dead_session_and_those_that_look_clear_
         if refused and len(names_set(answer)) != 3:
             found.append(f"{method} {path}: 401, and the cookies stay")
     assert found == []
-    assert cleared > 5 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
+    assert cleared > 4 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("hunter2"), sa.exc.OperationalError("SELECT", {}, Exception("gone"))])
