@@ -136,12 +136,13 @@ owner's; a right one makes the count whole again. Where the call has no field fo
 from datetime import timedelta
 
 import sqlalchemy as sa
+from fastapi import APIRouter, Request, Response
 from sqlalchemy import orm
 
 from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
 from playbook.auth.sessions import REMEMBER, SignedIn, cookies_of, end_sessions, is_fresh, start_session
 from playbook.auth.sign_in import Allowance, check_length, forget, spend
-from playbook.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body
+from playbook.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body, keep_cookies
 from playbook.schema.identity import Account, Member, Organization, User, UserSession, Verification, delete_user
 
 GUESSES = Allowance(5, timedelta(hours=1))  # of the present password, by one session
@@ -169,9 +170,10 @@ def signed_in_lately(auth: Auth, caller: SignedIn) -> bool:
     return is_fresh(auth, caller.session, min(auth.settings.reauthentication, auth.settings.session_fresh))
 
 
-def still_signed_in(db: orm.Session, caller: SignedIn) -> None:
+def still_signed_in(db: orm.Session, auth: Auth, request: Request, caller: SignedIn) -> None:
     """AuthError 401 when the session was ended since the request came: to compare a password takes a while."""
     if db.scalar(sa.select(UserSession.id).where(UserSession.id == caller.session.id)) is None:
+        keep_cookies(request, cookies_of(auth).drop())
         raise AuthError(401, "UNAUTHORIZED")
 
 
@@ -182,8 +184,6 @@ stored only where the old one still stands. Mailed links and all sessions end; t
 """
 
 # %% tags=["export"]
-from fastapi import APIRouter, Request, Response
-
 from playbook.auth.password_reset import RESET, drop_links, tell
 
 account_routes = APIRouter(prefix="/api/auth")
@@ -194,7 +194,7 @@ def replace_password(
     db: orm.Session, auth: Auth, request: Request, caller: SignedIn, account: Account, new_hash: str, renew: bool
 ) -> tuple[UserSession, str] | None:
     """Store the new hash. With `renew` every session ends, and the caller's goes on as a new one, which is returned."""
-    still_signed_in(db, caller)
+    still_signed_in(db, auth, request, caller)
     if not replace_hash(db, auth.clock, account.id, account.password_hash or "", new_hash):
         raise AuthError(400, "INVALID_PASSWORD")  # somebody else has changed it since it was compared
     drop_links(db, caller.user.id, RESET, APPROVE, CHANGE)
@@ -389,7 +389,7 @@ def approve_change(
     request: Request, response: Response, auth: Auth, row: Verification, user: User, callback: str
 ) -> Response:
     """The present address agrees: now the new one is asked."""
-    caller, cookies = look_up(request, auth)
+    caller = look_up(request, auth)
     if caller is not None and caller.user.id != user.id:
         return link_refused(callback, "INVALID_USER")
 
@@ -398,9 +398,7 @@ def approve_change(
         return proof_mail(db, auth, user, row.email, callback) if wanted and may_mail(db, auth, user, CHANGE) else None
 
     after_the_answer(auth, work)
-    answer = redirect(callback) if callback else JSONResponse({"status": True})
-    set_cookies(answer, cookies)
-    return answer
+    return redirect(callback) if callback else JSONResponse({"status": True})
 
 
 # %% tags=["export"]
@@ -419,7 +417,7 @@ def make_change(
     request: Request, response: Response, auth: Auth, row: Verification, user: User, callback: str
 ) -> Response:
     """The new address is proven: it is the account's. The old one is told."""
-    caller, cookies = look_up(request, auth)
+    caller = look_up(request, auth)
     if caller is not None and caller.user.id != user.id:
         return link_refused(callback, "INVALID_USER")
     try:
@@ -430,7 +428,7 @@ def make_change(
         return link_refused(callback, "INVALID_TOKEN")
     tell(auth, user.email, "Your account has another address now, not this one. If that was not you, write to us.")
     answer = redirect(callback) if callback else JSONResponse({"status": True, "user": user_view(moved)})
-    set_cookies(answer, remembered(auth, request, caller.session, caller.token) if caller else cookies)
+    set_cookies(answer, remembered(auth, request, caller.session, caller.token) if caller else [])
     return answer
 
 
@@ -480,8 +478,9 @@ class DeleteUser(Sent):
 
 @account_routes.post("/delete-user", dependencies=[HASHING_TURN])
 def delete_account(
-    response: Response, auth: Service, sent: Annotated[DeleteUser, body(DeleteUser)], caller: CurrentSession
-) -> dict[str, Any]:
+    request: Request, response: Response, auth: Service, sent: Annotated[DeleteUser, body(DeleteUser)],
+    caller: CurrentSession,
+) -> dict[str, Any]:  # fmt: skip
     """Delete the caller, who gives the password or has signed in a moment ago."""
     if sent.password:
         prove_again(auth, caller, sent.password)
@@ -491,7 +490,7 @@ def delete_account(
         raise AuthError(400, "SESSION_EXPIRED")
 
     def work(db: orm.Session) -> bool:
-        still_signed_in(db, caller)
+        still_signed_in(db, auth, request, caller)
         return remove(db, caller.user.id)
 
     if auth.transact(work):

@@ -61,6 +61,7 @@ SECRET, BASE = "a secret of this lesson, of more than 32 characters", "http://pa
 LIKE_BETTER_AUTH = {
     "environment": "test", "base_url": BASE, "secret": SECRET, "trusted_origins": (BASE, "http://app.example"),
     "password_min_length": 8, "password_blocklist": False, "rate_limits": False, "require_email_verification": False,
+    "strict_proof": False,
 }  # fmt: skip
 
 
@@ -422,6 +423,9 @@ DIFFERENCES += (
 
 # %% tags=["export"]
 DIFFERENCES += (
+    Difference("right password, unproven address", "403", "401, as if wrong", PRIVATE, "STRICT_PROOF"),
+    Difference("two passwords, unproven address", "the first", "neither", "pre-hijacking", "STRICT_PROOF"),
+    Difference("reset by a mailed link", "stays unverified", "is verified", "it proves as much", "STRICT_PROOF"),
     Difference("new password, other sessions", "go on unless asked", "end", "ASVS 7.4.3", "REVOKE_SESSIONS_ON_CHANGE"),
     Difference("new password, links under way", "stay good", "are dead", "a thief's request would outlive it"),
     Difference("change of address, deletion", "any session, a day", "signed in within ten minutes", "ASVS 7.5.1"),

@@ -281,7 +281,9 @@ def use_link(db: orm.Session, auth: Auth, row: Verification, password_hash: str)
     that is no longer the account's.
     """
     used = sa.delete(Verification).where(Verification.id == row.id, Verification.expires_at > auth.clock.now())
-    mine = sa.update(User).where(User.id == row.user_id, User.email == row.email).values(updated_at=User.updated_at)
+    mine = sa.update(User).where(User.id == row.user_id, User.email == row.email)
+    proven = sa.true() if auth.settings.strict_proof else User.email_verified  # whoever has the link has the mailbox
+    mine = mine.values(updated_at=User.updated_at, email_verified=proven).execution_options(synchronize_session=False)
     if not db.execute(used.returning(Verification.id)).all() or not db.execute(mine.returning(User.id)).all():
         return False
     set_password(db, auth, row.user_id, password_hash)

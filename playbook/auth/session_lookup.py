@@ -53,7 +53,7 @@ from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.auth.sessions import SESSION, cookies_of, end_sessions, look_up, session_routes, start_session, user_view
 from playbook.auth.sign_in import AddressLimits
-from playbook.auth.wire import Auth, auth_app
+from playbook.auth.wire import AnswerCookies, Auth, auth_app
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, capture_sql, make_engine
 from playbook.foundations.settings import Settings
@@ -87,18 +87,18 @@ def with_a_cache(auth):
         cookie, now = request.headers.get("cookie"), auth.clock.now()
         answer, until = kept.get(cookie, (None, now))
         if until <= now:
-            found, _ = look_up(request, auth)
+            found = look_up(request, auth)
             answer = found and {"user": user_view(found.user)}
             kept[cookie] = answer, now + timedelta(minutes=1)
         return answer
 
     @app.post("/api/auth/revoke-sessions")
     def revoke_sessions(request: Request):
-        found, _ = look_up(request, auth)
+        found = look_up(request, auth)
         auth.transact(lambda db: end_sessions(db, found.user.id))
         kept.clear()
 
-    return app
+    return AnswerCookies(app)
 
 
 def who(client, cookie):

@@ -275,11 +275,15 @@ def prolong(db: orm.Session, auth: Auth, session: UserSession) -> bool:
 """
 A request carries the token, so looking it up is all there is to "is this somebody?". A cookie with a wrong signature is
 no cookie: nothing is said. A well-signed one whose session is over is taken back. The mark `dont_remember` keeps a
-session short: it is never prolonged, and its cookie has no `Max-Age`.
+session short: it is never prolonged, and its cookie has no `Max-Age`. When the row's end moves, the browser's must move
+with it, or an active person is signed out: `keep_cookies` puts the cookie on the answer, also on an error.
 """
 
 
 # %% tags=["export"]
+from playbook.auth.wire import keep_cookies
+
+
 def remembered(
     auth: Auth, request: Request, session: UserSession, token: str, remember: bool | None = None
 ) -> list[str]:
@@ -292,14 +296,14 @@ def remembered(
     if remember is False or (remember is None and was_short):
         return [cookies.put(SESSION, token), cookies.put(REMEMBER, "true")]
     left = session.expires_at - auth.clock.now()
-    return [cookies.put(SESSION, token, round(left.total_seconds())), *(cookies.drop(REMEMBER) if was_short else [])]
+    return [cookies.put(SESSION, token, int(left.total_seconds())), *(cookies.drop(REMEMBER) if was_short else [])]
 
 
-def look_up(request: Request, auth: Auth) -> tuple[SignedIn | None, list[str]]:
-    """Who is signed in, and the cookies to set: renewed when the session was prolonged, cleared when it is dead."""
+def look_up(request: Request, auth: Auth) -> SignedIn | None:
+    """Who is signed in. Any answer to the request renews the cookie when the session was prolonged, and clears a dead one."""
     cookies, header = cookies_of(auth), request.headers.get("cookie", "")
     if (token := cookies.read(header, SESSION)) is None:
-        return None, []
+        return None
     refresh = cookies.read(header, REMEMBER) is None and not request.query_params.get("disableRefresh")
 
     def work(db: orm.Session) -> tuple[SignedIn | None, bool]:
@@ -308,8 +312,10 @@ def look_up(request: Request, auth: Auth) -> tuple[SignedIn | None, list[str]]:
 
     found, prolonged = auth.transact(work)
     if found is None:
-        return None, cookies.drop()
-    return found, remembered(auth, request, found.session, token, True) if prolonged else []
+        keep_cookies(request, cookies.drop())
+    elif prolonged:
+        keep_cookies(request, remembered(auth, request, found.session, token, True))
+    return found
 
 
 # %% [markdown]
@@ -362,16 +368,15 @@ def set_cookies(response: Response, cookies: list[str]) -> None:
         response.headers.append("set-cookie", cookie)
 
 
-def current_caller(request: Request, response: Response, auth: Service) -> SignedIn:
+def current_caller(request: Request, auth: Service) -> SignedIn:
     """The session of the request, looked up once. AuthError 401 without one; `auth.admit` may refuse its account."""
     if not hasattr(request.state, "looked_up"):
-        request.state.looked_up = found, _ = look_up(request, auth)
-        if found is not None:
-            auth.admit(found.user.id)
-    found, cookies = request.state.looked_up
+        request.state.looked_up = look_up(request, auth)
+        if request.state.looked_up is not None:
+            auth.admit(request.state.looked_up.user.id)
+    found: SignedIn | None = request.state.looked_up
     if found is None:
-        raise AuthError(401, "UNAUTHORIZED", cookies=cookies)
-    set_cookies(response, cookies)
+        raise AuthError(401, "UNAUTHORIZED")
     return found
 
 
@@ -396,9 +401,8 @@ def is_fresh(auth: Auth, session: UserSession, seconds: int) -> bool:
 @session_routes.get("/get-session", dependencies=[Depends(anyone)], response_model=None)
 def get_session(request: Request, response: Response, auth: Service) -> dict[str, Any] | None:
     """Who is signed in: 200 and null for nobody."""
-    found, cookies = look_up(request, auth)
+    found = look_up(request, auth)
     response.headers.update(NO_STORE)
-    set_cookies(response, cookies)
     return {"session": session_view(found.session), "user": user_view(found.user)} if found else None
 
 

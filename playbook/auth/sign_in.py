@@ -411,8 +411,8 @@ def open_session(
 
 # %% [markdown]
 """
-The route. That an address is unverified is said only to who knows the password; it was right, so it counts as such. A
-hash that is outdated is made again now, because only now the password is here.
+The route. Until an address is proven, its password answers and counts as a wrong one. Else two requests tell who has an
+account: sign up as Ada, sign in: Better Auth's 403 if the address was free, 401 if not (`PANTRY_STRICT_PROOF=off`).
 """
 
 # %% tags=["export"]
@@ -423,7 +423,7 @@ from fastapi import APIRouter, Depends, Response
 from playbook.auth.cross_site import location
 from playbook.auth.passwords import HASHING_TURN, hash_password
 from playbook.auth.sessions import remembered, set_cookies, user_view
-from playbook.auth.sign_up import send_verification
+from playbook.auth.sign_up import after_the_answer, due_verification
 from playbook.auth.wire import Sent, Service, Text, body
 from playbook.foundations.http_service import anyone
 from playbook.schema.identity import normal_email
@@ -450,10 +450,12 @@ def sign_in_email(
         raise AuthError(400, "INVALID_EMAIL") from None
     proven = prove(auth, email, sent.password, address_of(request))
     if auth.settings.require_email_verification and not proven.user.email_verified:
+        if auth.settings.verification_on_sign_in:
+            after_the_answer(auth, lambda db: due_verification(db, auth, proven.user, sent.callbackURL))
+        if auth.settings.strict_proof:
+            raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD")
         if proven.attempt is not None:
             auth.transact(proven.attempt.was_right)
-        if auth.settings.verification_on_sign_in:
-            send_verification(auth, proven.user, sent.callbackURL)
         raise AuthError(403, "EMAIL_NOT_VERIFIED")
     new_hash = hash_password(sent.password) if proven.outdated else None
     session, token = open_session(auth, request, proven, new_hash, sent.rememberMe)

@@ -177,7 +177,7 @@ Service = Annotated[Auth, Depends(auth_of)]
 # %% [markdown]
 """
 An error is `{"message", "code"}`. Front ends compare the code, so codes are the contract and live in one table, to
-which a later page adds its own. An error can set cookies: a session that turns out to be dead is cleared by its 401.
+which a later page adds its own.
 """
 
 # %% tags=["export"]
@@ -194,16 +194,15 @@ CODES = {413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_ENTITY"}  # Python has re
 class AuthError(Exception):
     """An error of the auth API. Without `message` it has the one of MESSAGES, or else the status's phrase.
 
-    `code` None leaves the member out, as Better Auth does here and there. `cookies` are `Set-Cookie` values.
+    `code` None leaves the member out, as Better Auth does here and there.
     """
 
     def __init__(
-        self, status: int, code: str | None, message: str = "",
-        headers: Mapping[str, str] | None = None, cookies: Sequence[str] = (),
-    ) -> None:  # fmt: skip
+        self, status: int, code: str | None, message: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         self.status, self.code = status, code
         self.message = message or MESSAGES.get(code or "", HTTPStatus(status).phrase)
-        self.headers, self.cookies = dict(headers or {}), list(cookies)
+        self.headers = dict(headers or {})
         super().__init__(self.message)
 
 
@@ -219,10 +218,7 @@ def general(status: int, headers: Mapping[str, str] | None = None) -> AuthError:
 def in_wire_form(error: AuthError) -> Response:
     """`error` as an answer."""
     body = {"message": error.message} | ({"code": error.code} if error.code else {})
-    response = JSONResponse(body, error.status, error.headers)
-    for cookie in error.cookies:
-        response.headers.append("set-cookie", cookie)
-    return response
+    return JSONResponse(body, error.status, error.headers)
 
 
 def iso(moment: datetime) -> str:
@@ -423,9 +419,7 @@ class LastResort:
             if not begins or PLAIN not in message["headers"]:
                 return None if replaced else await send(message)
             replaced, response = True, in_wire_form(general(message["status"]))
-            if (
-                message["status"] == 500
-            ):  # uvicorn closes the connection after an exception: the client must not reuse it
+            if message["status"] == 500:  # uvicorn closes the connection then: the client must not reuse it
                 response.headers["connection"] = "close"
             await response(scope, receive, send)
 
@@ -436,6 +430,45 @@ class LastResort:
         except Exception as error:
             log.error("%s: %s", request_id.get(), type(error).__name__)  # the server logs the traceback
             raise
+
+
+# %% [markdown]
+"""
+Some cookies belong to the request: one that was renewed, one that turned out to be dead. An error, or a `Response` of a
+route's own, drops what others have set. So they are kept aside and added last, outside of everything.
+"""
+
+# %% tags=["export"]
+from starlette.datastructures import MutableHeaders
+
+
+def keep_cookies(request: Request, cookies: Sequence[str]) -> None:
+    """`Set-Cookie` values for the answer to this request, whatever it will be. Needs `AnswerCookies` around the app."""
+    if cookies:
+        request.scope["answer_cookies"].update((cookie.partition("=")[0], cookie) for cookie in cookies)
+
+
+class AnswerCookies:
+    """ASGI, outermost: adds what `keep_cookies` kept. Of one name only the last cookie is set, the answer's own if any."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kept: dict[str, str] = {}
+
+        async def send_with_cookies(message: Message) -> None:
+            if message["type"] == "http.response.start" and kept:
+                headers = MutableHeaders(scope=message)
+                own = {cookie.partition("=")[0]: cookie for cookie in headers.getlist("set-cookie")}
+                del headers["set-cookie"]
+                for cookie in (kept | own).values():
+                    headers.append("set-cookie", cookie)
+                if any("Max-Age=0" not in cookie for cookie in kept.values()):  # a credential (RFC 9111, 7.3)
+                    headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        await self.app({**scope, "answer_cookies": kept}, receive, send_with_cookies)
 
 
 # %% [markdown]
@@ -464,7 +497,9 @@ def auth_app(auth: Auth, routers: Sequence[APIRouter], guards: Sequence[Callable
     if undeclared := undeclared_routes(app):
         raise ValueError(f"say who may use {', '.join(undeclared)}: add CurrentSession or anyone")
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: RequestId(LastResort(build()), auth.ids.new)  # type: ignore[method-assign]
+    app.build_middleware_stack = lambda: AnswerCookies(  # type: ignore[method-assign]
+        RequestId(LastResort(build()), auth.ids.new)
+    )
     return app
 
 

@@ -292,6 +292,7 @@ class AuthFields(Fields):
     reauthentication: int = Field(600, gt=0, examples=["600"])  # for a change of e-mail
     verification_lifetime: int = Field(3600, gt=0, examples=["3600"])
     reset_lifetime: int = Field(3600, gt=0, examples=["3600"])
+    strict_proof: bool = Field(True, examples=["on"])  # off: what an unproven address may do is Better Auth's
     verification_on_sign_in: bool = Field(True, examples=["on"])
     sign_in_after_verification: bool = Field(False, examples=["off"])
     confirm_email_change: bool = Field(True, examples=["on"])

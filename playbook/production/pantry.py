@@ -81,7 +81,7 @@ def one_app(url):
     auth = Auth(settings, engine, clock, ids, Postbox(sender), SeededBytes(2))
 
     def find_caller(request):
-        found, _ = look_up(request, auth)
+        found = look_up(request, auth)
         return found and Caller(found.user.id, found.user.name)
 
     app = create_app(engine, [session_routes, sign_up_routes, sign_in_routes, account_routes], clock, ids, find_caller)
@@ -183,15 +183,16 @@ def resource_api(
 # %% [markdown]
 """
 Who asks? The cookie of `/api/auth` opens the rest of the service, too. It travels with whatever any site's page sends,
-so here as well a request that changes something must come from a page of ours.
+so here as well a request that changes something must come from a page of ours. And who works here is active: the
+session is prolonged, and `AnswerCookies` renews the cookie on whatever is answered, outside of what is kept for retries.
 """
 
 # %% tags=["export"]
 from fastapi import HTTPException, Request
 
 from playbook.auth.cross_site import check_origin, trusted_origins
-from playbook.auth.sessions import SESSION, cookies_of, find_session
-from playbook.auth.wire import Auth, AuthError
+from playbook.auth.sessions import SESSION, cookies_of, look_up
+from playbook.auth.wire import AnswerCookies, Auth, AuthError
 from playbook.foundations.http_service import Caller
 
 
@@ -199,15 +200,14 @@ def session_caller(auth: Auth) -> FindCaller:
     """The `find_caller` of `create_app`: whose session cookie it is. HTTPException 403 for another site's request."""
 
     def find(request: Request) -> Caller | None:
-        token = cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)
-        if token is None:
+        if cookies_of(auth).read(request.headers.get("cookie", ""), SESSION) is None:
             return None
         if request.method not in ("GET", "HEAD", "OPTIONS"):
             try:
                 check_origin(request.headers, trusted_origins(auth.settings))
             except AuthError as error:
                 raise HTTPException(403, f"{error.message}: send this from a page of the service") from None
-        found = auth.transact(lambda db: find_session(db, token, auth.clock.now()))
+        found = look_up(request, auth)
         if found is None:
             return None
         auth.admit(found.user.id)
@@ -434,7 +434,8 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 
     def stack() -> ASGIApp:
-        service = SessionLookup(Handover(build_stack(), "/api/auth", auth_part), auth, limits)
+        resources = AnswerCookies(build_stack())
+        service = SessionLookup(Handover(resources, "/api/auth", auth_part), auth, limits)
         return RequestTarget(RequestLimits(service, networks, auth.ids.new))
 
     @asynccontextmanager

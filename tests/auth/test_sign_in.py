@@ -262,13 +262,30 @@ def test_a_right_password_gives_its_attempt_back(service: Service) -> None:
 
 
 def test_a_right_password_gives_it_back_before_the_address_is_verified(auth_service: Start, compared: Any) -> None:
-    service = auth_service()
+    """As with Better Auth, which says so."""
+    service = auth_service(strict_proof=False)
     join(service)
     for number in range(8):
         service.clock.advance(timedelta(seconds=10))
         assert enter(service, address=ROAD).json()["code"] == "EMAIL_NOT_VERIFIED", number
     known = service.auth.transact(lambda db: sign_in.is_known(db, service.auth, ADA, ROAD))
     assert not known, "nobody has signed in"
+
+
+def test_before_the_address_is_proven_a_right_password_counts_as_a_wrong_one(
+    auth_service: Start, compared: Comparisons
+) -> None:
+    """Or the number of refusals would say that the password is right."""
+    service, seen = auth_service(), {}
+    join(service)
+    for email in (ADA, NOBODY):
+        for _ in range(7):
+            service.clock.advance(timedelta(seconds=5))
+            answer = enter(service, email)
+            seen.setdefault(email, []).append((answer.status_code, answer.text, answer.headers.get("retry-after")))
+        service.clock.advance(timedelta(hours=1))
+    assert seen[ADA] == seen[NOBODY]
+    assert {status for status, *_ in seen[ADA]} == {401, 429}
 
 
 # ---------------------------------------------------------------- nobody is locked out

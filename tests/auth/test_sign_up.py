@@ -171,8 +171,7 @@ def test_asvs_6_3_8_a_sign_up_does_the_same_work_for_known_and_unknown(url: str,
                 costs.setdefault(turn, set()).add(
                     (answer.status_code, hasher.hash.call_count - hashed, len(sql), sql.count("COMMIT"), wrote)
                 )
-        assert costs["first"] == {(200, 1, 6, 1, True)}  # whatever is there
-        assert costs["second"] == {(200, 1, 4, 1, False)}  # nobody is written to twice
+        assert costs["first"] == costs["second"] == {(200, 1, 10, 2, True)}  # whatever is there, and however often
         assert sender.mails == []  # no answer waited for one
 
 
@@ -220,7 +219,7 @@ def test_asvs_6_3_8_the_owner_of_a_taken_address_is_told_by_mail(auth_service: S
 
 def test_a_sign_up_with_a_taken_address_changes_nothing_of_the_account(auth_service: Start) -> None:
     service = auth_service()
-    ada = member(service.auth, verified=False)
+    ada = member(service.auth)
     service.clock.advance(MINUTE)
     service.post("/sign-up/email", body("ada@example.com", name="Somebody else"))
 
@@ -403,7 +402,7 @@ def test_asvs_6_4_1_a_link_is_random_expires_and_is_stored_as_a_hash(auth_servic
     program = click(service, f"/api/auth/verify-email?token={second}")
     assert (program.status_code, program.json()["code"]) == (401, "TOKEN_EXPIRED")
     assert count(service.auth, User, User.email_verified) == 0
-    assert service.sign_in().status_code == 403
+    assert service.sign_in().status_code == 401
 
 
 @pytest.mark.proves("ASVS 6.3.6", "NIST 800-63B-4 3.1.3.1")

@@ -42,6 +42,7 @@ from playbook.auth.wire import (
     body,
     in_words,
     iso,
+    keep_cookies,
     read_body,
     read_form,
 )
@@ -123,11 +124,12 @@ def take_number(number: int, times: int = 1) -> int:
 
 
 @own.get("/raise/{what}")
-def raise_it(what: str) -> None:
+def raise_it(request: Request, what: str) -> None:
     if what == "bug":
         raise RuntimeError("SELECT hunter2 FROM accounts")
     if what == "cookies":
-        raise AuthError(401, "UNAUTHORIZED", headers={"X-Kept": "yes"}, cookies=["a=; Max-Age=0", "b=; Max-Age=0"])
+        keep_cookies(request, ["a=; Max-Age=0", "b=1", "b=; Max-Age=0"])
+        raise AuthError(401, "UNAUTHORIZED", headers={"X-Kept": "yes"})
     if what == "without-code":
         raise AuthError(400, None, "No fields to update")
     raise HTTPException(int(what), "hunter2", {"X-Kept": "yes"})

@@ -26,6 +26,7 @@ LIKE_BETTER_AUTH = {
     "REQUIRE_EMAIL_VERIFICATION": "off",
     "CONFIRM_EMAIL_CHANGE": "off",
     "REVOKE_SESSIONS_ON_CHANGE": "off",
+    "STRICT_PROOF": "off",
 }
 
 

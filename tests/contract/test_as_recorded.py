@@ -39,7 +39,7 @@ FORMS = Forms(
 LIKE_BETTER_AUTH: dict[str, Any] = {
     "environment": "test", "base_url": BASE, "secret": SECRET, "trusted_origins": (BASE, "http://app.example"),
     "password_min_length": 8, "password_blocklist": False, "rate_limits": False, "revoke_sessions_on_change": False,
-    "require_email_verification": False, "confirm_email_change": False,
+    "require_email_verification": False, "confirm_email_change": False, "strict_proof": False,
 }  # fmt: skip
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "A": {},
