@@ -10,8 +10,12 @@ import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+import sqlalchemy as sa
+
 from playbook.auth.mail import Mail, Sender
 from playbook.foundations.clock_and_identifiers import Clock
+from playbook.foundations.database import transaction
+from playbook.schema.identity import User
 
 BURST, EVERY = 5, timedelta(minutes=20)  # mails at once, and then one after each
 REMEMBERED = 10_000  # mailboxes; above it the oldest entries are forgotten
@@ -27,6 +31,16 @@ def mailbox_of(address: str) -> str:
     if domain in DOTS_DO_NOT_COUNT:
         return f"{local.replace('.', '')}@{DOTS_DO_NOT_COUNT[domain]}"
     return f"{local}@{domain}"
+
+
+def proven_in(engine: sa.Engine) -> Callable[[str], bool]:
+    """A function that says whether the person who has an address has proven it."""
+
+    def proven(address: str) -> bool:
+        found = sa.select(User.id).where(User.email == address, User.email_verified)
+        return transaction(engine, lambda session: session.scalar(found)) is not None
+
+    return proven
 
 
 class PerMailbox:

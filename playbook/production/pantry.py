@@ -350,11 +350,10 @@ from playbook.migrations.first_migration import prepare
 from playbook.pantry.headers import secure
 from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
-from playbook.pantry.mailboxes import PerMailbox
+from playbook.pantry.mailboxes import PerMailbox, proven_in
 from playbook.pantry.stop import Stop
 from playbook.pantry.target import RequestTarget
 from playbook.schema.catalog import load_catalog
-from playbook.schema.identity import User
 
 MIRROR = "mirror"
 
@@ -379,12 +378,7 @@ def sender_for(settings: Settings, clock: Clock) -> Sender:
     return sender_of(settings.mail_url, settings.mail_from, clock, require_tls=encrypted)
 
 
-def is_proven(engine: sa.Engine, address: str) -> bool:
-    """Whether the person who has this address has proven it."""
-    found = sa.select(User.id).where(User.email == address, User.email_verified)
-    return transaction(engine, lambda session: session.scalar(found)) is not None
-
-
+# %% tags=["export"]
 def pantry(
     settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None,
     stop: Stop | None = None,
@@ -404,7 +398,7 @@ def pantry(
             load_catalog(engine, catalog, mirror, clock.now())
     sender = sender or sender_for(settings, clock)
     if settings.rate_limits:
-        sender = PerMailbox(sender, clock, lambda address: is_proven(engine, address))
+        sender = PerMailbox(sender, clock, proven_in(engine))
     postbox = Postbox(sender)
     accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
     auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
