@@ -383,6 +383,8 @@ To PostgreSQL they go as CSV through `COPY`, block by block, so memory stays fla
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import orm
+
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, counting_on
 from playbook.foundations.database import hold, make_engine, somebody_was_first, transaction
 from playbook.schema.identity import Organization
