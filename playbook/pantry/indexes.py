@@ -86,7 +86,7 @@ def opened(engine: sa.Engine) -> Iterator[duckdb.DuckDBPyConnection]:
     with engine.connect() as connection:
         own = connection.connection.driver_connection
         assert own is not None
-        yield own  # type: ignore[misc]
+        yield own
 
 
 def tables(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, str]]:
