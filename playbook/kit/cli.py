@@ -421,7 +421,7 @@ def serve(
         )
         server = uvicorn.Server(config)
         shown = f"[{host}]" if ":" in host else host
-        about = "" if production else ", its description at /docs"
+        about = ", without a description" if production else ", its description at /docs"
         typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}{about}; Ctrl-C stops it")
         sys.stdout.flush()
         server.run(sockets=[listening])
