@@ -427,7 +427,7 @@ def serve(
         own_log: dict[str, Any] = {"log_config": None, "access_log": False}
         server = server_for(edge, stop, settings.max_connections, server_header=False, proxy_headers=False, **own_log)
         shown = f"[{host}]" if ":" in host else host
-        about = "" if production else ", its description at /docs"
+        about = ", without a description" if production else ", its description at /docs"
         typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}{about}; Ctrl-C stops it")
         sys.stdout.flush()
         server.run(sockets=[listening])
