@@ -368,11 +368,11 @@ def current_caller(request: Request, response: Response, auth: Service) -> Signe
         request.state.looked_up = found, _ = look_up(request, auth)
         if found is not None:
             auth.admit(found.user.id)
-    found, cookies = request.state.looked_up
-    if found is None:
-        raise AuthError(401, "UNAUTHORIZED", cookies=cookies)
-    set_cookies(response, cookies)
-    return found
+    looked_up: tuple[SignedIn | None, list[str]] = request.state.looked_up
+    if looked_up[0] is None:
+        raise AuthError(401, "UNAUTHORIZED", cookies=looked_up[1])
+    set_cookies(response, looked_up[1])
+    return looked_up[0]
 
 
 CurrentSession = Annotated[SignedIn, Depends(current_caller)]
