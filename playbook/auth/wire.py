@@ -275,7 +275,8 @@ async def read_body(request: Request) -> Any:
         if kind not in allowed:
             words = f'Content-Type "{named[:100]}" is not allowed. Allowed types: {", ".join(allowed)}'
             raise AuthError(415, "UNSUPPORTED_MEDIA_TYPE", words)
-        if kind == JSON and await off_the_loop(json_fault, raw):
+        fault = await off_the_loop(json_fault, raw) if kind == JSON else ""
+        if fault:
             raise AuthError(400, "BAD_REQUEST", "Invalid JSON in request body")
         try:
             sent = json.loads(raw) if kind == JSON else await off_the_loop(read_form, raw)

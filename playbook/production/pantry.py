@@ -411,8 +411,8 @@ def pantry(
 # %% [markdown]
 """
 Stopping is the same in reverse, and the order matters. No new requests; then the mails that are still queued, because
-somebody was told that a mail is on its way; then the engine. The session look-up has a connection of its own and closes
-it itself.
+somebody was told that a mail is on its way; then the engine. All of them share one budget of eight seconds, since Docker
+kills after ten. The session look-up has a connection of its own and closes it itself.
 """
 
 
