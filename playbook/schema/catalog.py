@@ -396,6 +396,7 @@ INCOMING_ON_POSTGRESQL = """CREATE TEMP TABLE incoming (line bigint, normalized_
     release_id uuid) ON COMMIT DROP"""
 
 
+# %% tags=["export"]
 @contextmanager
 def incoming_rows(target: sa.Connection, path: Path, ids: Identifiers) -> Iterator[tuple[int, list[RejectedRow]]]:
     """The good rows of `path` as table `incoming` in the open transaction of `target`; rows read, and those refused."""
