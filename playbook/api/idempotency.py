@@ -462,7 +462,7 @@ class IdempotencyKeys:
 # %% [markdown]
 """
 Each route that takes a key says so in the OpenAPI document, which is all that a generated client knows. And the
-middleware stands *inside* of `StrictInput`: a body that nobody can read claims no key and costs no transaction.
+middleware stands *inside* of `StrictInput`: a body that nobody can read claims no key.
 """
 
 # %% tags=["export"]

@@ -25,7 +25,7 @@ from pydantic import Field, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
 from playbook.auth import wire
-from playbook.auth.better_auth_contract import better_auth
+from playbook.auth.better_auth_contract import SHORT_BODY, better_auth
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.auth.wire import (
@@ -514,7 +514,8 @@ def test_every_route_refuses_ambiguous_input_and_tells_nothing(auth_service: Cal
         if method == "POST" and model is not None:
             for content in HOSTILE_JSON:
                 answer = service.client.post(path, content=content, headers={"content-type": JSON})
-                assert (answer.status_code, in_form(answer)["code"]) == (400, "BAD_REQUEST"), f"{path} {content[:30]!r}"
+                refused = {(400, "BAD_REQUEST")} | ({(401, "UNAUTHORIZED")} if len(content) > SHORT_BODY else set())
+                assert (answer.status_code, in_form(answer)["code"]) in refused, f"{path} {content[:30]!r}"
             for kind in (FORM, "text/plain", "application/x-hunter"):
                 answer = service.client.post(path, content=b"a=b", headers={"content-type": kind})
                 assert answer.status_code == (400 if kind == FORM and path in FORMS else 415), f"{path} {kind}"
