@@ -201,8 +201,8 @@ def may_mail(db: orm.Session, auth: Auth, user: User, *purposes: str) -> bool:
     longest = timedelta(seconds=auth.settings.verification_lifetime)
     wait = bool(sent) and now - last < min(MAIL_PAUSE * 2 ** min(sent - 1, 20), longest)
     may = not (wait and auth.settings.rate_limits)
-    mine = sa.and_(User.id == user.id, sa.true() if may else sa.false())  # equal work, and the refused do not collide
-    lock = sa.update(User).where(mine).values(updated_at=User.updated_at)
+    row = sa.and_(User.id == user.id, sa.true() if may else sa.false())  # equal work, and the refused do not collide
+    lock = sa.update(User).where(row).values(updated_at=User.updated_at)
     db.execute(lock.execution_options(synchronize_session=False))
     return may
 
