@@ -27,6 +27,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from playbook.auth.sign_in import network_of
+from playbook.pantry.headers import ALWAYS, NOTHING
 from playbook.pantry.stop import Stop
 
 try:
@@ -282,6 +283,9 @@ class LimitedProtocol(H11Protocol):
             (b"content-type", b"text/plain"),
             (b"content-length", b"%d" % len(phrase)),
             (b"connection", b"close"),
+            (b"cache-control", b"no-store"),
+            (b"content-security-policy", NOTHING.encode()),
+            *((name.lower().encode(), value.encode()) for name, value in ALWAYS.items()),
         ]
         answer = h11.Response(status_code=status, headers=headers, reason=phrase)
         try:
