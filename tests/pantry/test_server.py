@@ -174,6 +174,8 @@ def test_a_head_is_measured_before_it_is_parsed(kind: str) -> None:
         connection = server.connect(HEADS[kind])
         said = everything(connection)
         assert said.count(b"HTTP/1.1 431 ") == 1
+        for name in ("cache-control: no-store", "x-content-type-options: nosniff", "content-security-policy: default"):
+            assert name.encode() in said.lower(), "the server's own answers carry what all others do"
         assert said.count(b"HTTP/1.1 200 ") == (kind == "the second")
 
 
