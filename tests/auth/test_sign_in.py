@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import orm
 
-from conftest import PASSWORD, Service
 from playbook.auth import account_changes, password_reset, passwords, sign_in
 from playbook.auth.passwords import Verdict
 from playbook.auth.sign_in import (
@@ -39,6 +38,7 @@ from playbook.auth.sign_up import register
 from playbook.auth.wire import Auth, AuthError
 from playbook.foundations.database import capture_sql, make_engine
 from playbook.schema.identity import Account, User, UserSession
+from tests.auth.conftest import PASSWORD, Service
 
 ADA, BOB, NOBODY = "ada@example.com", "bob@example.com", "nobody@example.com"
 HOME, ROAD, MALLORY = "192.0.2.7", "198.51.100.9", "203.0.113.66"

@@ -60,6 +60,7 @@ def test_an_empty_environment_is_development() -> None:
 AUTH: dict[str, tuple[str, object]] = {  # by field: what is written, and what arrives
     "password_max_length": ("64", 64), "password_blocklist": ("off", False), "session_lifetime": ("60", 60),
     "session_absolute_lifetime": ("90", 90), "session_refresh_after": ("0", 0), "session_fresh": ("5", 5),
+    "strict_proof": ("off", False),
     "host_cookies": ("on", True), "reauthentication": ("7", 7), "verification_lifetime": ("8", 8),
     "reset_lifetime": ("9", 9), "verification_on_sign_in": ("off", False), "sign_in_after_verification": ("on", True),
     "confirm_email_change": ("off", False), "revoke_sessions_on_change": ("off", False),
