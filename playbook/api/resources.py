@@ -719,7 +719,7 @@ def check_put(add_put):
         start = threading.Barrier(2)
 
         def race(slug):
-            start.wait(5)
+            start.wait(30)
             return put(slug).status_code
 
         for attempt in range(5):

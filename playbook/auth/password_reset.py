@@ -86,7 +86,7 @@ def first_version(engine, sender):
             row = connection.execute(sa.select(tokens).where(tokens.c.token == token, ~tokens.c.used)).first()
             if row is None:
                 raise HTTPException(400, "invalid token")
-            meeting.wait(5)
+            meeting.wait(30)
             connection.execute(passwords.insert().values(set_by=who))
         transaction(engine, lambda db: db.execute(tokens.update().where(tokens.c.token == token).values(used=True)))
 

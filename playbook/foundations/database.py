@@ -73,7 +73,7 @@ def two_downloads(engine, work):
 
     def thread():
         try:
-            work(engine, lambda: meeting.wait(5))
+            work(engine, lambda: meeting.wait(30))
         except sa.exc.DBAPIError as error:
             errors.append(str(error.orig).splitlines()[0])
 
@@ -276,40 +276,6 @@ def leave_out_foreign_keys(constraint: sa.ForeignKeyConstraint, compiler: Any, *
 
 # %% [markdown]
 """
-After a crash DuckDB reads its log when the file is opened, but an index gets its entries only when it is used. If the
-file is closed before that, the entries are gone: a look-up finds nothing, a unique key is taken twice. A CHECKPOINT as
-the first statement keeps them. Whatever opens a file opens it in this way.
-"""
-
-# %% tags=["export"]
-import threading
-from collections.abc import Callable
-
-OPENING = threading.Lock()
-
-
-def open_duckdb(connect: Callable[[], Any]) -> Any:
-    """The connection that `connect()` makes; the first one to a file in a process finishes the recovery from a crash.
-
-    Raises duckdb.Error when that is impossible; the log then stays as it is, for the next opening.
-    """
-    with OPENING:  # or a second connection writes before the first one's CHECKPOINT
-        connection = connect()
-        try:  # `user` means nothing to DuckDB and lives as long as the opened file: our mark that this was done
-            if connection.execute("SELECT current_setting('user')").fetchone()[0] != "recovered":
-                connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # should the next line fail
-                connection.execute("CHECKPOINT")
-                connection.execute("PRAGMA enable_checkpoint_on_shutdown")
-                connection.execute("SET GLOBAL user = 'recovered'")
-            connection.execute("SET TimeZone = 'UTC'")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-
-# %% [markdown]
-"""
 So on DuckDB somebody must see to it that nobody deletes a parent whose child is just being written. To read the parent
 is not enough: the two write different rows, and snapshot isolation lets both commit (*write skew*). `hold` makes them
 meet. On DuckDB it writes the parent's row again; PostgreSQL has a lock for exactly this, which its foreign keys take.
@@ -371,6 +337,40 @@ def hold_parents(session: orm.Session, *unused: Any) -> None:
 def let_go(session: orm.Session, ended: orm.SessionTransaction) -> None:
     if ended.parent is None or ended.nested:  # not that of a flush
         session.info.pop("held", None)
+
+
+# %% [markdown]
+"""
+After a crash DuckDB reads its log when the file is opened, but an index gets its entries only when it is used. If the
+file is closed before that, the entries are gone: a look-up finds nothing, a unique key is taken twice. A CHECKPOINT as
+the first statement keeps them. Whatever opens a file opens it in this way.
+"""
+
+# %% tags=["export"]
+import threading
+from collections.abc import Callable
+
+OPENING = threading.Lock()
+
+
+def open_duckdb(connect: Callable[[], Any]) -> Any:
+    """The connection that `connect()` makes; the first one to a file in a process finishes the recovery from a crash.
+
+    Raises duckdb.Error when that is impossible; the log then stays as it is, for the next opening.
+    """
+    with OPENING:  # or a second connection writes before the first one's CHECKPOINT
+        connection = connect()
+        try:  # `user` means nothing to DuckDB and lives as long as the opened file: our mark that this was done
+            if connection.execute("SELECT current_setting('user')").fetchone()[0] != "recovered":
+                connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # should the next line fail
+                connection.execute("CHECKPOINT")
+                connection.execute("PRAGMA enable_checkpoint_on_shutdown")
+                connection.execute("SET GLOBAL user = 'recovered'")
+            connection.execute("SET TimeZone = 'UTC'")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 # %% [markdown]
@@ -806,7 +806,7 @@ def check_leave(leave):
         def work(session):
             try:
                 leave(session, "acme", name)
-                meeting.wait(0.5)
+                meeting.wait(2)
             except threading.BrokenBarrierError:
                 pass  # the other one collided, or waits for this one: go on
             except BaseException:

@@ -116,7 +116,7 @@ def session_of_request():
 def create_with_dependency(name: str, session: orm.Session = Depends(session_of_request)):
     session.execute(organizations.insert().values(name=name))
     try:
-        meeting.wait(2)
+        meeting.wait(30)
     except threading.BrokenBarrierError:
         pass
     return {"name": name}
@@ -598,7 +598,7 @@ def slow_report():
 server = LiveServer(service(new_database(), routers=[slow])).start()
 with LiveClient(server.url) as client, ThreadPoolExecutor(2) as threads:
     answer = threads.submit(client.get, "/slow")
-    working.wait(5)
+    working.wait(30)
     stopping = threads.submit(server.stop)
     server.wait_until_closing()
     go_on.set()

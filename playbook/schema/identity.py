@@ -102,15 +102,14 @@ racing_users = sa.Table("users", race, sa.Column("id", sa.Uuid, primary_key=True
 
 def sign_up_twice_at_once(engine, users, insert):
     """Two threads look, find nobody, and insert. Returns how many rows the address has."""
-    meeting = threading.Barrier(2)
+    meeting, met = threading.Barrier(2), threading.Event()
 
     def sign_up():
         def work(session):
             taken = session.scalar(sa.select(users.c.id).where(users.c.email == "maria@example.com"))
-            try:
-                meeting.wait(2)
-            except threading.BrokenBarrierError:
-                pass  # a second attempt: nobody to wait for
+            if not met.is_set():  # a second attempt has nobody to wait for
+                meeting.wait(30)
+                met.set()
             if taken is None:
                 insert(session)
 
