@@ -114,16 +114,16 @@ class MailServer:
         """What lies in the mailbox of `address`: the envelope decides, whatever the headers say."""
         return [delivery.message for delivery in self.deliveries if address in delivery.recipients]
 
-    def wait_held(self, number: int = 1, timeout: float = 10) -> None:
+    def wait_held(self, number: int = 1, timeout: float = 60) -> None:
         """Wait until `number` messages are being held. Raises TimeoutError after `timeout` seconds."""
         self._wait(lambda: self._held >= number, f"{number} held", timeout)
 
-    def wait_for(self, number: int = 1, timeout: float = 10) -> list[EmailMessage]:
+    def wait_for(self, number: int = 1, timeout: float = 60) -> list[EmailMessage]:
         """Wait until `number` messages are accepted, and give them. Raises TimeoutError after `timeout` seconds."""
         self._wait(lambda: len(self.deliveries) >= number, f"{number} accepted", timeout)
         return self.messages
 
-    def wait_tried(self, number: int, timeout: float = 10) -> None:
+    def wait_tried(self, number: int, timeout: float = 60) -> None:
         """Wait until so many recipients were named, accepted or not. Raises TimeoutError after `timeout` seconds."""
         self._wait(lambda: len(self.recipients) >= number, f"{number} recipients", timeout)
 
