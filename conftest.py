@@ -29,6 +29,11 @@ for name in [name for name in os.environ if name == "DATABASE_URL" or name.start
     del os.environ[name]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`DATABASE_URL=... pytest --on-postgresql` tries the service on another version of the server."""
+    parser.addoption("--on-postgresql", action="store_true", help="only the tests that use a PostgreSQL server")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """nbval ends a kernel by killing it, which leaves temporary files behind: give all of them one folder."""
     if not WORKER:
@@ -75,8 +80,17 @@ LONG = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def uses_postgresql(item: pytest.Item) -> bool:
+    """Whether a test gets a database on a server, by the fixture `postgres_url` or as one of the engines of `url`."""
+    engine = item.callspec.params.get("url") if hasattr(item, "callspec") else None
+    return engine == "postgresql" or "postgres_url" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long files first, in the order of `LONG`; within a file nothing moves."""
+    if config.getoption("--on-postgresql"):
+        config.hook.pytest_deselected(items=[item for item in items if not uses_postgresql(item)])
+        items[:] = filter(uses_postgresql, items)
     items.sort(key=lambda item: next((n for n, name in enumerate(LONG) if item.path.name.endswith(name)), len(LONG)))
 
 

@@ -3,11 +3,16 @@
 import itertools
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any, NoReturn
 
+import debian_servers
 import pytest
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.kit import postgres
 
 _numbers = itertools.count(1)
 BROWSERS = (
@@ -49,3 +54,41 @@ def browser_program() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
+
+
+def missing(reason: object, required: str) -> NoReturn:
+    """Skip, with the reason; where the environment variable `required` is set, as in CI, fail."""
+    if os.environ.get(required):
+        pytest.fail(str(reason))
+    pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def older_server() -> Iterator[str]:
+    """A PostgreSQL server of Debian's, older than the packaged one: see `debian_servers.py`. Roles have passwords."""
+    try:
+        with debian_servers.postgres() as url:
+            yield url
+    except debian_servers.Missing as error:
+        missing(error, "REQUIRE_OLDER_POSTGRES")
+
+
+@pytest.fixture
+def older_url(older_server: str) -> Iterator[str]:
+    """A new, empty database on the older server; dropped after the test."""
+    with postgres.database(postgres.driver_url(older_server)) as url:
+        yield url
+
+
+@pytest.fixture
+def pooler_before() -> Iterator[Callable[..., str]]:
+    """`pooler_before(url)`: PgBouncer before a database, in transaction mode with two sessions; its URL."""
+    with ExitStack() as stack:
+
+        def start(url: str, **options: Any) -> str:
+            try:
+                return stack.enter_context(debian_servers.pgbouncer(url, **options))
+            except debian_servers.Missing as error:
+                missing(error, "REQUIRE_PGBOUNCER")
+
+        yield start

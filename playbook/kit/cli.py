@@ -164,7 +164,7 @@ def run(
     from contextlib import ExitStack
 
     from playbook.kit import data, ready, running
-    from playbook.kit.postgres import server
+    from playbook.kit.postgres import reach, server
 
     course, console = _course(context), _console()
     chosen = [course.get(name) for name in names] if names else list(course.playbooks)
@@ -182,7 +182,7 @@ def run(
     with ExitStack() as stack:
         if database:
             database = ready.database_url(database, "--database")
-            ready.reach(database)
+            (reach if database.startswith("postgresql") else ready.reach)(database)
         elif postgres:
             database = stack.enter_context(server())
         progress, task = stack.enter_context(_progress(console, len(chosen)))
@@ -391,6 +391,7 @@ def serve(
     """
     from playbook.kit import ready
     from playbook.kit.data import data_path
+    from playbook.kit.database_errors import in_one_line
 
     listening = ready.listen(host, port)
     try:
@@ -407,6 +408,8 @@ def serve(
             pantry = service.pantry(settings, data_path("packages.csv"))
         except ValueError as error:
             raise InputError(str(error)) from None
+        except _database_errors() as error:
+            raise InputError(in_one_line(error, settings.database_url)) from None
         server = uvicorn.Server(uvicorn.Config(pantry, timeout_graceful_shutdown=10, server_header=False))
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}, its description at /docs; Ctrl-C stops it")
@@ -416,6 +419,16 @@ def serve(
         listening.close()
     if not server.started:
         raise typer.Exit(FAILED)
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """What a database's refusal comes as: SQLAlchemy's, the drivers' own (COPY), the file system's, Alembic's."""
+    import duckdb
+    import psycopg
+    import sqlalchemy as sa
+    from alembic.util import CommandError
+
+    return sa.exc.SQLAlchemyError, psycopg.Error, duckdb.Error, OSError, CommandError
 
 
 def _settings() -> Any:

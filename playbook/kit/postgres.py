@@ -21,12 +21,14 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+from playbook.kit.database_errors import in_one_line, unfit
 from playbook.kit.errors import InputError
 
 T = TypeVar("T")
 DRIVER = "postgresql+psycopg://"
+FACTS = """SELECT current_setting('transaction_read_only') = 'on',
+    (SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user)"""
 
 
 class PostgresUnavailable(Exception):
@@ -220,12 +222,16 @@ def server(shared: bool = True) -> Iterator[str]:
 
 
 def reach(url: str, seconds: int = 3) -> None:
-    """Connect once. Raises InputError, in one line and without the password, when that is not possible."""
+    """Connect once. Raises InputError, in one line and without the password, when lessons cannot use the server."""
     import psycopg
 
     try:
-        psycopg.connect(_for_psycopg(url), connect_timeout=seconds).close()
+        with psycopg.connect(_for_psycopg(url), connect_timeout=seconds, prepare_threshold=None) as connection:
+            read_only, creates = connection.execute(FACTS).fetchone() or (False, False)
+            problem = unfit(url, connection.info.server_version, read_only, creates)
     except psycopg.ProgrammingError as error:
+        if error.sqlstate is not None:
+            raise InputError(in_one_line(error, url)) from None
         # The URL could not be read; libpq quotes the part it stumbled over, which may be the password.
         reason = re.sub(r'"[^"]*"', "a part of it", str(error).strip().splitlines()[0])
         raise InputError(
@@ -233,12 +239,9 @@ def reach(url: str, seconds: int = 3) -> None:
             "postgresql://user:password@host:5432/database, with special characters percent-encoded"
         ) from None
     except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[0]
-        place = urlsplit(url).hostname or "the local socket"
-        raise InputError(
-            f"PostgreSQL at {place} cannot be reached ({reason}): start it, correct DATABASE_URL, "
-            "or unset it to use the embedded database"
-        ) from None
+        raise InputError(in_one_line(error, url)) from None
+    if problem is not None:
+        raise InputError(problem)
 
 
 def _administer(url: str, statement: str) -> None:

@@ -5,6 +5,7 @@ import os
 import socket
 
 from playbook.kit import postgres
+from playbook.kit.database_errors import in_one_line, unfit
 from playbook.kit.errors import InputError
 
 FORMS = "duckdb:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
@@ -54,19 +55,24 @@ def database_url(url: str, source: str = "DATABASE_URL") -> str:
 
 
 def reach(url: str) -> None:
-    """Open the database once. Raises InputError when the server does not answer or the file cannot be opened."""
-    if url.startswith("postgresql"):
-        postgres.reach(url)
-        return
-    import duckdb
-    from sqlalchemy.engine import make_url
+    """Open the database once, as the service does. Raises InputError, in one line, when the service cannot use it."""
+    from importlib import import_module
 
-    file = make_url(url).database or ":memory:"
+    import sqlalchemy as sa
+
+    engine = import_module("playbook.foundations.database").make_engine(url)
+    problem = None
     try:
-        duckdb.connect(file).close()
-    except duckdb.Error as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"the database file {file!r} cannot be opened ({reason}): stop the program that has it open, "
-            "or correct DATABASE_URL"
-        ) from None
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                version = connection.scalar(sa.text("SELECT current_setting('server_version_num')::integer"))
+                read_only = connection.scalar(sa.text("SELECT current_setting('transaction_read_only') = 'on'"))
+                problem = unfit(url, version, read_only)
+    except sa.exc.DBAPIError as error:
+        if url.startswith("postgresql") and getattr(error.orig, "sqlstate", None) is None:
+            postgres.reach(url)  # knows what is wrong with the form of a URL
+        raise InputError(in_one_line(error, url)) from None
+    finally:
+        engine.dispose()
+    if problem is not None:
+        raise InputError(problem)

@@ -6,19 +6,21 @@ from alembic.util import CommandError
 
 from playbook.foundations.database import Base, make_engine
 from playbook.foundations.settings import SettingsError, load_settings
+from playbook.kit.database_errors import advice, in_one_line
 from playbook.migrations.first_migration import run_environment
 
 
 def engine() -> sa.Engine:
     """The database that DATABASE_URL names. Raises CommandError, which the command line shows as one line."""
     try:
-        made = make_engine(load_settings().database_url)
+        url = load_settings().database_url
+        made = make_engine(url)
         if not context.is_offline_mode():
             made.connect().close()
     except SettingsError as error:
         raise CommandError(str(error)) from None
     except sa.exc.DBAPIError as error:
-        raise CommandError(f"the database cannot be opened: {str(error.orig).strip().splitlines()[0]}") from None
+        raise CommandError(in_one_line(error, url)) from None
     return made
 
 
@@ -29,4 +31,13 @@ def models() -> sa.MetaData:
     return Base.metadata
 
 
-run_environment(engine, models)
+try:
+    run_environment(engine, models)
+except sa.exc.DBAPIError as error:
+    # On the command line only: a program that calls Alembic wants the error itself, and a mistake in a revision is
+    # found by its traceback.
+    called = "metadata" in context.config.attributes
+    known = None if called else advice(error, load_settings().database_url)
+    if known is None:
+        raise
+    raise CommandError(known) from None
