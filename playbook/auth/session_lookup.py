@@ -327,7 +327,7 @@ class SessionTable:
     """LOOK_UP on one connection of the event loop, without a transaction around it."""
 
     def __init__(self, url: URL) -> None:
-        self.conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self.conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
         self.cursor: psycopg.AsyncCursor[Any] | None = None
         self.rest_until = 0.0
 

@@ -43,6 +43,7 @@ OF_DUCKDB = {
     r"not a valid DuckDB database file|Is a directory": "that is no DuckDB database: name another file in DATABASE_URL",
     r"version number|newer version|older version": "another version of DuckDB wrote it: install that one, or name "
     "another file in DATABASE_URL",
+    r"[Cc]hecksum|[Cc]orrupt|replaying WAL": "it is damaged: restore a backup of it",
     r"Permission denied|[Rr]ead-only": "let this user read and write the file and its directory",
     r"No such file or directory|does not exist": "make the directory first, or correct DATABASE_URL",
     r"No space left|[Dd]isk full|Out of disk": "the disk is full: make room",

@@ -41,7 +41,8 @@ def driver_url(url: str) -> str:
 
 
 def _for_psycopg(url: str) -> str:
-    return "postgresql://" + driver_url(url).removeprefix(DRIVER)
+    # SQLAlchemy writes a space as it is, and libpq refuses it.
+    return "postgresql://" + driver_url(url).removeprefix(DRIVER).replace(" ", "%20")
 
 
 SHARED = "PLAYBOOK_POSTGRES"  # the URL of a packaged server that runs already: tests start one for all their lessons

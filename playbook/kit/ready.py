@@ -69,8 +69,10 @@ def reach(url: str) -> None:
                 read_only = connection.scalar(sa.text("SELECT current_setting('transaction_read_only') = 'on'"))
                 problem = unfit(url, version, read_only)
     except sa.exc.DBAPIError as error:
-        if url.startswith("postgresql") and getattr(error.orig, "sqlstate", None) is None:
-            postgres.reach(url)  # knows what is wrong with the form of a URL
+        if isinstance(error, sa.exc.ProgrammingError) and getattr(error.orig, "sqlstate", None) is None:
+            postgres.reach(
+                url
+            )  # says what is wrong with the form of the URL, without the part that may be the password
         raise InputError(in_one_line(error, url)) from None
     finally:
         engine.dispose()

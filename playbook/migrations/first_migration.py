@@ -393,14 +393,14 @@ def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "hea
     `baseline` is the revision that describes the databases made before there were revisions; `also` are the revisions
     besides head that this program can serve from, while a change is rolled out.
     """
-    at, wanted = current(engine), heads(location)
+    at, wanted, tables = current(engine), heads(location), set[str]()
     serves = {wanted, *((revision,) for revision in also)}
     if at not in serves:
         with ONE_AT_A_TIME, migration_connection(engine) as connection:  # after whoever migrates at this moment
-            at = current(connection)
+            at, tables = current(connection), set(sa.inspect(connection).get_table_names()) - {"alembic_version"}
     if at in serves:
         return
-    if not at and not set(sa.inspect(engine).get_table_names()) - {"alembic_version"}:
+    if not at and not tables:
         upgrade(engine, "head", location)
     elif not at:
         raise WrongSchema(
