@@ -303,7 +303,7 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
     backend = sa.make_url(url).get_backend_name()
     if backend == "postgresql":
         engine = sa.create_engine(url, **(POSTGRESQL | options))
-        engine.dialect.do_begin = begin_on_postgresql  # type: ignore[method-assign]
+        engine.dialect.do_begin = begin_on_postgresql  # type: ignore[assignment, method-assign]
         return engine
     if backend == "duckdb":
         engine = sa.create_engine(url, **(DUCKDB | options))

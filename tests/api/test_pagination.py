@@ -444,7 +444,7 @@ def test_each_sort_has_an_index_that_a_page_starts_in(postgres_url: str, ids: Id
         connection.execute(
             sa.text(
                 "INSERT INTO packages (id, organization_id, name, normalized_name, popularity_rank, version,"
-                " created_at, updated_at) SELECT uuidv7(), :owner, 'p' || n, 'p' || n, nullif(n % 500, 7), 1,"
+                " created_at, updated_at) SELECT gen_random_uuid(), :owner, 'p' || n, 'p' || n, nullif(n % 500, 7), 1,"
                 " :now, :now + n * interval '1 s' FROM generate_series(1, 5000) n"
             ),
             {"owner": rows.owner, "now": NOW},

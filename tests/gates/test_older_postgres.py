@@ -1,0 +1,51 @@
+"""The service on a PostgreSQL older than the packaged one: Debian's, where it is installed.
+
+What is run again are tests that stand elsewhere, each once more on that server: tables, migrations, the load of the
+catalogue, all routes and lists, the recorded exchanges of sign-in, and the second way of the session look-up. So every
+statement that the service sends is sent to it.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from playbook.kit.data import ROOT
+
+SECONDS = 900
+PARTS = {
+    "tables": ["tests/schema", "tests/migrations/test_revisions.py", "tests/migrations/test_first_migration.py"],
+    "routes": ["tests/api/test_every_route.py", "tests/api/test_pagination.py", "tests/api/test_idempotency.py"],
+    "sign-in": ["tests/contract/test_as_recorded.py"],
+    "look-up": ["tests/auth/test_session_lookup.py"],
+    "the whole": ["tests/production/test_pantry.py", "tests/test_service.py"],
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_on_an_older_server(part: str, older_server: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PLAYBOOK_"))}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "--on-postgresql",
+        *PARTS[part],
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment | {"DATABASE_URL": older_server},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
