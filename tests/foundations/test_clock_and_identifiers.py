@@ -9,6 +9,7 @@ import uuid
 import zlib
 from datetime import UTC, datetime, timedelta, timezone
 
+import duckdb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from playbook.foundations.clock_and_identifiers import (
     SeededBytes,
     SystemClock,
     base62,
+    counting_on,
     hash_token,
     is_token,
     new_token,
@@ -266,3 +268,15 @@ def test_a_hash_is_sha256_and_takes_any_text() -> None:
     assert hash_token("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert len(hash_token("\ud800")) == 64  # half a surrogate pair, as JSON can carry it
     assert hash_token("a") != hash_token("b")
+
+
+@given(moment=MOMENTS, seed=st.integers(0, 1000), count=st.integers(1, 50))
+def test_sql_counts_on_from_an_id_as_identifiers_do(moment: datetime, seed: int, count: int) -> None:
+    first = Identifiers(FixedClock(moment), SeededBytes(seed)).new()
+    with duckdb.connect() as database:
+        sql = f"SELECT {counting_on(first, 'line DESC')} FROM range({count}) lines(line) ORDER BY line DESC"
+        made = [first, *(row[0] for row in database.execute(sql).fetchall())]
+    assert {(id.version, id.variant) for id in made} == {(7, uuid.RFC_4122)}
+    assert {uuid7_time(id) for id in made} == {uuid7_time(first)}
+    tails = [(id.int >> 64) % 2**12 << 62 | id.int % 2**62 for id in made]
+    assert all(1 <= later - earlier <= 2**32 for earlier, later in itertools.pairwise(tails))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from playbook.foundations.clock_and_identifiers import Clock, FixedClock, Identifiers
+from playbook.foundations.clock_and_identifiers import Clock, FixedClock, Identifiers, uuid7_time
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.data import data_path
 from playbook.schema.catalog import CatalogFileError, LoadReport, Package, Release, load_catalog, version_key
@@ -108,6 +108,20 @@ def test_the_real_file_twice(engine: sa.Engine, organization: uuid.UUID, clock: 
     for row in first.rejected:
         line = path.read_text(encoding="utf-8").splitlines()[row.line - 1]
         assert line.split(",")[1:] == [row.name, "", ""]
+
+
+def test_ids_are_of_the_time_of_the_load_and_rise_with_the_lines(
+    engine: sa.Engine, organization: uuid.UUID, clock: Clock
+) -> None:
+    """By the database's own function they had the server's time, and no server before PostgreSQL 18 has one."""
+    load_catalog(engine, data_path("packages.csv"), organization, clock.now())
+    of_package = sa.select(Package.id, Release.id).join(Release, Release.package_id == Package.id)
+    with engine.connect() as connection:
+        rows = connection.execute(of_package.order_by(Package.popularity_rank, Package.id)).all()
+    for made in zip(*rows, strict=True):
+        assert len(made) == 14_971
+        assert list(made) == sorted(set(made))
+        assert {uuid7_time(id) for id in made} == {clock.now()}
 
 
 def test_the_database_sorts_versions_as_pep_440_does(
