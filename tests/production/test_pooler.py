@@ -131,10 +131,13 @@ def test_settings_hold_in_every_transaction_and_reach_nobody_else(pooled: str) -
     assert {session[:3] for session in sessions_of(pooled)} == {("0", "0", "0")}
 
 
-def test_a_session_of_another_time_zone_changes_no_answer(pooled: str, older_url: str) -> None:
+def test_a_session_of_another_time_zone_changes_no_answer(older_url: str, pooler_before: Pooler) -> None:
     """The quick look-up has no transaction that could set the zone: what it says must not depend on the server's."""
+    database = sa.make_url(older_url).database
     with sa.create_engine(older_url, isolation_level="AUTOCOMMIT").connect() as admin:
-        admin.execute(sa.text(f"ALTER DATABASE \"{sa.make_url(older_url).database}\" SET timezone = 'Asia/Kathmandu'"))
+        admin.execute(sa.text(f"ALTER DATABASE \"{database}\" SET timezone = 'Asia/Kathmandu'"))
+    pooled = driver_url(pooler_before(older_url))
+    assert {session[3] for session in sessions_of(pooled)} == {"Asia/Kathmandu"}
     with serving(pantry(settings(pooled)), headers={"origin": "http://localhost:8000"}) as client:
         person = {"name": "A", "email": "a@example.com", "password": PASSWORD}
         assert client.post("/api/auth/sign-up/email", json=person).status_code == 200
