@@ -338,8 +338,7 @@ class SessionTable:
         try:
             async with asyncio.timeout(PATIENCE):
                 cursor = self.cursor or await self.connect()
-                await cursor.execute(LOOK_UP, (hashes,))
-                rows = await cursor.fetchall()
+                rows = await (await cursor.execute(LOOK_UP, (hashes,))).fetchall()
                 return {r[0]: [v.astimezone(UTC) if isinstance(v, datetime) else v for v in r] for r in rows}
         except Exception as error:
             log.warning("session look-up: %s", type(error).__name__)

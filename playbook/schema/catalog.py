@@ -445,7 +445,6 @@ ago, and that is no reason to fail: the next attempt sees the row and leaves it 
 done, for a progress bar.
 """
 
-
 # %% tags=["export"]
 from collections.abc import Callable
 
