@@ -79,6 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 # A file is the unit that goes to a worker. The long ones go first, or the last of them keeps all other workers waiting.
 LONG = (
     "test_binder.py",
+    "test_older_postgres.py",
     "test_twice.py",
     "test_cli.py",
     "test_scripts.py",

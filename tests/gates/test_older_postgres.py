@@ -15,7 +15,7 @@ from playbook.kit.data import ROOT
 
 SECONDS = 900
 PARTS = {
-    "tables": ["tests/schema", "tests/migrations/test_revisions.py", "tests/migrations/test_first_migration.py"],
+    "tables": ["tests/schema", "tests/migrations/test_revisions.py"],
     "routes": ["tests/api/test_every_route.py", "tests/api/test_pagination.py", "tests/api/test_idempotency.py"],
     "sign-in": ["tests/contract/test_as_recorded.py"],
     "look-up": ["tests/auth/test_session_lookup.py"],

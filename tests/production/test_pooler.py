@@ -36,7 +36,8 @@ def pooled(older_url: str, pooler_before: Pooler) -> str:
 
 
 def settings(url: str) -> Settings:
-    return Settings(environment="test", database_url=url, require_email_verification=False, rate_limits=False)
+    given = {"require_email_verification": False, "rate_limits": False, "mail_url": "memory:"}
+    return Settings(environment="test", database_url=url, **given)
 
 
 def requests_of(name: str) -> list[tuple[str, str, dict[str, object], int]]:
