@@ -148,7 +148,7 @@ who sends a long body, where a route needs to know; then where a request comes f
 """
 
 # %% tags=["export"]
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
 from playbook.auth.account_changes import account_routes
@@ -182,7 +182,7 @@ async def session_first(request: Request, auth: Service) -> None:
     length = request.headers.get("content-length", "0" if "transfer-encoding" not in request.headers else "")
     if (not length.isdecimal() or len(length) > 9 or int(length) > SHORT_BODY) and needs_caller(request.scope):
         await check_source(request, auth)
-        await run_in_threadpool(current_caller, request, Response(), auth)
+        await run_in_threadpool(current_caller, request, auth)
 
 
 def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:

@@ -337,7 +337,6 @@ The threads come with the mails and go with them, and a process that ends does n
 next, or waits until something is due.
 """
 
-
 # %% tags=["export"]
 Pause = Callable[[int], float]  # seconds after this attempt
 

@@ -279,7 +279,6 @@ session short: it is never prolonged, and its cookie has no `Max-Age`. When the 
 with it, or an active person is signed out: `keep_cookies` puts the cookie on the answer, also on an error.
 """
 
-
 # %% tags=["export"]
 from playbook.auth.wire import keep_cookies
 

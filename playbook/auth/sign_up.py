@@ -202,11 +202,8 @@ def may_mail(db: orm.Session, auth: Auth, user: User, *purposes: str) -> bool:
     sent, last = db.execute(found.where(*mine)).one()
     longest = timedelta(seconds=auth.settings.verification_lifetime)
     wait = bool(sent) and now - last < min(MAIL_PAUSE * 2 ** min(sent - 1, 20), longest)
-    if wait and auth.settings.rate_limits:
-        nothing = sa.update(User).where(sa.false()).values(updated_at=User.updated_at)
-        db.execute(nothing.execution_options(synchronize_session=False))  # equal work, and the refused do not collide
-        return False
-    return hold(db, User.id, user.id, alone=True)  # and no mail to who was deleted meanwhile
+    may = not (wait and auth.settings.rate_limits)
+    return hold(db, User.id, user.id, alone=may) and may  # equal work; and no mail to who was deleted meanwhile
 
 
 def due_verification(db: orm.Session, auth: Auth, user: User, callback: str) -> Mail | None:
@@ -259,7 +256,6 @@ rules for passwords say depends on what was sent and on nothing else.
 
 # %% tags=["export"]
 from playbook.auth.passwords import PasswordRefused, PasswordRules, hash_password
-from playbook.auth.wire import AuthError
 from playbook.schema.identity import Account, EmailTaken
 
 

@@ -469,7 +469,8 @@ class AnswerCookies:
                     headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        await self.app({**scope, "answer_cookies": kept}, receive, send_with_cookies)
+        scope["answer_cookies"] = kept  # in the scope itself: layers outside read there which route it was
+        await self.app(scope, receive, send_with_cookies)
 
 
 # %% [markdown]

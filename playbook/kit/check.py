@@ -42,7 +42,7 @@ OVER = {
     "foundations/database": 494,
     "api/resources": 443,
     "api/errors": 447,
-    "auth/wire": 448,
+    "auth/wire": 449,
     "auth/sessions": 443,
     "auth/sign_up": 445,
 }

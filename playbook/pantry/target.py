@@ -42,11 +42,11 @@ class RequestTarget:
             raw, host = raw[absolute.end() :], absolute["host"]
             if not raw:
                 raw = b"*" if scope["method"] == "OPTIONS" and not scope["query_string"] else b"/"
-            scope = {**scope, "raw_path": raw, "path": path_of(raw), "headers": [(b"host", host), *headers]}
+            scope.update(raw_path=raw, path=path_of(raw), headers=[(b"host", host), *headers])
         if raw == b"*" and scope["method"] == "OPTIONS":
             return await Response(status_code=204)(scope, receive, send)
         if SLASH.search(raw):
-            scope = {**scope, "path": path_of(raw)}
+            scope["path"] = path_of(raw)
         await self.app(scope, receive, send)
 
 

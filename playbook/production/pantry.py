@@ -415,7 +415,6 @@ somebody was told that a mail is on its way; then the engine. All of them share 
 kills after ten. The session look-up has a connection of its own and closes it itself.
 """
 
-
 # %% tags=["export"]
 from anyio import CapacityLimiter, to_thread
 

@@ -173,6 +173,7 @@ def test_no_token_and_no_password_stands_in_the_database(auth_service: Start) ->
 
 def test_a_link_of_another_purpose_opens_nothing(auth_service: Start) -> None:
     service = started(auth_service)
+    service.auth.postbox.drain()
     verify = service.sender.last("ada@example.com", "verify-email").token or ""
     assert reset(service, verify) == 400
     assert service.client.get(f"/api/auth/verify-email?token={token_for(service)}").status_code == 401

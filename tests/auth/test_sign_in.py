@@ -529,7 +529,8 @@ def test_what_a_sign_in_asks_of_the_database(service: Service) -> None:
         with capture_sql(service.auth.engine) as statements, service.another_client() as client:
             assert enter(service, address=HOME, client=client).status_code == 200
     said = [s.sql.split()[0] for s in statements if s.sql not in ("BEGIN", "COMMIT")]
-    assert said == ["SELECT", "SELECT", "INSERT", "INSERT", "UPDATE", "DELETE", "INSERT", "INSERT"]
+    held = ["UPDATE"] if service.auth.engine.dialect.name == "duckdb" else []  # the user, who has no foreign key there
+    assert said == ["SELECT", "SELECT", "INSERT", "INSERT", "UPDATE", "DELETE", "INSERT", *held, "INSERT"]
 
 
 @pytest.mark.parametrize("password", ["A\u030a" * 100, "x" * 128, "ﬃ" * 42])

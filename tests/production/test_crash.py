@@ -208,6 +208,7 @@ ALLOWED = {
     "playbook/foundations/clock_and_identifiers.py": 2,  # in memory, or PostgreSQL
     "playbook/foundations/settings.py": 1,  # PostgreSQL
     "tests/contract/test_taken_over.py": 1,  # Better Auth's database, on PostgreSQL
+    "tests/kit/test_database_errors.py": 1,  # a file of another version, to be refused
     "tests/kit/test_postgres.py": 3,  # PostgreSQL
 }
 

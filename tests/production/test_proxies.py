@@ -99,7 +99,7 @@ CHAINS = {
     "quotes": (['"203.0.113.9"'], "127.0.0.1"),
     "markup": (["<script>alert(1)</script>"], "127.0.0.1"),
     "digits of another script": (["\uff12\uff10\uff13.0.113.9"], "127.0.0.1"),
-    "ten thousand proxies": ([", ".join(["203.0.113.9", *["10.1.2.3"] * 3000])], "203.0.113.9"),
+    "as many proxies as a field may have": ([", ".join(["203.0.113.9", *["10.1.2.3"] * 199])], "203.0.113.9"),
 }  # fmt: skip
 
 

@@ -171,6 +171,6 @@ def test_a_second_process_on_one_duckdb_file_gets_one_line(tmp_path: Path, monke
             if process is not alive[0]:
                 out, err = process.communicate(timeout=PATIENCE)
                 assert process.returncode == 2
-                assert "stop the program that has it open" in err
+                assert "another program has it open: stop that" in err
                 assert "Traceback" not in out + err
                 assert len(err.strip().splitlines()) == 1, err

@@ -114,7 +114,7 @@ class Service:
         self.app.state.find_caller = spy
         stack: Any = self.app.build_middleware_stack()
         self.app.middleware_stack = stack
-        self.auth_app: FastAPI = stack.app.app.part
+        self.auth_app: FastAPI = self.app.state.auth_part
 
     def routes(self) -> Iterator[tuple[str, str, bool]]:
         """Method, path, and whether the route needs a caller. Paths that are not there come last."""
