@@ -47,7 +47,10 @@ class Import:
 
 @dataclass(frozen=True)
 class Part:
-    """One top-level statement: `label` is how reports name it, `text` its lines with the comments above them."""
+    """One top-level statement: `label` is how reports name it, `text` its lines with the comments above them.
+
+    `line` is where the statement begins in the source, decorators included.
+    """
 
     label: str
     names: tuple[str, ...]
@@ -188,12 +191,9 @@ def _statements(text: str, key: str) -> list[list[ast.stmt]]:
 
 
 def _blocks(source: str) -> Iterator[tuple[int, str]]:
-    """The export cells of a page with their first lines; of an ordinary module the whole text."""
+    """The export cells of a page with their first lines."""
     lines = source.split("\n")
-    page = list(hook.cells(source))
-    if not page:
-        yield 1, source
-    for cell in page:
+    for cell in hook.cells(source):
         if "export" in cell.tags and not cell.markdown:
             yield cell.start + 1, "\n".join(lines[cell.start : cell.stop])
 
@@ -208,14 +208,14 @@ def _trimmed(lines: list[str]) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def parse(source: str, key: str) -> Module:
-    """The exports of a page, or a whole module that has no cells, in parts.
+def parse(source: str, key: str, page: bool = True) -> Module:
+    """The exports of a page in parts; with `page=False` a whole module, whatever it imports.
 
-    Raises InputError for a text that is not Python, and for imports that cannot be taken along.
+    Raises InputError for a text that is not Python, and on a page for imports that cannot be taken along.
     """
     parts: list[Part] = []
     imports: dict[str, Import] = {}
-    for first, text in _blocks(source):
+    for first, text in _blocks(source) if page else [(1, source)]:
         lines = text.split("\n")
         groups = _statements(text, key)
         start, space = 0, -1  # of what belongs to the next statement
@@ -226,11 +226,15 @@ def parse(source: str, key: str) -> Module:
             own = lines[start:stop]
             blank = next((n for n, line in enumerate(own) if line.strip()), 0)
             space, start = (blank if start or space >= 0 else -1), stop
-            found = [i for node in group for i in _imports(node, key)]
-            found += [i for n in group for child in _under_type_checking(n) for i in _imports(child, key, True)]
-            if found:
-                for one in found:
-                    _add(imports, one, key)
+            typed = [child for node in group for child in _under_type_checking(node)]
+            if typed or isinstance(group[0], ast.Import | ast.ImportFrom):
+                if page:
+                    for node in group:
+                        for one in _imports(node, key):
+                            _add(imports, one, key)
+                    for node in typed:
+                        for one in _imports(node, key, True):
+                            _add(imports, one, key)
                 space = -1
                 continue
             if _is_docstring(group[0]) and not parts:
@@ -238,11 +242,9 @@ def parse(source: str, key: str) -> Module:
             names = tuple(dict.fromkeys(name for node in group for name in _bound(node)))
             node = group[0] if len(group) == 1 else ast.If(ast.Constant(True), list(group), [])
             label = _label(group[0], names)
-            parts.append(
-                Part(label, names, first + _first_line(group[0]) - 1, "\n".join(_trimmed(own)), space, node)
-            )
+            parts.append(Part(label, names, first + _first_line(group[0]) - 1, "\n".join(_trimmed(own)), space, node))
             space = 0
-    if twice := next((name for part in parts for name in part.names if name in imports), ""):
+    if page and (twice := next((name for part in parts for name in part.names if name in imports), "")):
         raise InputError(f"{key}: {twice!r} is imported and defined; give one of the two another name")
     return Module(key, tuple(_told_apart(parts)), imports)
 
