@@ -290,6 +290,11 @@ def _globals(text: str) -> set[str]:
     return found
 
 
+def names_in(code: str) -> set[str]:
+    """The global names that code refers to."""
+    return _globals(code)
+
+
 def _annotations(node: ast.AST) -> Iterator[ast.expr]:
     for child in ast.walk(node):
         for name in ("annotation", "returns"):

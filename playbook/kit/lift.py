@@ -204,13 +204,12 @@ class Lifter:
         return Recipe(page, tuple(roots), tuple(self.closure.of((page.key, name) for name in roots)), about)
 
     def tests(self, recipe: Recipe) -> dict[str, str]:
-        """The recipe's tests by their place in the folder, and why one cannot go along instead of its text."""
+        """The texts of the recipe's tests, by their place in the folder."""
         names = recipe.about.tests or (f"{TESTS}/test_{recipe.page.name}.py",)
         paths = [self.course.root / name for name in names]
-        if missing := next(
-            (n for n, p in zip(names, paths, strict=True) if recipe.about.tests and not p.is_file()), ""
-        ):
-            raise InputError(f"playbook/course.toml, [lift.{recipe.page.name}]: {missing} does not exist")
+        missing = [name for name in recipe.about.tests if not (self.course.root / name).is_file()]
+        if missing:
+            raise InputError(f"playbook/course.toml, [lift.{recipe.page.name}]: {missing[0]} does not exist")
         return {f"tests/{p.name}": p.read_text(encoding="utf-8") for p in paths if p.is_file()}
 
     def lacking(self, test: str, recipes: Iterable[Recipe]) -> list[str]:
@@ -319,9 +318,8 @@ def _sorted_imports(statements: Iterable[Statement], width: int = WIDTH) -> str:
         whole, named = sections.setdefault(_section(module), (set(), {}))
         if name:
             # isort keeps `import x as y` in a statement of its own
-            named.setdefault(f"{module} {name}" if bound else module, set()).add(
-                f"{name} as {bound}" if bound else name
-            )
+            key, written = (f"{module} {name}", f"{name} as {bound}") if bound else (module, name)
+            named.setdefault(key, set()).add(written)
         else:
             whole.add(f"{module} as {bound}" if bound else module)
     blocks = []
@@ -389,8 +387,9 @@ def _plain(markdown: str) -> str:
 
 def _readme_of(recipe: Recipe, package: str, tests: Sequence[str]) -> str:
     page = recipe.page
-    names = [name for name in recipe.roots if not name.startswith("_")]
-    shown = names if len(names) <= 8 else [name for name in names if not name.isupper()][:8]
+    used = closure.names_in(recipe.about.synopsis)
+    public = [name for name in recipe.roots if not name.startswith("_") and not name.isupper()] or list(recipe.roots)
+    shown = sorted([name for name in recipe.roots if name in used] or public[:8], key=_by_kind)
     use = f"from {package}.{page.name} import {', '.join(shown)}"
     if len(use) > WIDTH:
         use = f"from {package}.{page.name} import (\n" + "".join(f"    {name},\n" for name in shown) + ")"
@@ -421,7 +420,8 @@ def readme_text(
     licence: str = "",
 ) -> str:
     """The README of the folder: use, seams and hand-over of each recipe, requirements, what `playbook lifted` does."""
-    listed = "".join(f"- `{need}`\n" for need in needs) or "Nothing but the standard library.\n"
+    listed = "".join(f"- `{need}`\n" for need in needs)
+    listed = f"Python 3.11 or newer, and\n\n{listed}" if needs else "Python 3.11 or newer, and no library.\n"
     testing = f"\nThe tests need {' and '.join(f'`{tool}`' for tool in TEST_TOOLS)}.\n" if any(tests.values()) else ""
     parts = [
         "# Lifted from the Backend Playbook\n",
@@ -433,7 +433,7 @@ def readme_text(
         )
         + "\n",
         *(_readme_of(recipe, package, tests.get(recipe.page.key, [])) for recipe in recipes),
-        f"## Requirements\n\nPython 3.11 or newer, and\n\n{listed}{testing}",
+        f"## Requirements\n\n{listed}{testing}",
         f"## Licence\n\n{licence.strip()}\n" if licence else "",
     ]
     return "\n".join(part for part in parts if part)
@@ -707,7 +707,8 @@ def _extend(found: Plan, place: str, path: Path, there: str | None, base: str, t
     moved = [label for label in old if label in new and closure.normal(old[label]) != closure.normal(new[label])]
     if moved:
         raise InputError(
-            f"{', '.join(moved[:3])} of {place} changed in the course since: first `playbook lifted {found.into} --merge`"
+            f"{', '.join(moved[:3])} of {place} changed in the course since: "
+            f"first `playbook lifted {found.into} --merge`"
         )
     lacking = [label for label in new if label not in old]
     if there is None and lacking:
@@ -914,7 +915,10 @@ class Comparison:
 
 
 def compare(course: Course, into: Path) -> Comparison:
-    """Compare what was lifted into a folder with the course. Raises InputError when nothing was, or a file is broken."""
+    """Compare what was lifted into a folder with the course.
+
+    Raises InputError when nothing was lifted, a file is not Python, or a conflict is not settled.
+    """
     folder = Path(os.path.abspath(into)).resolve()
     if not folder.is_dir():
         raise InputError(f"{into} is not a folder: name the one that `playbook lift` wrote into")

@@ -1,4 +1,4 @@
-"""What the recipe promises, for any input. Needs pytest and hypothesis, nothing else; mail goes to this machine only."""
+"""What the recipe promises, for any input. Needs pytest and hypothesis. Mail goes to this machine only."""
 
 import email
 import email.policy
@@ -17,7 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playbook.auth.mail import FileSender, Mail, MemorySender, SmtpSender, link, may_pass, message_of, sender_of
+from playbook.auth.mail import (
+    FileSender,
+    Mail,
+    MemorySender,
+    SmtpSender,
+    link,
+    may_pass,
+    message_of,
+    sender_of,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FROM = "Shop <shop@shop.example>"
@@ -112,7 +121,7 @@ def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 @contextmanager
 def server(*replies: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """A mail server for one connection that says these lines, one to each line that it hears; port and what it heard."""
+    """A mail server for one connection that says `replies`, one to each line that it hears: its port, what it heard."""
     heard: list[bytes] = []
 
     def talk() -> None:
