@@ -257,8 +257,9 @@ class Connection(smtplib.SMTP):
         super().__init__(host, port, local, timeout)
 
     def _cut(self) -> None:
-        with suppress(AttributeError, OSError):  # not connected yet, or not any more
-            self.sock.shutdown(socket.SHUT_RDWR)
+        if (sock := self.sock) is not None:  # connected
+            with suppress(OSError):  # but perhaps not any more
+                sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._end.cancel()

@@ -140,7 +140,8 @@ def _bound(node: ast.stmt) -> tuple[str, ...]:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+    decorated = isinstance(node, (*FUNCTIONS, ast.ClassDef)) and node.decorator_list
+    return decorated[0].lineno if decorated else node.lineno
 
 
 def _label(node: ast.stmt, names: tuple[str, ...]) -> str:
@@ -404,7 +405,7 @@ class Closure:
             return origin
         raise InputError(f"{key} imports {found.name!r} from {page.key}, which does not export it")
 
-    def _names(self, key: str, part: Part) -> set[str]:
+    def _names(self, key: str, part: Part) -> frozenset[str]:
         """The names that a part refers to in code and annotations, and the types that any of its strings names.
 
         A string like "transaction" that happens to be a function's name means something else: strings name types.

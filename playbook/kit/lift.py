@@ -98,7 +98,8 @@ def _metadata(name: str, table: object) -> Metadata:
             right, form = _texts(value), "a list of texts"
         if not right:
             raise InputError(f"{where}: {key} should be {form}")
-    return Metadata(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return Metadata(**given)
 
 
 # ---------------------------------------------------------------- what is lifted
@@ -273,7 +274,8 @@ def _body(parts: Sequence[Part], all_parts: Sequence[Part]) -> str:
 
 def _import_block(resolve: Closure, page: str, imports: Iterable[Import]) -> str:
     """Imports in the order of isort: the future, the standard library, other libraries, the lifted modules."""
-    plain, typed = [], []
+    plain: list[Statement] = []
+    typed: list[Statement] = []
     for one in imports:
         (typed if one.typing_only else plain).append(_statement(resolve, page, one))
     if typed and not any(module == "typing" and name == "TYPE_CHECKING" for module, name, _ in plain):
@@ -326,8 +328,9 @@ def _sorted_imports(statements: Iterable[Statement], width: int = WIDTH) -> str:
     for number in sorted(sections):
         whole, named = sections[number]
         lines = [f"import {module}" for module in sorted(whole, key=str.lower)]
-        for module in sorted(named, key=lambda key: (key.split(" ")[0].lower(), " " in key, key)):
-            lines.append(_from(module.split(" ")[0], sorted(named[module], key=_by_kind), width))
+        froms = [(key.split(" ")[0], sorted(names, key=_by_kind)) for key, names in named.items()]
+        for module, names in sorted(froms, key=lambda pair: (pair[0].lower(), _by_kind(pair[1][0]))):
+            lines.append(_from(module, names, width))
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -474,7 +477,8 @@ def in_parts(name: str, text: str) -> list[tuple[str, str]]:
     """The text of a file as `(symbol, its text)`, the head first with no symbol. Joined they are the text."""
     if not name.endswith(".py"):
         return [("", text)]
-    found, at = [], 0
+    found: list[tuple[str, str]] = []
+    at = 0
     for part in closure.parse(text, name, page=False).parts:
         start = text.index(part.text, at)
         if not found:
@@ -582,7 +586,8 @@ def contents(lifter: Lifter, recipes: Sequence[Recipe], into: Path) -> tuple[dic
     for one in modules:
         files[f"{one.module.key.rpartition('/')[2]}.py"] = module_text(lifter.closure, one, source)
         imported |= {i.module for i in one.imports if i.module.partition(".")[0] != "playbook"}
-    notes, tests = [], {}
+    notes: list[str] = []
+    tests: dict[str, list[str]] = {}
     for recipe in recipes:
         found = lifter.tests(recipe)
         for place, text in found.items():
@@ -994,6 +999,5 @@ def _merged(base: str, yours: str, course: str, source: str) -> tuple[str, bool]
 
     merger = Merge3(base.splitlines(True), yours.splitlines(True), course.splitlines(True))
     groups = list(merger.merge_groups())
-    names = {"name_a": "yours", "name_b": source, "name_base": "as lifted", "base_marker": "|||||||"}
-    text = "".join(merger.merge_lines(**names))
+    text = "".join(merger.merge_lines("yours", source, "as lifted", base_marker="|||||||"))
     return text, all(group[0] != "conflict" for group in groups)

@@ -75,7 +75,8 @@ def test_only_a_uuid_of_version_7_tells_the_time() -> None:
 
 
 def test_threads_get_different_ids() -> None:
-    ids, made = Identifiers(FixedClock(datetime(2026, 1, 1, tzinfo=UTC))), []
+    ids = Identifiers(FixedClock(datetime(2026, 1, 1, tzinfo=UTC)))
+    made: list[uuid.UUID] = []
 
     def make() -> None:
         made.extend(ids.new() for _ in range(500))
