@@ -244,6 +244,44 @@ def combined(course: Course, recipes: Iterable[Recipe]) -> list[Lifted]:
     return together
 
 
+def findings(course: Course) -> list[str]:
+    """What `playbook check` says about recipes: `path:line: what is wrong; what to do`.
+
+    The limits hold for pages of the new form, which have the section *Take it with you*.
+    """
+    try:
+        lifter = Lifter(course)
+    except InputError as error:
+        return [str(error)]
+    found = []
+    for page in course.playbooks:
+        try:
+            found += _findings(lifter, page)
+        except InputError as error:
+            found.append(f"playbook/{page.key}.py:1: {error}; lift only what is general")
+    return found
+
+
+def _findings(lifter: Lifter, page: Playbook) -> Iterator[str]:
+    new_form, about = "Take it with you" in page.sections, lifter.about.get(page.key, Metadata())
+    if not lifter.closure.module(page.key).parts:
+        return
+    for part in lifter.closure.undeclared(page.key):
+        what = f"{part.label} may be registered by its decorator, where no name refers to it"
+        yield f"playbook/{page.key}.py:{part.line}: {what}; say in [lift.{page.name}.registrations] to what it belongs"
+    try:
+        recipe = lifter.recipe(page, lifter.roots(page))
+    except InputError:
+        if (new_form and not about.over) or page.key in lifter.about:
+            raise
+        return
+    if recipe.over and new_form and not about.over:
+        yield f"playbook/{page.key}.py:1: the recipe has {recipe.over}; cut it, or say why in [lift.{page.name}] over"
+    for place, text in lifter.tests(recipe).items():
+        if lacking := lifter.lacking(text, [recipe]):
+            yield f"{TESTS}/{PurePosixPath(place).name}:1: needs {', '.join(lacking)}; use what the recipe brings"
+
+
 # ---------------------------------------------------------------- a module's text
 
 
