@@ -80,6 +80,13 @@ class Part:
         return frozenset((n.value.id, n.attr) for n in found if isinstance(n.value, ast.Name))
 
     @cached_property
+    def inner_imports(self) -> frozenset[str]:
+        """The modules that it imports when it runs."""
+        nodes = list(ast.walk(self.node))
+        plain = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+        return frozenset(plain | {n.module or "." for n in nodes if isinstance(n, ast.ImportFrom)})
+
+    @cached_property
     def lines(self) -> int:
         """How many lines of text it has, without blank ones."""
         return sum(bool(line.strip()) for line in self.text.split("\n"))
@@ -257,8 +264,8 @@ def _is_docstring(node: ast.stmt) -> bool:
 def _add(imports: dict[str, Import], one: Import, key: str) -> None:
     there = imports.get(one.binding)
     if there is not None and (there.module, there.name) != (one.module, one.name):
-        dotted = there.name is None and one.name is None  # `import a.b` and `import a.c` both bind `a`
-        if not dotted:
+        # `import a.b` and `import a.c` both bind `a`
+        if not all(i.name is None and i.module.partition(".")[0] == i.binding for i in (there, one)):
             raise InputError(f"{key}: two imports are called {one.binding!r}; give one of them another name")
         imports[f"{one.binding} {one.module}"] = one
     elif there is None or there.typing_only:
@@ -423,6 +430,8 @@ class Closure:
 
     def _needed(self, key: str, part: Part) -> Iterator[Symbol]:
         """The symbols of the course that a part refers to."""
+        if inner := next((m for m in part.inner_imports if m.partition(".")[0] in ("playbook", "")), ""):
+            raise InputError(f"{key}: {part.label} imports {inner} when it runs; import it at the top of a cell")
         attributes: dict[str, list[str]] = {}
         for name, attribute in part.attributes:
             attributes.setdefault(name, []).append(attribute)

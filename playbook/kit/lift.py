@@ -21,7 +21,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches, unified_diff
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -170,6 +170,13 @@ class Recipe:
     @property
     def modules(self) -> int:
         return len(self.lifted)
+
+    @property
+    def libraries(self) -> set[str]:
+        """The modules that its modules import, at the top or when they run; those of the course are not among them."""
+        names = {one.module for lifted in self.lifted for one in lifted.imports}
+        names |= {name for lifted in self.lifted for part in lifted.parts for name in part.inner_imports}
+        return {name for name in names if name.partition(".")[0] != "playbook"}
 
     @property
     def over(self) -> str:
@@ -390,10 +397,14 @@ def test_text(text: str, source: Provenance, name: str) -> str:
 def requirements(course: Course, imported: Iterable[str]) -> list[str]:
     """What `imported` modules are installed with: names with the lower bounds that the course is tested with."""
     tops = {module.partition(".")[0] for module in imported} - set(sys.stdlib_module_names)
-    distributions = importlib.metadata.packages_distributions()
-    names = {distribution for top in tops for distribution in distributions.get(top, [top])[:1]}
+    names = {distribution for top in tops for distribution in _distributions().get(top, [top])[:1]}
     written = _written_requirements(course)
     return sorted(written.get(_normal(name), name) for name in names)
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def _normal(name: str) -> str:
@@ -620,10 +631,9 @@ def contents(lifter: Lifter, recipes: Sequence[Recipe], into: Path) -> tuple[dic
     course, source = lifter.course, provenance(lifter.course)
     modules = combined(course, recipes)
     files = {"__init__.py": ""}
-    imported = set()
+    imported = {name for recipe in recipes for name in recipe.libraries}
     for one in modules:
         files[f"{one.module.key.rpartition('/')[2]}.py"] = module_text(lifter.closure, one, source)
-        imported |= {i.module for i in one.imports if i.module.partition(".")[0] != "playbook"}
     notes: list[str] = []
     tests: dict[str, list[str]] = {}
     for recipe in recipes:
@@ -655,11 +665,10 @@ def plan(course: Course, name: str, into: Path, only: Sequence[str] = ()) -> tup
     before = lock.recipes.get(page.key)
     wanted = {key: one.roots for key, one in lock.recipes.items()}
     wanted[page.key] = tuple(dict.fromkeys([*(before.roots if before else ()), *roots]))
-    recipes = [_again(lifter, key, names) for key, names in wanted.items()]
+    recipes = [_again(lifter, key, names) for key, names in sorted(wanted.items())]
     recipe = next(one for one in recipes if one.page == page)
     files, source, notes = contents(lifter, recipes, folder)
-    imports = {i.module for one in recipe.lifted for i in one.imports if i.module.partition(".")[0] != "playbook"}
-    found = Plan(folder, recipe, source, notes=notes, needs=requirements(course, imports))
+    found = Plan(folder, recipe, source, notes=notes, needs=requirements(course, recipe.libraries))
     if any(place.startswith("tests/test_") for place in files):
         found.test_needs = requirements(course, TEST_TOOLS)
     for place, text in files.items():
@@ -679,7 +688,8 @@ def _again(lifter: Lifter, key: str, roots: Sequence[str]) -> Recipe:
         page = lifter.course.get(key)
         lifter.roots(page, roots)
     except InputError as error:
-        raise InputError(f"lifted before, and no longer in the course: {error}") from None
+        why = f"lifted before, and no longer in the course: {error}"
+        raise InputError(f"{why}; first `playbook lifted INTO --merge`") from None
     return lifter.recipe(page, roots)
 
 
@@ -955,6 +965,7 @@ class Comparison:
     source: Provenance
     security: list[str]  # pages marked `security` whose recipe has changed in the course
     problems: list[str]  # recipes that the course no longer has
+    recipes: list[Recipe]  # those that it has
 
 
 def compare(course: Course, into: Path) -> Comparison:
@@ -991,7 +1002,7 @@ def compare(course: Course, into: Path) -> Comparison:
         if recipe.page.key in of:
             of[recipe.page.key] |= {*_locked(recipe).modules}
     security = [key for key in lock.recipes if key in of and (of[key] & changed or f"{key} is" in " ".join(problems))]
-    return Comparison(folder, lock, now, yours, changes, source, security, problems)
+    return Comparison(folder, lock, now, yours, changes, source, security, problems, recipes)
 
 
 def _changes(place: str, lock: Lock, now: Mapping[str, str], yours: Mapping[str, str | None]) -> Iterator[Change]:
@@ -1018,7 +1029,9 @@ def merge(found: Comparison) -> tuple[list[str], list[str]]:
             if base is None:
                 new[place] = now
             continue
-        text, clean = _merged(base or "", yours, now, str(found.source))
+        if base is None and yours != now:
+            raise InputError(f"{found.into / place} exists with other content, and the recipe needs it: move it away")
+        text, clean = _merged(base or "", yours, now, str(found.source)) if base is not None else (now, True)
         if text != yours:
             replaced[place] = text
         if not clean:
@@ -1026,6 +1039,8 @@ def merge(found: Comparison) -> tuple[list[str], list[str]]:
         found.lock.files[place] = now
     written = _in_order([*new, *replaced])
     found.lock.files |= new
+    # A page or symbol that has left the course is the project's alone from now on.
+    found.lock.recipes = {recipe.page.key: _locked(recipe) for recipe in found.recipes if recipe.roots}
     found.lock.course = str(found.source)
     replaced[LOCK] = found.lock.dumps()
     write(found.into, new, replaced)
