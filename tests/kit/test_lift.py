@@ -810,7 +810,7 @@ RUN_TESTS = """
 import pytest
 sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--rootdir", sys.argv[1], "-c", "/dev/null", sys.argv[1]]))
 """
-LIFTED = ("clock_and_identifiers", "settings", "errors", "mail", "database", "mail_queue")
+LIFTED = ("clock_and_identifiers", "settings", "errors", "mail", "database", "identity")
 WITH_TESTS = ("clock_and_identifiers", "mail")
 
 
