@@ -430,8 +430,8 @@ class Closure:
 
     def _needed(self, key: str, part: Part) -> Iterator[Symbol]:
         """The symbols of the course that a part refers to."""
-        if inner := next((m for m in part.inner_imports if m.partition(".")[0] in ("playbook", "")), ""):
-            raise InputError(f"{key}: {part.label} imports {inner} when it runs; import it at the top of a cell")
+        if late := next((m for m in part.inner_imports if m.partition(".")[0] in ("playbook", "")), ""):
+            raise InputError(f"{key}: {part.label} imports {late} when it runs; import it at the top of a cell")
         attributes: dict[str, list[str]] = {}
         for name, attribute in part.attributes:
             attributes.setdefault(name, []).append(attribute)

@@ -260,7 +260,7 @@ def findings(course: Course) -> list[str]:
         lifter = Lifter(course)
     except InputError as error:
         return [str(error)]
-    found = []
+    found: list[str] = []
     for page in course.playbooks:
         try:
             found += _findings(lifter, page)

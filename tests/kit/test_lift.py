@@ -564,6 +564,15 @@ def test_an_interruption_leaves_nothing(
     assert set(states(course, into).values()) == {"same"}
 
 
+def test_a_lift_that_was_killed_half_way_is_finished_by_the_next(course: Course, into: Path) -> None:
+    """A kill cannot be undone: the files that were moved already are whole, and the lock is not there yet."""
+    make()(into / "own.py")
+    plan, _ = lift.plan(course, "events", into)
+    make(plan.new["ground.py"])(into / "ground.py")
+    put(course, "events", into)
+    assert set(states(course, into).values()) == {"same"}
+
+
 def test_a_file_that_appears_meanwhile_stays(course: Course, into: Path) -> None:
     make()(into / "own.py")
     plan, _ = lift.plan(course, "events", into)
