@@ -219,6 +219,15 @@ def test_strings_bring_types_and_nothing_else(course: Course) -> None:
     assert "unrelated" not in labels(course, ("foundations/ground", "clamp"))["foundations/ground"]
 
 
+@pytest.mark.parametrize("written", ["Event", "Event.id", "list[Event]"])
+def test_a_type_named_in_an_argument_comes_along(course: Course, written: str) -> None:
+    """As `relationship("User")` does; a function's name in a string is a word like any other."""
+    edited = edit(course, "events", "def cheap(", f'LINK = dict(to="{written}", how="whole")\n\n\ndef cheap(')
+    found = labels(edited, ("api/events", "LINK"))["api/events"]
+    assert "Event" in found
+    assert "whole" not in found
+
+
 def test_base_classes_and_imports_under_other_names_are_followed(course: Course) -> None:
     found = labels(course, ("api/events", "Event"))
     assert found["foundations/ground"] == ["Kind", "Base", "Other"]
@@ -564,6 +573,17 @@ def test_an_interruption_leaves_nothing(
     assert set(states(course, into).values()) == {"same"}
 
 
+def test_the_lock_is_written_last(course: Course, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make()(into / "own.py")
+    make("def test_it() -> None: ...\n")(course.root / lift.TESTS / "test_events.py")
+    moved: list[str] = []
+    real = os.link
+    monkeypatch.setattr(os, "link", lambda old, new: (moved.append(Path(new).name), real(old, new))[1])
+    put(course, "events", into)
+    assert moved[-1] == "playbook.lock"
+    assert {"test_events.py", "events.py"} <= {*moved}
+
+
 def test_a_lift_that_was_killed_half_way_is_finished_by_the_next(course: Course, into: Path) -> None:
     """A kill cannot be undone: the files that were moved already are whole, and the lock is not there yet."""
     make()(into / "own.py")
@@ -688,6 +708,14 @@ def test_merge_takes_no_file_of_the_project_for_its_own(course: Course, into: Pa
     with pytest.raises(InputError, match="exists with other content"):
         lift.merge(lift.compare(changed, into))
     assert tree(into) == before
+
+
+def test_merge_makes_no_file_again_that_the_project_removed(course: Course, into: Path) -> None:
+    put(course, "events", into)
+    (into / "ground.py").unlink()
+    changed = edit(course, "ground", "max(LOW, min(HIGH, number))", "min(HIGH, max(LOW, number))")
+    assert lift.merge(lift.compare(changed, into)) == ([], [])
+    assert not (into / "ground.py").exists()
 
 
 def test_after_a_merge_what_left_the_course_is_the_projects_alone(apart: Course, into: Path) -> None:
