@@ -280,7 +280,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def number(literal: str) -> float:
     """Raises ValueError for NaN, for what is infinite as a double (1e999), and for more than MAX_NUMBER characters."""
-    if len(literal) > MAX_NUMBER or abs(value := float(literal)) == float("inf") or value != value:
+    if len(literal) > MAX_NUMBER or not abs(value := float(literal)) < float("inf"):
         raise ValueError("a number is too large, too long or no number")
     return value
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from playbook.kit import hook, maps, pairing, scaffold
+from playbook.kit import hook, lift, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
 
@@ -522,7 +522,7 @@ def names(course: Course) -> list[str]:
 
 
 PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths)
-COURSE_RULES = (order, names, maps.outdated)
+COURSE_RULES = (order, names, maps.outdated, lift.findings)
 
 
 def findings(course: Course) -> list[str]:

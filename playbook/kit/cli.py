@@ -229,6 +229,105 @@ def _place(playbook: "Playbook", number: int, cell: str, line: int, first_line: 
     return f"cell {number} ({cell}), playbook/{playbook.key}.py:{line}: {first_line}"
 
 
+# ---------------------------------------------------------------- take along
+
+
+@app.command()
+def lift(
+    context: Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The playbook whose recipe is lifted.")],
+    into: Annotated[Path, typer.Argument(metavar="INTO", help="A folder of your project; it becomes a package.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SYMBOL", help="This symbol and what it needs. Repeatable, or A,B,C."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, write nothing.")] = False,
+) -> None:
+    """Write a playbook's recipe as plain modules, with its tests, into a project of your own.
+
+    No file is overwritten. Afterwards `playbook lifted INTO` says what has changed there and here.
+    """
+    from playbook.kit import lift as lifting
+
+    names = [symbol for given in only or () for symbol in given.replace(",", " ").split()]
+    if only and not names:
+        raise InputError("--only needs a symbol: `--only link`")
+    found, _ = lifting.plan(_course(context), name, into, names)
+    if not dry_run:
+        lifting.write(found.into, found.new, found.replaced)
+    console = _console()
+    for place in found.written:
+        _say(console, f"{'would write' if dry_run else 'wrote'}  {into / place}", "green")
+    for place, reason in found.left.items():
+        _say(console, f"left   {into / place}: {reason}")
+    for note in found.notes:
+        _say(console, note, "yellow")
+    if dry_run:
+        for place, text in found.written.items():
+            if place != lifting.LOCK and text:
+                _say(console, f"\n{into / place}", "bold")
+                _say(console, text.rstrip("\n"))
+        _say(console)
+    recipe = found.recipe
+    modules = "module" if recipe.modules == 1 else "modules"
+    _say(console, f"{recipe.lines} lines in {recipe.modules} {modules}", "bold")
+    if recipe.over:
+        why = f": {recipe.about.over}" if recipe.about.over else "; `--only SYMBOL` takes less"
+        _say(console, f"long for a recipe ({recipe.over}){why}", "yellow")
+    if found.needs:
+        _say(console, "add to `dependencies` in your pyproject.toml:")
+        _say(console, _quoted(found.needs))
+    if found.test_needs:
+        _say(console, "and for its tests:")
+        _say(console, _quoted(found.test_needs))
+    if not dry_run:
+        _say(console, f"later: playbook lifted {into}", "cyan")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return "  " + ", ".join(f'"{name}"' for name in names)
+
+
+@app.command()
+def lifted(
+    context: Context,
+    into: Annotated[Path, typer.Argument(metavar="INTO", help="The folder that was lifted into.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Take over what changed in the course, with marks where both changed.")
+    ] = False,
+) -> None:
+    """Compare what was lifted with the course, symbol by symbol; exit code 1 when a security recipe changed here."""
+    from playbook.kit import lift as lifting
+
+    found, console = lifting.compare(_course(context), into), _console()
+    width = max((len(change.symbol) for change in found.changes), default=0)
+    for place in dict.fromkeys(change.place for change in found.changes):
+        _say(console, place, "bold")
+        for change in (change for change in found.changes if change.place == place):
+            style = "" if change.state == lifting.SAME else "yellow"
+            _say(console, f"  {change.symbol:<{width}}  {change.explained}", style)
+            for line in change.differences:
+                _say(console, f"      {line}".rstrip())
+    for problem in found.problems:
+        _say(console, problem, "yellow")
+    conflicts: list[str] = []
+    if merge:
+        written, conflicts = lifting.merge(found)
+        for place in written:
+            marks = place in conflicts
+            _say(console, f"{'CONFLICT' if marks else 'merged'}  {into / place}", "bold red" if marks else "green")
+        if not written:
+            _say(console, "nothing to merge")
+        if conflicts:
+            typer.echo(f"settle the conflicts in {', '.join(conflicts)}, then run the tests", err=True)
+    elif any(change.in_course for change in found.changes):
+        _say(console, f"take the course's changes over: playbook lifted {into} --merge", "cyan")
+    if found.security and not merge:
+        typer.echo(f"changed in the course, and security depends on it: {', '.join(found.security)}", err=True)
+    if conflicts or (found.security and not merge):
+        raise typer.Exit(FAILED)
+
+
 # ---------------------------------------------------------------- keep
 
 

@@ -118,6 +118,7 @@ class Course:
             raise InputError(
                 "playbook/course.toml cannot be read: every [[track]] needs a name, a title and a list of playbooks"
             ) from None
+        self.lift: dict[str, object] = raw.get("lift", {})  # what `playbook lift` is told, by page
 
     @cached_property
     def index(self) -> Playbook:

@@ -129,6 +129,8 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         "list",
         "find",
         "run",
+        "lift",
+        "lifted",
         "lab",
         "refresh",
         "check",
