@@ -77,7 +77,7 @@ def prose_words(source: str) -> int:
     """Words of Markdown, without code and the targets of links."""
     text = re.sub(r"```.*?```|`[^`]*`", " ", source, flags=re.DOTALL)
     text = re.sub(r"\]\([^)]*\)", "]", text)
-    return len(re.findall(r"[^\W\d_][\w'’-]*", text))
+    return len(re.findall(r"[^\W\d_][\w'\u2019-]*", text))
 
 
 def hidden(cell: Any) -> bool:

@@ -1,7 +1,8 @@
 """The rules every page keeps, as functions that return findings: `path:line: what is wrong; what to do`.
 
-`findings` runs all of them but the comparison of texts and notebooks, which is `drift`: a notebook that was edited
-without its text is bad input, not a page that breaks a rule.
+Here are the rules of all pages, and of those that `course.toml` lists as `old_form`; those of pages with roles and a
+budget are in `playbook.kit.anatomy`. `findings` runs all of them but the comparison of texts and notebooks, which is
+`drift`: a notebook that was edited without its text is bad input, not a page that breaks a rule.
 """
 
 import ast
@@ -11,11 +12,12 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator
 
-from playbook.kit import maps, pairing, scaffold
+from playbook.kit import anatomy, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
 from playbook.kit.reading import Cell, cells, finding, in_section, line_of
 
+# Anatomy and length of pages of the old form.
 SECTIONS = (
     "The decision",
     "See it break",
@@ -75,6 +77,8 @@ MACHINE_PATH = re.compile(
 
 def opening(playbook: Playbook) -> list[str]:
     """Title and a promise of one sentence; for a lesson the card with its five rows."""
+    if playbook.track and not playbook.old_form:
+        return []
     found = []
     first = cells(playbook)[0] if cells(playbook) else None
     if first is None or not first.markdown or not re.match(r'"""\n# \S.*\n', first.content):
@@ -101,7 +105,7 @@ def opening(playbook: Playbook) -> list[str]:
 
 def sections(playbook: Playbook) -> list[str]:
     """Every section of the anatomy, in its order, and none besides."""
-    if not playbook.track:
+    if not playbook.old_form:
         return []
     found = []
     have = playbook.sections
@@ -122,7 +126,7 @@ def sections(playbook: Playbook) -> list[str]:
 
 def contents(playbook: Playbook) -> list[str]:
     """What the sections of a lesson must hold: options, a question, asserts, an exercise, a checklist, sources."""
-    if not playbook.track:
+    if not playbook.old_form:
         return []
     checks = (_decision, _break, _build, _assertions, _exercise, _hand_over, _sources, _last_cell)
     return [line for check in checks for line in check(playbook)]
@@ -207,7 +211,7 @@ def _last_cell(playbook: Playbook) -> Iterator[str]:
 
 def length(playbook: Playbook) -> list[str]:
     """A page of one question, ten to twenty minutes; an export cell short enough to be read at one glance."""
-    if not playbook.track:
+    if not playbook.old_form:
         return []
     lesson = playbook.source.partition("\n## Your turn\n")[0].splitlines()
     lines = sum(bool(line.strip()) and not line.startswith("# %%") and line != '"""' for line in lesson)
@@ -463,8 +467,8 @@ def names(course: Course) -> list[str]:
     return found
 
 
-PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths)
-COURSE_RULES = (order, names, maps.outdated)
+PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths, *anatomy.PAGE_RULES)
+COURSE_RULES = (order, names, maps.outdated, *anatomy.COURSE_RULES)
 
 
 def findings(course: Course) -> list[str]:

@@ -620,7 +620,7 @@ def test_what_is_folded_by_hand_in_jupyterlab_does_not_reach_the_text(lab: Any) 
     save(lab, NOTEBOOK, content)
     text = (root / TEXT).read_text(encoding="utf-8")
     assert "jupyter" not in text
-    assert text.replace('# %% tags=["hide-input"]', "# %%") == LESSON, "a tag of one's own stays: `playbook check` tells"
+    assert text.replace('# %% tags=["hide-input"]', "# %%") == LESSON, "`playbook check` tells of the tag"
 
 
 def test_an_edit_in_jupyterlab_reaches_the_text_in_the_course_s_form(lab: Any) -> None:
