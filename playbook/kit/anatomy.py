@@ -199,7 +199,7 @@ def _see_it_break(playbook: Playbook) -> Iterator[str]:
         return
     if not inside.code:
         yield finding(playbook, inside.line, "nothing is run", "let the tempting version fail in a code cell")
-    if "?" not in inside.prose:
+    if not _asks(inside.prose):
         yield finding(playbook, inside.line, "no question before the failure", "ask the reader to predict what happens")
     lines = sum(budget.code_lines(cell.content) for cell in inside.code if not cell.tags & budget.FOLDED)
     if lines > BREAK_LINES:
@@ -220,12 +220,17 @@ def _decision(playbook: Playbook) -> Iterator[str]:
         yield finding(playbook, inside.line, "the choice is not marked", "set the chosen option in bold and say why")
 
 
+def _asks(prose: str) -> bool:
+    """Whether a question stands in it; `?page=2` is none."""
+    return re.search(r"\?(?=\W|$)", re.sub(r"`[^`]*`", "", prose)) is not None
+
+
 def _predictions(playbook: Playbook) -> Iterator[str]:
     before = ""
     for cell in cells(playbook):
         if cell.markdown:
-            before = cell.content
-        elif "predict" in cell.tags and "?" not in before:
+            before = _last_paragraph(cell)
+        elif "predict" in cell.tags and not _asks(before):
             yield finding(playbook, cell.line - 1, "a prediction without a question", "ask for it in the cell above")
 
 

@@ -18,7 +18,9 @@ def needs(source: str) -> dict[str, int]:
     tree = ast.parse(source)
     bound = binds(source)
     found: dict[str, int] = {}
-    for name in _read(symtable.symtable(source, "cell", "exec")):
+    # `a += 1` reads `a`, which a symbol table does not say.
+    augmented = {n.target.id for n in tree.body if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)}
+    for name in _read(symtable.symtable(source, "cell", "exec")) | augmented:
         if name not in bound or _read_first(tree, name):
             lines = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == name]
             found[name] = min(lines, default=1)

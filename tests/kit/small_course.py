@@ -8,6 +8,8 @@ from playbook.kit.course import Course, Playbook
 
 TOML = """\
 # The order of a small course.
+old_form = []
+
 [[track]]
 name = "foundations"  # first
 title = "the ground"
@@ -104,11 +106,20 @@ def start(root: Path) -> Course:
 
 
 def add(root: Path, key: str, topics: str = "bounds, clamp") -> Playbook:
-    """A new, filled playbook, and the generated parts of all."""
+    """A new, filled playbook of the old form, and the generated parts of all."""
     made = scaffold.create(Course(root), key)
     made.text.write_text(fill(made.text.read_text(), made.name, topics))
+    keep_old(root, key)
     maps.update(Course(root))
     return Course(root).get(key)
+
+
+def keep_old(root: Path, key: str) -> None:
+    """List a page as one of the old form."""
+    toml = root / "playbook" / "course.toml"
+    text = toml.read_text()
+    assert "\nold_form = [" in text
+    toml.write_text(text.replace("\nold_form = [", f'\nold_form = ["{key}", '))
 
 
 def replace(playbook: Playbook, old: str, new: str, count: int = 1) -> None:
