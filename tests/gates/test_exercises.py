@@ -8,6 +8,7 @@ from playbook.kit.course import Course, Playbook
 PAGES = [page for page in Course().playbooks if answers.place(page).is_file()]
 WRONG = [(page, number) for page in PAGES for number in range(len(answers.load(page).wrong))]
 WORDS = 5  # fewer help nobody
+ACCIDENTS = ("NameError", "ImportError", "ModuleNotFoundError", "nothing is written yet")
 
 
 @pytest.mark.parametrize(("page", "number"), WRONG, ids=[f"{page.key}-{number}" for page, number in WRONG])
@@ -19,7 +20,7 @@ def test_a_wrong_answer_is_refused_in_words(page: Playbook, number: int) -> None
     said = repr(verdict)
     assert said.startswith("not yet: "), f"{where}: {said!r}"
     assert len(said.split()) >= WORDS, f"{where}: {said!r} helps nobody"
-    assert "raised" not in said, f"{where} fails by accident: {said!r}"
+    assert not any(accident in said for accident in ACCIDENTS), f"{where} was not tried: {said!r}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.key)
