@@ -7,6 +7,7 @@ look; the idea); `WRONG`, at least three plausible wrong answers as source text,
 import ast
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,12 @@ def faults(playbook: Playbook) -> list[tuple[int, str, str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         return [(error.lineno or 1, f"not Python: {error.msg}", "correct it")]
-    found = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    found = [
+        (number, f"unfinished: {line.strip()[:60]}", "write it")
+        for number, line in enumerate(lines, 1)
+        if re.search(r"\bTODO\b", line)
+    ]
     if not any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body):
         found.append((1, "has no function `check`", "write `@checker` and `def check(work) -> str`"))
     for name, least, most in (("HINTS", HINTS, HINTS), ("WRONG", WRONG, 99)):

@@ -354,7 +354,8 @@ def budget(
     console.print(table)
     many = sum(bool(m.over()) for m in found.values())
     minutes = duration(sum(m.minutes for m in found.values()))
-    _say(console, f"{len(found)} pages, {many} outside of the budget, {minutes} to read", "bold")
+    noun = "page" if len(found) == 1 else "pages"
+    _say(console, f"{len(found)} {noun}, {many} outside of the budget, {minutes} to read", "bold")
     if any(m.over() for p, m in found.items() if not p.old_form):
         raise typer.Exit(FAILED)
 
@@ -363,14 +364,15 @@ def budget(
 def new(
     context: Context, place: Annotated[str, typer.Argument(metavar="TRACK/NAME", help="Like schema/relationships.")]
 ) -> None:
-    """Make a new playbook with every section of the anatomy, to be filled."""
+    """Make a new playbook with every section of the anatomy, and the module of its exercise, to be filled."""
     from playbook.kit import scaffold
 
     made, console = scaffold.create(_course(context), place), _console()
     _say(console, f"wrote  playbook/{made.key}.py", "green")
+    _say(console, f"wrote  playbook/exercises/{made.key}.py", "green")
     _say(console, "wrote  playbook/course.toml")
     _say(console, "next:")
-    _say(console, f"  1. fill every TODO in playbook/{made.key}.py")
+    _say(console, f"  1. fill every TODO in playbook/{made.key}.py and playbook/exercises/{made.key}.py")
     _say(console, f"  2. playbook run {made.name}      as a script, until it is green")
     _say(console, f"  3. playbook refresh {made.name}  makes the notebook, the course map and the links")
     _say(console, "  4. playbook check        says what is still missing")

@@ -8,8 +8,9 @@ import new_page
 import pytest
 import small_course
 
-from playbook.kit import anatomy, budget, check, pairing
+from playbook.kit import anatomy, answers, budget, check, pairing, scaffold
 from playbook.kit.course import Course, Playbook
+from playbook.kit.errors import InputError
 from playbook.kit.lift_size import LiftSize
 
 
@@ -261,6 +262,24 @@ def test_the_synopsis_says_what_is_lifted_once_that_is_known(root: Path, monkeyp
     size = LiftSize(40, 2, ("fastapi", "sqlalchemy"))
     (found,) = anatomy.lifted(Course(root))
     assert found.endswith("write `*Lift: 40 lines in 2 files; needs fastapi, sqlalchemy.*`")
+
+
+# --- a new page ---
+
+
+def test_a_new_page_has_all_parts_and_is_found_unfinished_in_page_and_exercise(root: Path) -> None:
+    made = Course(scaffold.create(Course(root), "api/fourth").root).get("fourth")
+    assert not made.old_form
+    rules = (anatomy.order_of_sections, anatomy.roles, anatomy.folded_by_hand, anatomy.synopsis, anatomy.introduced)
+    assert [line for rule in rules for line in rule(made)] == []
+    assert [line for line in anatomy.parts(made) if "See it break" not in line] == []
+    assert len(check.to_do(made)) > 30
+    found = anatomy.exercise(made)
+    assert found
+    assert all(line.startswith("playbook/exercises/api/fourth.py:") and "unfinished" in line for line in found)
+    assert anatomy.strays(Course(root)) == []
+    with pytest.raises(InputError, match="unfinished"):
+        answers.load(made)
 
 
 # --- strays ---
