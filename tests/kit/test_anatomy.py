@@ -143,10 +143,11 @@ def test_a_finding_names_the_line(root: Path) -> None:
     assert found.startswith(f"playbook/api/clamp.py:{stage}: line {use} uses rows_for, which")
 
 
-def test_a_name_that_a_visible_cell_binds_itself_needs_no_sentence(root: Path) -> None:
-    small_course.replace(
-        page(root), "# %%\nlimit =", "# %%\nfrom collections import Counter\n\nprint(Counter())\nlimit ="
-    )
+@pytest.mark.parametrize("between", ["", "# %%\n"])
+def test_a_name_that_a_visible_cell_binds_needs_no_sentence(root: Path, between: str) -> None:
+    """In the cell that uses it, or in one before."""
+    own = f"# %%\nfrom collections import Counter\n\n{between}print(Counter())\nlimit ="
+    small_course.replace(page(root), "# %%\nlimit =", own)
     assert anatomy.introduced(page(root)) == []
 
 

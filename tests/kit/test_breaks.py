@@ -43,7 +43,7 @@ def test_the_table_may_have_a_heading(page: Playbook, heading: str) -> None:
 
 def test_only_the_recipe_is_changed(page: Playbook) -> None:
     """The same text may stand in the prose, in the story and in the exercise."""
-    small_course.replace(page, "The same client asks again.", "It was `max(bounds.low, number)`.")
+    small_course.replace(page, "The service does what it is asked.", "No `max(bounds.low, number)` yet.")
     page = again(page)
     changed = breaks.changed(page, breaks.changes(page)[1])
     wanted = page.source.replace("at_least_low = max(bounds.low, number)", "at_least_low = number")
