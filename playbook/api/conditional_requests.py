@@ -701,7 +701,7 @@ def check_save(save):
 check_save(save)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def save(client, url, read, mine):
     # Three states count: what the user saw, what is stored now, and what the user wants. The tag of the 412 must not
     # be used: it belongs to a state nobody has looked at. And `base` stays the first one: it is what the user saw.

@@ -722,7 +722,7 @@ def check_read_problem(read_problem):
 check_read_problem(read_problem)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def read_problem(response) -> dict:
     from urllib.parse import unquote
 

@@ -741,7 +741,7 @@ def check_announce_once(announce_once):
 check_announce_once(announce_once)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def announce_once(client: httpx.Client, notes: dict[str, str], body: dict[str, str]) -> httpx.Response:
     content = json.dumps(body, sort_keys=True)  # one text for one content, and the same bytes each time
     key = notes.setdefault(content, f'"{uuid.uuid4()}"')  # kept before anything is sent

@@ -713,7 +713,7 @@ def check_beyond(beyond):
 check_beyond(beyond)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def beyond(keys: list[tuple[sa.Column, bool]], last: list) -> sa.ColumnElement[bool]:
     pairs = list(zip(keys, last, strict=True))
     options = []

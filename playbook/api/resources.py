@@ -733,7 +733,7 @@ def check_put(add_put):
 check_put(add_put)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def add_put(router: APIRouter) -> None:
     @router.put("/organizations/{slug}", dependencies=[takes(JSON), permission("organizations:write")])
     def put_organization(

@@ -746,7 +746,7 @@ def check_undo(changed, undo):
 check_undo(changed, undo)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def changed(db: orm.Session, auth: Auth, user: User, old: str) -> str:
     return new_link(db, auth, user, UNDO, old, 7 * 86_400)
 

@@ -577,7 +577,7 @@ def check_scrub(scrub):
 check_scrub(scrub)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def scrub(exchanges):
     seen: dict[str, str] = {}
 

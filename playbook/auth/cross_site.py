@@ -568,7 +568,7 @@ def check_way_back(way_back):
 check_way_back(way_back)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def way_back(referer: str, trusted: Sequence[str]) -> str:
     source = origin_of(referer)
     if source not in trusted:

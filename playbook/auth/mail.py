@@ -525,7 +525,7 @@ def check_calm(calm):
 check_calm(Calm)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 class Calm:
     def __init__(self, sender: Sender, clock: Clock, most: int, per: timedelta) -> None:
         self.sender, self.clock, self.most, self.per = sender, clock, most, per

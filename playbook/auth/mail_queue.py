@@ -660,7 +660,7 @@ def check_fresh(fresh):
 check_fresh(Fresh)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 class Fresh:
     def __init__(self, sender: Sender, clock: Clock, most: timedelta) -> None:
         self.sender, self.clock, self.most = sender, clock, most

@@ -601,7 +601,7 @@ def check_codes(kind):
 
 check_codes(Codes)
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 import hmac
 
 

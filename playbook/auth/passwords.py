@@ -694,7 +694,7 @@ def check_wrapping(wrap, check_wrapped):
 check_wrapping(wrap, check_wrapped)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def wrap(md5: str) -> str:
     # The mark says what was hashed. Without it every hash would have to be tried as both, and the MD5 would be a
     # password; with it the text is no argon2id hash to anything that does not know it.

@@ -685,7 +685,7 @@ def check_answer_nobody(answer_nobody):
 check_answer_nobody(answer_nobody)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def answer_nobody(scope: Scope, cookies: Cookies, limits: AddressLimits) -> bytes | None:
     if not asks_who(scope) or cookies.read(Headers(scope=scope).get("cookie", ""), SESSION) is not None:
         return None  # a good signature: only the database knows, and what is dead must be cleared

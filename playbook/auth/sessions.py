@@ -734,7 +734,7 @@ def check_start_limited(start_limited):
 check_start_limited(start_limited)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def start_limited(db: orm.Session, auth: Auth, user_id: UUID, request: Request, most: int) -> tuple[UserSession, str]:
     # Two sign-ins write different rows and would not collide. The user's row is one that both write.
     db.execute(sa.update(User).where(User.id == user_id).values(updated_at=User.updated_at))

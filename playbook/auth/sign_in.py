@@ -726,7 +726,7 @@ def check_spraying(before, after):
 check_spraying(before, after)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def before(auth: Auth, email: str, network: str) -> None:
     try:  # an allowance of one is a mark: whoever can spend it is the first within the hour
         spend(auth, Allowance(1, timedelta(hours=1)), "tried", network, email)

@@ -746,7 +746,7 @@ def check_forgetting(forget_unproven):
 
 check_forgetting(forget_unproven)
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 from playbook.schema.identity import delete_user
 
 

@@ -738,7 +738,7 @@ def check_breaks(breaks):
 check_breaks(breaks)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def breaks(recorded, answered, place="body") -> list[str]:
     time_form = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 

@@ -538,7 +538,7 @@ def check_ids_of_day(ids_of_day) -> str:
 check_ids_of_day(ids_of_day)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def ids_of_day(day: date, zone: tzinfo) -> tuple[uuid.UUID, uuid.UUID]:
     def bound(day: date) -> uuid.UUID:
         # The next midnight, not 24 hours later: twice a year a day has 23 or 25.

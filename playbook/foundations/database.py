@@ -837,7 +837,7 @@ def check_leave(leave):
 check_leave(leave)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def leave(session: orm.Session, organization: str, name: str) -> None:
     # The rule is about the organization, so every change of its owners writes the organization's row first.
     session.execute(

@@ -317,7 +317,7 @@ def check_in_force(in_force) -> str:
 
 check_in_force(in_force)
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 from graphlib import CycleError, TopologicalSorter
 
 

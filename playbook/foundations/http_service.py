@@ -717,7 +717,7 @@ def check_drain(drain):
 check_drain(drain)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def drain(app: FastAPI) -> None:
     # Routes are tried in order and the first that matches answers, so the check comes before them: in a middleware.
     # The state is the app's own: two services in one process must not drain each other.

@@ -592,7 +592,7 @@ def check_proxies(kind: type[Settings]) -> str:
 
 check_proxies(WithProxies)
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 

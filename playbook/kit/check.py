@@ -1,7 +1,8 @@
 """The rules every page keeps, as functions that return findings: `path:line: what is wrong; what to do`.
 
-`findings` runs all of them but the comparison of texts and notebooks, which is `drift`: a notebook that was edited
-without its text is bad input, not a page that breaks a rule.
+Here are the rules of all pages, and of those that `course.toml` lists as `old_form`; those of pages with roles and a
+budget are in `playbook.kit.anatomy`. `findings` runs all of them but the comparison of texts and notebooks, which is
+`drift`: a notebook that was edited without its text is bad input, not a page that breaks a rule.
 """
 
 import ast
@@ -10,13 +11,13 @@ import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 
-from playbook.kit import hook, lift, maps, pairing, scaffold
+from playbook.kit import anatomy, lift, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
+from playbook.kit.reading import Cell, cells, finding, in_section, line_of
 
+# Anatomy and length of pages of the old form.
 SECTIONS = (
     "The decision",
     "See it break",
@@ -71,112 +72,61 @@ MACHINE_PATH = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell's content; `line` is the line of the text at which the content begins."""
-
-    line: int
-    content: str
-    markdown: bool
-    tags: frozenset[str]
-    options: str
-
-    def at(self, pattern: str) -> int:
-        """The line of the text at which `pattern` first matches within the cell."""
-        match = re.search(pattern, self.content, re.M)
-        return self.line + (self.content.count("\n", 0, match.start()) if match else 0)
-
-
-@lru_cache(maxsize=256)
-def _cells(source: str) -> tuple[Cell, ...]:
-    lines = source.split("\n")
-    return tuple(
-        Cell(c.start + 1, "\n".join(lines[c.start : c.stop]), c.markdown, c.tags, lines[c.start - 1])
-        for c in hook.cells(source)
-    )
-
-
-def cells(playbook: Playbook) -> tuple[Cell, ...]:
-    """The cells of a page with their contents."""
-    return _cells(playbook.source)
-
-
-def _finding(playbook: Playbook, line: int, what: str, to_do: str) -> str:
-    return f"playbook/{playbook.key}.py:{line}: {what}; {to_do}"
-
-
-def _in_section(playbook: Playbook, heading: str) -> list[Cell]:
-    """The cells from the one that holds `## heading` to the one before the next section's."""
-    found: list[Cell] = []
-    inside = False
-    for cell in cells(playbook):
-        headings = re.findall(r"^## (.+)$", cell.content, re.M) if cell.markdown else []
-        if heading in headings:
-            inside = True
-        elif headings and inside:
-            break
-        if inside:
-            found.append(cell)
-    return found
-
-
-def _line_of(playbook: Playbook, heading: str) -> int:
-    return next((c.at(rf"^## {re.escape(heading)}$") for c in _in_section(playbook, heading)), 1)
-
-
 # ---------------------------------------------------------------- anatomy
 
 
 def opening(playbook: Playbook) -> list[str]:
     """Title and a promise of one sentence; for a lesson the card with its five rows."""
+    if playbook.track and not playbook.old_form:
+        return []
     found = []
     first = cells(playbook)[0] if cells(playbook) else None
     if first is None or not first.markdown or not re.match(r'"""\n# \S.*\n', first.content):
-        return [_finding(playbook, 1, "the first cell has no title", 'begin it with `"""` and `# Title`')]
+        return [finding(playbook, 1, "the first cell has no title", 'begin it with `"""` and `# Title`')]
     if not re.fullmatch(r"[A-Z][^.!?]*(?:[.!?](?=\S)[^.!?]*)*\.", playbook.promise):
         found.append(
-            _finding(playbook, 4, "no promise of one sentence", "say below the title what the reader can do afterwards")
+            finding(playbook, 4, "no promise of one sentence", "say below the title what the reader can do afterwards")
         )
     elif len(playbook.promise) > PROMISE_LETTERS:
-        found.append(_finding(playbook, 4, f"a promise of more than {PROMISE_LETTERS} letters", "say it shorter"))
+        found.append(finding(playbook, 4, f"a promise of more than {PROMISE_LETTERS} letters", "say it shorter"))
     if not playbook.track:
         return found
     missing = [row for row in CARD if not playbook.card.get(row)]
     if missing:
         to_do = "fill the table below the promise"
-        found.append(_finding(playbook, 6, f"the card lacks {', '.join(missing)}", to_do))
+        found.append(finding(playbook, 6, f"the card lacks {', '.join(missing)}", to_do))
     elif tuple(row for row in playbook.card if row in CARD) != CARD:
-        found.append(_finding(playbook, 6, "the card's rows are out of order", f"order them {', '.join(CARD)}"))
+        found.append(finding(playbook, 6, "the card's rows are out of order", f"order them {', '.join(CARD)}"))
     if playbook.card.get("Time") and not re.fullmatch(r"[1-9]\d* minutes", playbook.card["Time"]):
         line = first.at(r"^\| \*\*Time")
-        found.append(_finding(playbook, line, f"Time is {playbook.card['Time']!r}", "write it as `12 minutes`"))
+        found.append(finding(playbook, line, f"Time is {playbook.card['Time']!r}", "write it as `12 minutes`"))
     return found
 
 
 def sections(playbook: Playbook) -> list[str]:
     """Every section of the anatomy, in its order, and none besides."""
-    if not playbook.track:
+    if not playbook.old_form:
         return []
     found = []
     have = playbook.sections
     for heading, times in Counter(have).items():
         if heading not in SECTIONS:
-            line = _line_of(playbook, heading)
-            found.append(_finding(playbook, line, f"unknown section {heading!r}", "use `###` below one of the anatomy"))
+            line = line_of(playbook, heading)
+            found.append(finding(playbook, line, f"unknown section {heading!r}", "use `###` below one of the anatomy"))
         elif times > 1:
-            found.append(_finding(playbook, _line_of(playbook, heading), f"section {heading!r} twice", "join them"))
+            found.append(finding(playbook, line_of(playbook, heading), f"section {heading!r} twice", "join them"))
     for heading in SECTIONS:
         if heading not in have and (playbook.name, heading) not in LEFT_OUT:
-            found.append(_finding(playbook, 1, f"section {heading!r} is missing", f"write it: `## {heading}`"))
+            found.append(finding(playbook, 1, f"section {heading!r} is missing", f"write it: `## {heading}`"))
     known = [heading for heading in have if heading in SECTIONS]
     if known != sorted(known, key=SECTIONS.index):
-        found.append(_finding(playbook, 1, "the sections are out of order", f"order them {', '.join(SECTIONS)}"))
+        found.append(finding(playbook, 1, "the sections are out of order", f"order them {', '.join(SECTIONS)}"))
     return found
 
 
 def contents(playbook: Playbook) -> list[str]:
     """What the sections of a lesson must hold: options, a question, asserts, an exercise, a checklist, sources."""
-    if not playbook.track:
+    if not playbook.old_form:
         return []
     checks = (_decision, _break, _build, _assertions, _exercise, _hand_over, _sources, _last_cell)
     return [line for check in checks for line in check(playbook)]
@@ -185,59 +135,55 @@ def contents(playbook: Playbook) -> list[str]:
 def _decision(playbook: Playbook) -> Iterator[str]:
     if "The decision" not in playbook.sections:
         return
-    text, line = playbook.section("The decision"), _line_of(playbook, "The decision")
+    text, line = playbook.section("The decision"), line_of(playbook, "The decision")
     tables = [block for block in re.split(r"\n\s*\n", text) if re.match(r"\|.*\n\|[ :|-]+\n", block)]
     if not tables or not any(2 <= len(t.strip().splitlines()) - 2 <= 4 for t in tables):
-        yield _finding(playbook, line, "no table of two to four options", "set them side by side with what each costs")
+        yield finding(playbook, line, "no table of two to four options", "set them side by side with what each costs")
     if not re.search(r"\*\*[^*]+\*\*", text):
-        yield _finding(playbook, line, "the choice is not marked", "set the chosen option in bold and say why")
+        yield finding(playbook, line, "the choice is not marked", "set the chosen option in bold and say why")
 
 
 def _break(playbook: Playbook) -> Iterator[str]:
     if "See it break" not in playbook.sections:
         return
-    inside, line = _in_section(playbook, "See it break"), _line_of(playbook, "See it break")
+    inside, line = in_section(playbook, "See it break"), line_of(playbook, "See it break")
     if not any(not cell.markdown for cell in inside):
-        yield _finding(playbook, line, "nothing is run", "let the tempting version fail in a code cell")
+        yield finding(playbook, line, "nothing is run", "let the tempting version fail in a code cell")
     before = inside[0].content.partition("## See it break")[2]
     if "?" not in before:
-        yield _finding(playbook, line, "no question before the failure", "ask the reader to predict what happens")
+        yield finding(playbook, line, "no question before the failure", "ask the reader to predict what happens")
 
 
 def _build(playbook: Playbook) -> Iterator[str]:
     if "Build it" not in playbook.sections:
         return
-    if not any("export" in cell.tags for cell in _in_section(playbook, "Build it")):
-        yield _finding(playbook, _line_of(playbook, "Build it"), "no export cell", 'tag a cell `tags=["export"]`')
+    if not any("export" in cell.tags for cell in in_section(playbook, "Build it")):
+        yield finding(playbook, line_of(playbook, "Build it"), "no export cell", 'tag a cell `tags=["export"]`')
 
 
 def _assertions(playbook: Playbook) -> Iterator[str]:
     if "Check it" not in playbook.sections:
         return
-    line = _line_of(playbook, "Check it")
-    code = "\n".join(cell.content for cell in _in_section(playbook, "Check it") if not cell.markdown)
+    line = line_of(playbook, "Check it")
+    code = "\n".join(cell.content for cell in in_section(playbook, "Check it") if not cell.markdown)
     if not re.search(r"^\s*assert\b", code, re.M):
-        yield _finding(playbook, line, "nothing is asserted", "assert the property that must never regress")
+        yield finding(playbook, line, "nothing is asserted", "assert the property that must never regress")
     if "print(" not in code:
-        yield _finding(playbook, line, "nothing is printed", "end with one line that says what held")
+        yield finding(playbook, line, "nothing is printed", "end with one line that says what held")
 
 
 def _exercise(playbook: Playbook) -> Iterator[str]:
     for tag in ("exercise", "solution"):
         number = sum(tag in cell.tags for cell in cells(playbook))
         if number != 1:
-            yield _finding(playbook, 1, f"{number} cells tagged {tag}", f'tag one code cell `tags=["{tag}"]`')
+            yield finding(playbook, 1, f"{number} cells tagged {tag}", f'tag one code cell `tags=["{tag}"]`')
     order = [tag for cell in cells(playbook) for tag in ("exercise", "solution") if tag in cell.tags]
     if order == ["solution", "exercise"]:
-        yield _finding(playbook, 1, "the solution stands before the exercise", "put it after the checker")
+        yield finding(playbook, 1, "the solution stands before the exercise", "put it after the checker")
     for cell in cells(playbook):
-        if "solution" in cell.tags:
-            if '"source_hidden": true' not in cell.options:
-                to_do = 'write `# %% jupyter={"source_hidden": true} tags=["solution"]`'
-                yield _finding(playbook, cell.line - 1, "the solution is not collapsed", to_do)
-            if not re.search(r"^assert check\w*\(.*\)\s*\Z", cell.content.rstrip(), re.M):
-                to_do = "end it with `assert check_...(...)`"
-                yield _finding(playbook, cell.line, "the solution does not prove itself", to_do)
+        if "solution" in cell.tags and not re.search(r"^assert check\w*\(.*\)\s*\Z", cell.content.rstrip(), re.M):
+            to_do = "end it with `assert check_...(...)`"
+            yield finding(playbook, cell.line, "the solution does not prove itself", to_do)
 
 
 def _hand_over(playbook: Playbook) -> Iterator[str]:
@@ -246,45 +192,45 @@ def _hand_over(playbook: Playbook) -> Iterator[str]:
     items = re.findall(r"^- \*\*[^*]+\*\*: \S", playbook.section("Hand it over"), re.M)
     if not 3 <= len(items) <= 6:
         what = f"{len(items)} checklist lines"
-        line = _line_of(playbook, "Hand it over")
-        yield _finding(playbook, line, what, "write three to six, as `- **Reviewer**: what to look at`")
+        line = line_of(playbook, "Hand it over")
+        yield finding(playbook, line, what, "write three to six, as `- **Reviewer**: what to look at`")
 
 
 def _sources(playbook: Playbook) -> Iterator[str]:
-    inside = [cell.content for cell in _in_section(playbook, "Sources") if "nav" not in cell.tags]
+    inside = [cell.content for cell in in_section(playbook, "Sources") if "nav" not in cell.tags]
     if inside and not "\n".join(inside).partition("## Sources")[2].strip('"\n '):
-        yield _finding(playbook, _line_of(playbook, "Sources"), "no sources", "name the standards and their sections")
+        yield finding(playbook, line_of(playbook, "Sources"), "no sources", "name the standards and their sections")
 
 
 def _last_cell(playbook: Playbook) -> Iterator[str]:
     last = cells(playbook)[-1]
     if not (last.markdown and "nav" in last.tags):
         to_do = 'end the page with `# %% [markdown] tags=["nav"]`'
-        yield _finding(playbook, last.line, "the last cell is not the one with the links", to_do)
+        yield finding(playbook, last.line, "the last cell is not the one with the links", to_do)
 
 
 def length(playbook: Playbook) -> list[str]:
     """A page of one question, ten to twenty minutes; an export cell short enough to be read at one glance."""
-    if not playbook.track:
+    if not playbook.old_form:
         return []
     lesson = playbook.source.partition("\n## Your turn\n")[0].splitlines()
     lines = sum(bool(line.strip()) and not line.startswith("# %%") and line != '"""' for line in lesson)
     found = []
     if not LINES[0] <= lines <= OVER.get(playbook.key, LINES[1]):
         to_do = f"keep a page between {LINES[0]} and {LINES[1]}, one question each"
-        found.append(_finding(playbook, len(lesson), f"{lines} lines of text before the exercise", to_do))
+        found.append(finding(playbook, len(lesson), f"{lines} lines of text before the exercise", to_do))
     for cell in cells(playbook):
         written = sum(bool(line.strip()) for line in cell.content.split("\n"))
         if "export" in cell.tags and written > EXPORT_LINES:
             what = f"an export cell of {written} lines"
-            found.append(_finding(playbook, cell.line, what, f"cut it to {EXPORT_LINES}, with prose between"))
+            found.append(finding(playbook, cell.line, what, f"cut it to {EXPORT_LINES}, with prose between"))
     return found
 
 
 def to_do(playbook: Playbook) -> list[str]:
     """Nothing that `playbook new` left to be written. Generated cells repeat what stands elsewhere."""
     return [
-        _finding(playbook, number, f"unfinished: {line.strip()[:60]}", "write it")
+        finding(playbook, number, f"unfinished: {line.strip()[:60]}", "write it")
         for cell in cells(playbook)
         if not cell.tags & {"map", "nav"}
         for number, line in enumerate(cell.content.split("\n"), cell.line)
@@ -315,21 +261,21 @@ def code(playbook: Playbook) -> list[str]:
         # jupytext turns `# %time` into a magic when it makes the notebook.
         for number, line in enumerate(cell.content.split("\n"), cell.line):
             if re.match(r"\s*(?:# ?)?(?:%%?[a-z]|![a-z./])", line):
-                found.append(_finding(playbook, number, f"a magic or shell line: {line.strip()[:40]}", "use Python"))
+                found.append(finding(playbook, number, f"a magic or shell line: {line.strip()[:40]}", "use Python"))
         try:
             ast.parse(cell.content)
         except SyntaxError as error:
             line_number = cell.line + (error.lineno or 1) - 1
-            found.append(_finding(playbook, line_number, f"not Python: {error.msg}", "correct it"))
+            found.append(finding(playbook, line_number, f"not Python: {error.msg}", "correct it"))
             continue
         for number in _semicolons(cell.content):
-            found.append(_finding(playbook, cell.line + number - 1, "a trailing `;`", "remove it"))
+            found.append(finding(playbook, cell.line + number - 1, "a trailing `;`", "remove it"))
     for cell, tree in _trees(playbook):
         if "export" in cell.tags:
             continue  # a service may pause, a lesson may not
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and _callee(node) == "sleep":
-                found.append(_finding(playbook, node.lineno, "a sleep", "wait for an event or a barrier"))
+                found.append(finding(playbook, node.lineno, "a sleep", "wait for an event or a barrier"))
     return found
 
 
@@ -359,10 +305,10 @@ def exports(playbook: Playbook) -> list[str]:
                 continue  # a docstring
             if not isinstance(node, DEFINITIONS) and type(node).__name__ != "TypeAlias" and not _typing_only(node):
                 what = f"`{ast.unparse(node).splitlines()[0][:50]}` runs at import"
-                found.append(_finding(playbook, node.lineno, what, "put it into a function, or take the tag away"))
+                found.append(finding(playbook, node.lineno, what, "put it into a function, or take the tag away"))
                 continue
             found += [
-                _finding(playbook, call.lineno, f"`{_callee(call)}` is called at import", "call it in a function")
+                finding(playbook, call.lineno, f"`{_callee(call)}` is called at import", "call it in a function")
                 for call in _calls_at_import(node)
                 if _callee(call) in ACTS
             ]
@@ -391,7 +337,7 @@ def _calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
 def updates(playbook: Playbook) -> list[str]:
     """SQL in an export that updates rows has a RETURNING: without it DuckDB loses updates (`foundations/database`)."""
     return [
-        _finding(playbook, line, "an UPDATE without RETURNING, which loses updates on DuckDB", "add RETURNING 1")
+        finding(playbook, line, "an UPDATE without RETURNING, which loses updates on DuckDB", "add RETURNING 1")
         for cell, tree in _trees(playbook)
         if "export" in cell.tags
         for line, text in _texts(tree)
@@ -416,7 +362,7 @@ def machine_paths(playbook: Playbook) -> list[str]:
     to_do = "find data with `data_path`, folders with `lesson_folder`"
     for number, line in enumerate(playbook.source.split("\n"), 1):
         if match := MACHINE_PATH.search(line):
-            found.append(_finding(playbook, number, f"a path of one machine, {match[0]!r}", to_do))
+            found.append(finding(playbook, number, f"a path of one machine, {match[0]!r}", to_do))
     for cell, shown in _outputs(playbook):
         if match := MACHINE_PATH.search(shown):
             where = f"notebooks/{playbook.key}.ipynb: cell {cell}"
@@ -469,17 +415,17 @@ def _import_finding(
     playbook: Playbook, place: dict[str, int], module: str, line: int, in_export: bool
 ) -> Iterator[str]:
     if module.startswith("."):
-        yield _finding(
+        yield finding(
             playbook, line, f"the relative import {module!r}", "name the module in full: a script has no package"
         )
     elif module.startswith("playbook.kit"):
         if in_export:
-            yield _finding(playbook, line, f"an export imports {module}", "use only libraries and earlier playbooks")
+            yield finding(playbook, line, f"an export imports {module}", "use only libraries and earlier playbooks")
     elif module == playbook.module:
-        yield _finding(playbook, line, "imports itself", "use the name directly")
+        yield finding(playbook, line, "imports itself", "use the name directly")
     elif module in place and place[module] > place[playbook.module]:
         later = module.removeprefix("playbook.").replace(".", "/")
-        yield _finding(
+        yield finding(
             playbook, line, f"imports {later}, which comes later", "use only what stands above in course.toml"
         )
 
@@ -491,15 +437,15 @@ def _needs(course: Course, playbook: Playbook) -> Iterator[str]:
     line = cells(playbook)[0].at(r"^\| \*\*You need") if cells(playbook) else 1
     for link in re.findall(r"\]\(([^)#]+\.ipynb)", need):
         if (playbook.notebook.parent / link).resolve() not in earlier:
-            yield _finding(playbook, line, f"You need {link}, which does not come before", "link to earlier playbooks")
+            yield finding(playbook, line, f"You need {link}, which does not come before", "link to earlier playbooks")
     if need and need != "nothing" and "](" not in need:
-        yield _finding(playbook, line, "You need has no link", "link to earlier playbooks, or write `nothing`")
+        yield finding(playbook, line, "You need has no link", "link to earlier playbooks, or write `nothing`")
     for cell in cells(playbook):
         if cell.markdown and "nav" not in cell.tags:
             for link in re.findall(r"\]\(([^)#:]+\.ipynb)", cell.content):
                 if (playbook.notebook.parent / link).resolve() not in every:
                     line = cell.at(re.escape(link))
-                    yield _finding(playbook, line, f"a link to {link}, which does not exist", "correct it")
+                    yield finding(playbook, line, f"a link to {link}, which does not exist", "correct it")
 
 
 def names(course: Course) -> list[str]:
@@ -508,11 +454,11 @@ def names(course: Course) -> list[str]:
     times = Counter(p.name for p in course.pairs)
     for playbook in course.playbooks:
         if hidden := scaffold.shadows(playbook.name):
-            found.append(_finding(playbook, 1, hidden, "rename the page: a script would import it instead"))
+            found.append(finding(playbook, 1, hidden, "rename the page: a script would import it instead"))
         if not scaffold.SNAKE_CASE.fullmatch(playbook.name):
-            found.append(_finding(playbook, 1, f"{playbook.name!r} is not snake_case", "rename it"))
+            found.append(finding(playbook, 1, f"{playbook.name!r} is not snake_case", "rename it"))
         if times[playbook.name] > 1:
-            found.append(_finding(playbook, 1, f"{times[playbook.name]} playbooks are called so", "rename one"))
+            found.append(finding(playbook, 1, f"{times[playbook.name]} playbooks are called so", "rename one"))
     known = {p.text for p in course.pairs}
     for path in sorted((course.root / "playbook").rglob("*.py")):
         inside = path.relative_to(course.root / "playbook")
@@ -521,8 +467,8 @@ def names(course: Course) -> list[str]:
     return found
 
 
-PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths)
-COURSE_RULES = (order, names, maps.outdated, lift.findings)
+PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths, *anatomy.PAGE_RULES)
+COURSE_RULES = (order, names, maps.outdated, lift.findings, *anatomy.COURSE_RULES)
 
 
 def findings(course: Course) -> list[str]:

@@ -415,17 +415,63 @@ def check(context: Context) -> None:
 
 
 @app.command()
+def budget(
+    context: Context,
+    names: Names = None,
+    over: Annotated[bool, typer.Option("--over", help="Only pages that are over, or under.")] = False,
+) -> None:
+    """Show how long and how dense the pages are, in the numbers that `playbook check` holds them to."""
+    from statistics import median
+
+    from rich import box
+    from rich.table import Table
+
+    from playbook.kit import budget as limits
+    from playbook.kit import pairing
+    from playbook.kit.maps import duration
+
+    course, console = _course(context), _console()
+    chosen = list(dict.fromkeys(course.get(name) for name in names)) if names else list(course.playbooks)
+    found = {p: limits.measure(pairing.read_notebook(p).cells) for p in chosen if p.track}
+    if not found:
+        raise InputError("the landing page has no budget: name a playbook, or none for all")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("page", no_wrap=True, style="cyan")
+    for name in limits.NAMES:
+        table.add_column(name, justify="right")
+    table.add_column("outside")
+    for p, measured in found.items():
+        outside = measured.over()
+        if outside or not over:
+            form = " (old form, not held to it)" if outside and p.old_form else ""
+            table.add_row(p.key, *(str(getattr(measured, n)) for n in limits.NAMES), ", ".join(outside) + form)
+    middle = (f"{median(getattr(m, n) for m in found.values()):.0f}" for n in limits.NAMES)
+    bounds = limits.AT_MOST | limits.AT_LEAST
+    table.add_section()
+    table.add_row("median", *middle, "")
+    table.add_row("at most (shown: at least)", *(str(bounds.get(n, "")) for n in limits.NAMES), "")
+    console.print(table)
+    many = sum(bool(m.over()) for m in found.values())
+    minutes = duration(sum(m.minutes for m in found.values()))
+    noun = "page" if len(found) == 1 else "pages"
+    _say(console, f"{len(found)} {noun}, {many} outside of the budget, {minutes} to read", "bold")
+    if any(m.over() for p, m in found.items() if not p.old_form):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
 def new(
     context: Context, place: Annotated[str, typer.Argument(metavar="TRACK/NAME", help="Like schema/relationships.")]
 ) -> None:
-    """Make a new playbook with every section of the anatomy, to be filled."""
+    """Make a new playbook with every section of the anatomy, and the module of its exercise, to be filled."""
     from playbook.kit import scaffold
 
     made, console = scaffold.create(_course(context), place), _console()
     _say(console, f"wrote  playbook/{made.key}.py", "green")
+    _say(console, f"wrote  playbook/exercises/{made.key}.py", "green")
     _say(console, "wrote  playbook/course.toml")
     _say(console, "next:")
-    _say(console, f"  1. fill every TODO in playbook/{made.key}.py")
+    _say(console, f"  1. fill every TODO in playbook/{made.key}.py and playbook/exercises/{made.key}.py")
     _say(console, f"  2. playbook run {made.name}      as a script, until it is green")
     _say(console, f"  3. playbook refresh {made.name}  makes the notebook, the course map and the links")
     _say(console, "  4. playbook check        says what is still missing")

@@ -22,6 +22,7 @@ class Playbook:
     track: str  # "" for the landing page
     name: str
     root: Path = field(default=ROOT, compare=False)
+    old_form: bool = field(default=False, compare=False)  # written before pages had roles and a budget
 
     @property
     def key(self) -> str:
@@ -75,8 +76,8 @@ class Playbook:
 
     @property
     def minutes(self) -> int:
-        match = re.match(r"(\d+)", self.card.get("Time", ""))
-        return int(match[1]) if match else 0
+        """To read, and for the exercise where the card says so: `read 33 min, exercise 15 min` are 48."""
+        return sum(int(number) for number in re.findall(r"\d+", self.card.get("Time", "")))
 
     @property
     def topics(self) -> list[str]:
@@ -110,8 +111,9 @@ class Course:
         except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"playbook/course.toml cannot be read: {error}") from None
         try:
+            self.old_form = tuple(str(key) for key in raw.get("old_form", ()))
             self.tracks = tuple(
-                Track(t["name"], t["title"], tuple(Playbook(t["name"], name, root) for name in t["playbooks"]))
+                Track(t["name"], t["title"], tuple(self._playbook(t["name"], name) for name in t["playbooks"]))
                 for t in raw["track"]
             )
         except (KeyError, TypeError):
@@ -119,6 +121,9 @@ class Course:
                 "playbook/course.toml cannot be read: every [[track]] needs a name, a title and a list of playbooks"
             ) from None
         self.lift: dict[str, object] = raw.get("lift", {})  # what `playbook lift` is told, by page
+
+    def _playbook(self, track: str, name: str) -> Playbook:
+        return Playbook(track, name, self.root, old_form=f"{track}/{name}" in self.old_form)
 
     @cached_property
     def index(self) -> Playbook:

@@ -270,7 +270,8 @@ def findings(course: Course) -> list[str]:
 
 
 def _findings(lifter: Lifter, page: Playbook) -> Iterator[str]:
-    new_form, about = "Take it with you" in page.sections, lifter.about.get(page.key, Metadata())
+    new_form = not page.old_form and "Take it with you" in page.sections
+    about = lifter.about.get(page.key, Metadata())
     if not lifter.closure.module(page.key).parts:
         return
     for part in lifter.closure.undeclared(page.key):

@@ -74,7 +74,7 @@ def from_text(playbook: Playbook) -> Notebook:
 
     notebook = jupytext.reads(replace(playbook).source, fmt="py:percent")  # read again: `source` is cached
     for cell in notebook.cells:
-        cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")}
+        cell.metadata = _kept_metadata(cell) | _folding(cell, playbook.old_form)
     notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     name_cells(notebook)
@@ -90,12 +90,13 @@ def to_text(notebook: Notebook) -> str:
     plain["metadata"] = {
         "jupytext": {
             "notebook_metadata_filter": "-all",
-            "cell_metadata_filter": "tags,jupyter,-all",
+            "cell_metadata_filter": "tags,-all",
             "cell_markers": '"""',
         }
     }
     for cell, following in zip_longest(plain["cells"], plain["cells"][1:]):
         cell.pop("id", None)
+        cell["metadata"] = _kept_metadata(cell)
         if following:
             # jupytext would say it too, but not always as `ruff format` does.
             cell["metadata"]["lines_to_next_cell"] = 2 if _defines(cell, -1) or _defines(following, 0) else 1
@@ -113,14 +114,24 @@ def _defines(cell: dict[str, Any], place: int) -> bool:
     return bool(body) and isinstance(body[place], (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
 
 
+# How a cell is folded follows from its role: (the option for JupyterLab, the tag for the book). The text has the role
+# alone. JupyterLab may lose the tags for the book when it saves, or fold a cell; neither reaches the text.
+FOLDED = {
+    "stage": ("source_hidden", "hide-input"),
+    "solution": ("source_hidden", "hide-input"),
+    "predict": ("outputs_hidden", "hide-output"),
+    "hint": ("outputs_hidden", "hide-output"),
+}
+BOOK_TAGS = frozenset({"hide-input", "hide-output", "hide-cell"})
+
 # What editors note in a cell for themselves. It is dropped without a word; other metadata is not.
 OF_THE_EDITOR = frozenset(
     {
-        "ExecuteTime", "cell_marker", "collapsed", "execution", "id", "jp-MarkdownHeadingCollapsed",
+        "ExecuteTime", "cell_marker", "collapsed", "execution", "id", "jp-MarkdownHeadingCollapsed", "jupyter",
         "lines_to_end_of_cell_marker", "lines_to_next_cell", "pycharm", "scrolled", "trusted", "vscode",
     }
 )  # fmt: skip
-KEPT = frozenset({"tags", "jupyter"})
+KEPT = frozenset({"tags"})
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -191,7 +202,22 @@ def _survives(cells: Sequence[Any]) -> bool:
 
 
 def _kept_metadata(cell: Any) -> dict[str, Any]:
-    return {key: value for key, value in cell["metadata"].items() if key in KEPT}
+    """What the text keeps of a cell: its tags, without those that say how it is folded."""
+    tags = [tag for tag in cell["metadata"].get("tags", ()) if tag not in BOOK_TAGS]
+    return {"tags": tags} if tags else {}
+
+
+def _folding(cell: Any, old_form: bool) -> dict[str, Any]:
+    """The metadata that fold `cell`, from its role; to be put over what the text keeps. Pages of before fold their
+    solution in JupyterLab only."""
+    tags = list(cell.metadata.get("tags", ()))
+    found: dict[str, Any] = {}
+    for role in FOLDED.keys() & set(tags):
+        option, book = FOLDED[role]
+        found.setdefault("jupyter", {})[option] = True
+        if not old_form:
+            found["tags"] = [*_kept_metadata(cell)["tags"], book]
+    return found
 
 
 def _is_string(source: str) -> bool:
@@ -391,7 +417,7 @@ def differences(playbook: Playbook) -> list[str]:
         return found
     text, stored = made.cells, kept.cells
     if [_shape(c) for c in text] == [_shape(c) for c in stored]:
-        return _unexecuted(playbook, stored)
+        return _unfolded(playbook, text, stored) or _unexecuted(playbook, stored)
     matcher = SequenceMatcher(None, [_shape(c) for c in text], [_shape(c) for c in stored], autojunk=False)
     for kind, a, _, c, d in matcher.get_opcodes():
         if kind == "equal":
@@ -408,9 +434,26 @@ def differences(playbook: Playbook) -> list[str]:
     return found
 
 
-def _shape(cell: Any) -> tuple[str, str, tuple[str, ...], str]:
-    jupyter = json.dumps(cell.metadata.get("jupyter") or {}, sort_keys=True)
-    return (cell.cell_type, cell.source, tuple(cell.metadata.get("tags", ())), jupyter)
+def _shape(cell: Any) -> tuple[str, str, tuple[str, ...]]:
+    return (cell.cell_type, cell.source, tuple(_kept_metadata(cell).get("tags", ())))
+
+
+def _unfolded(playbook: Playbook, text: Sequence[Any], stored: Sequence[Any]) -> list[str]:
+    """The stored cells that are not folded as their tags say: a reader would see an answer before the question."""
+    found = []
+    for wanted, cell in zip(text, stored, strict=True):
+        if _fold(wanted) != _fold(cell):
+            found.append(
+                f"notebooks/{playbook.key}.ipynb: cell {cell.get('id', '?')} is not folded as its tags in the text "
+                f"say; run `playbook refresh {playbook.name}`, which folds it"
+            )
+    return found
+
+
+def _fold(cell: Any) -> tuple[list[str], list[str]]:
+    """The options that JupyterLab hides by, and the tags that the book hides by."""
+    options = [key for key, value in (cell.metadata.get("jupyter") or {}).items() if value]
+    return sorted(options), sorted(BOOK_TAGS & set(cell.metadata.get("tags", ())))
 
 
 def _unexecuted(playbook: Playbook, stored: Sequence[Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Make a new playbook: a text with every section of the anatomy, and its line in `course.toml`."""
+"""Make a new playbook: a text with every section, the module of its exercise, and its line in `course.toml`."""
 
 import keyword
 import re
@@ -9,11 +9,13 @@ from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from playbook.kit import answers
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
 from playbook.kit.pairing import write_whole
 
 TEMPLATE = Path(__file__).with_name("template.py.txt")
+EXERCISE = Path(__file__).with_name("exercise.py.txt")
 SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 
 
@@ -48,7 +50,7 @@ def _placed(course: Course, wanted: str) -> tuple[str, str]:
     if taken is not None:
         raise InputError(f"there is a playbook {taken.key} already: choose another name, names are looked up")
     new = Playbook(track, name, course.root)
-    for path in (new.text, new.notebook):
+    for path in (new.text, new.notebook, answers.place(new)):
         if path.exists():
             raise InputError(f"{path.relative_to(course.root).as_posix()} exists already: choose another name")
     return track, name
@@ -65,14 +67,22 @@ def create(course: Course, wanted: str) -> Playbook:
     new = Playbook(track, name, course.root)
     before = [p for t in course.tracks[: [t.name for t in course.tracks].index(track) + 1] for p in t.playbooks]
     need = f"[{before[-1].title}]({_relative(before[-1], track)}) TODO or what else is needed" if before else "nothing"
-    text = TEMPLATE.read_text(encoding="utf-8")
     title = name.replace("_", " ").capitalize()
-    for key, value in {"title": title, "name": name, "need": need}.items():
-        text = text.replace("{" + key + "}", value)
-    write_whole(new.text, text)
-    package = new.text.parent / "__init__.py"
-    if not package.exists():
-        write_whole(package, f'"""{track.capitalize()}."""\n')
+    values = {"title": title, "name": name, "need": need, "module": new.module, "path": f"{track}.{name}"}
+    exercise = answers.place(new)
+    for path, template in ((new.text, TEMPLATE), (exercise, EXERCISE)):
+        text = template.read_text(encoding="utf-8")
+        for key, value in values.items():
+            text = text.replace("{" + key + "}", value)
+        write_whole(path, text)
+    docstrings = {
+        new.text.parent: f"{track.capitalize()}.",
+        exercise.parent.parent: "The exercises of the pages.",
+        exercise.parent: f"Exercises of the track {track}.",
+    }
+    for folder, docstring in docstrings.items():
+        if not (folder / "__init__.py").exists():
+            write_whole(folder / "__init__.py", f'"""{docstring}"""\n')
     write_whole(toml, listed)
     return new
 

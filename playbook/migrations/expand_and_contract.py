@@ -705,7 +705,7 @@ def check_go_back(go_back) -> str:
 check_go_back(go_back)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def go_back(fleet: Fleet) -> None:
     # The same way in the mirror: what release 5 alone wrote is in the new column only, so that is the source now.
     fleet.start("4 switch")  # reads what 5 writes, and writes both

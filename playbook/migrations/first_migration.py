@@ -744,7 +744,7 @@ def check_split(split, join) -> str:
 check_split(split, join)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def split(op: Operations) -> None:
     op.add_column("requirements", sa.Column("name", sa.String()))
     op.add_column("requirements", sa.Column("rest", sa.String()))

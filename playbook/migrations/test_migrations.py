@@ -704,7 +704,7 @@ def check_refused(refused):
 check_refused(refused)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def refused(engine: sa.Engine, step: Step, location: Location) -> list[str]:
     walking = walk(engine, step, location)
     next(walking)

@@ -694,7 +694,7 @@ def check_only_https(layer):
 
 check_only_https(OnlyHttps)
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 from starlette.datastructures import MutableHeaders
 from starlette.responses import RedirectResponse
 

@@ -702,7 +702,7 @@ def check_installed(installed):
 
 check_installed(installed)
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 from packaging.utils import canonicalize_name
 
 

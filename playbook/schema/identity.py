@@ -617,7 +617,7 @@ def check_merge(merge):
 check_merge(merge)
 
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 def merge(session: orm.Session, keep: UUID, drop: UUID) -> None:
     kept = {m.organization_id: m for m in session.scalars(sa.select(Member).where(Member.user_id == keep))}
     for member in session.scalars(sa.select(Member).where(Member.user_id == drop)).all():

@@ -484,7 +484,7 @@ def check_backwards(backwards) -> str:
 
 check_backwards(backwards)
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 from packaging.version import InvalidVersion, Version
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from playbook.kit import hook
+from playbook.kit.budget import COLUMNS
 from playbook.kit.course import Course
 from playbook.kit.data import ROOT
 
@@ -22,6 +23,25 @@ def test_ruff_finds_nothing() -> None:
 
 def test_everything_is_formatted() -> None:
     tool("ruff", "format", "--check", "--no-cache", ".")
+
+
+OLD = [str(page.text) for page in Course().pairs if page.old_form or not page.track]
+NEW = [str(page.text) for page in Course().pairs if not page.old_form and page.track]
+
+
+def test_pages_are_formatted() -> None:
+    """`ruff format .` leaves them out: those of the old form have the columns of all other files, the others 88."""
+    tool("ruff", "format", "--check", "--no-cache", *OLD)
+    if NEW:  # for a red one: `ruff format --line-length 88 PAGE`
+        tool("ruff", "format", "--check", "--no-cache", "--line-length", str(COLUMNS), *NEW)
+
+
+def test_a_page_that_is_not_formatted_would_be_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.py"
+    page.write_text(f"# %%\nnumbers = [{', '.join(['1000'] * 14)}]\n", encoding="utf-8")
+    tool("ruff", "format", "--check", "--no-cache", "--line-length", "120", str(page))
+    with pytest.raises(AssertionError, match="would be reformatted"):
+        tool("ruff", "format", "--check", "--no-cache", "--line-length", str(COLUMNS), str(page))
 
 
 def exports(folder: Path) -> None:

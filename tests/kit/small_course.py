@@ -1,4 +1,4 @@
-"""A whole small course in a temporary folder: pages made by `playbook new`'s own template, every TODO filled."""
+"""A whole small course in a temporary folder: pages of the old form, made by the template of that time and filled."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,8 @@ from playbook.kit.course import Course, Playbook
 
 TOML = """\
 # The order of a small course.
+old_form = []
+
 [[track]]
 name = "foundations"  # first
 title = "the ground"
@@ -37,6 +39,7 @@ See what a course looks like.
 
 README = "# Small\n\nBefore.\n\n<!-- map -->\n<!-- /map -->\n\nAfter.\n"
 
+OLD_TEMPLATE = Path(__file__).with_name("old_template.py.txt")
 CASES = "\n".join(f"    ({n}, {max(0, min(9, n))})," for n in range(-5, 16))
 FILLED = [  # (what the template says, what an author writes), in the order of the template
     (r"TODO The promise: .*", "Keep a number between its bounds, whatever comes in."),
@@ -84,7 +87,6 @@ FILLED = [  # (what the template says, what an author writes), in the order of t
 
 def fill(text: str, name: str, topics: str = "bounds, clamp") -> str:
     """The template's text as an author leaves it. Fails when the template has a hint that this does not know."""
-    text = text.replace(" TODO or what else is needed", "")  # the first page needs nothing
     for hint, written in FILLED:
         filled = written.format(name=name, topics=topics).replace("\\", r"\\")
         text, count = re.subn(hint.replace("{name}", name), filled, text, flags=re.M)
@@ -104,11 +106,30 @@ def start(root: Path) -> Course:
 
 
 def add(root: Path, key: str, topics: str = "bounds, clamp") -> Playbook:
-    """A new, filled playbook, and the generated parts of all."""
-    made = scaffold.create(Course(root), key)
-    made.text.write_text(fill(made.text.read_text(), made.name, topics))
+    """A new, filled playbook of the old form, and the generated parts of all."""
+    keep_old(root, key)
+    course, (track, _, name) = Course(root), key.partition("/")
+    before = [p for t in course.tracks[: [t.name for t in course.tracks].index(track) + 1] for p in t.playbooks]
+    need = f"[{before[-1].title}]({scaffold._relative(before[-1], track)})" if before else "nothing"
+    text = OLD_TEMPLATE.read_text()
+    for hint, value in {"title": name.replace("_", " ").capitalize(), "name": name, "need": need}.items():
+        text = text.replace("{" + hint + "}", value)
+    made = Playbook(track, name, root)
+    made.text.parent.mkdir(exist_ok=True)
+    made.text.with_name("__init__.py").write_text('"""A track."""\n')
+    made.text.write_text(fill(text, name, topics))
+    toml = root / "playbook" / "course.toml"
+    toml.write_text(scaffold.add_to_toml(toml.read_text(), track, name))
     maps.update(Course(root))
     return Course(root).get(key)
+
+
+def keep_old(root: Path, key: str) -> None:
+    """List a page as one of the old form."""
+    toml = root / "playbook" / "course.toml"
+    text = toml.read_text()
+    assert "\nold_form = [" in text
+    toml.write_text(text.replace("\nold_form = [", f'\nold_form = ["{key}", '))
 
 
 def replace(playbook: Playbook, old: str, new: str, count: int = 1) -> None:

@@ -70,7 +70,6 @@ SPOILED = [
     (check.contents, "    assert second(number)", "    print(second(number))", "nothing is asserted"),
     (check.contents, 'print("always between the bounds")', "", "nothing is printed"),
     (check.contents, '# %% tags=["exercise"]', "# %%", "0 cells tagged exercise"),
-    (check.contents, 'jupyter={"source_hidden": true} ', "", "the solution is not collapsed"),
     (check.contents, "assert check_answer(answer)", "check_answer(answer)", "the solution does not prove itself"),
     (check.contents, "- **Reviewer**: ", "- Reviewer: ", "2 checklist lines"),
     (check.contents, "## Sources\n\nNone.", "## Sources\n", "no sources"),

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import new_page
 import pytest
 import small_course
 from typer.testing import CliRunner
@@ -134,6 +135,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         "lab",
         "refresh",
         "check",
+        "budget",
         "new",
         "serve",
         "postgres",
@@ -534,30 +536,58 @@ def test_run_on_the_packaged_postgresql(root: Path) -> None:
 # ---------------------------------------------------------------- refresh, check, new
 
 
-def test_a_new_playbook_passes_check_once_its_sections_are_filled(root: Path) -> None:
-    done = call("--course", root, "new", "api/bound_numbers")
+def test_a_new_playbook_passes_check_once_it_is_written(tmp_path: Path) -> None:
+    root = tmp_path / "course"
+    new_page.make(root)
+    (root / "playbook" / "api" / "clamp.py").unlink()
+    (root / "playbook" / "exercises" / "api" / "clamp.py").unlink()
+    toml = root / "playbook" / "course.toml"
+    toml.write_text(toml.read_text().replace('["clamp"]', "[]"))
+    own = {"PYTHONPATH": str(root)}  # pages import their exercises from the package
+    done = call("--course", root, "new", "api/clamp", env=own)
     assert done.returncode == 0
-    assert "fill every TODO in playbook/api/bound_numbers.py" in done.stdout
-    toml = (root / "playbook" / "course.toml").read_text()
-    assert 'playbooks = ["third", "bound_numbers"]' in toml
-    assert "# nothing yet" in toml
-    made = Course(root).get("bound_numbers")
-    assert call("--course", root, "run", made.name).returncode == 1
-    unfinished = call("--course", root, "check")
+    assert "fill every TODO in playbook/api/clamp.py and playbook/exercises/api/clamp.py" in done.stdout
+    assert 'playbooks = ["clamp"]' in toml.read_text()
+    assert "# nothing yet" in toml.read_text()
+    made = Course(root).get("clamp")
+    assert call("--course", root, "run", made.name, env=own).returncode == 1
+    unfinished = call("--course", root, "check", env=own)
     assert unfinished.returncode == 2
     assert f"playbook/{made.key}.py:5: unfinished:" in unfinished.stdout
+    assert f"playbook/exercises/{made.key}.py:8: unfinished:" in unfinished.stdout
 
-    made.text.write_text(small_course.fill(made.text.read_text(), made.name))
-    assert call("--course", root, "run", made.name).returncode == 0
-    done = call("--course", root, "refresh")
+    made.text.write_text(new_page.PAGE)
+    (root / "playbook" / "exercises" / "api" / "clamp.py").write_text(new_page.EXERCISE)
+    assert call("--course", root, "run", made.name, env=own).returncode == 0
+    done = call("--course", root, "refresh", env=own)
     assert done.returncode == 0, done.stdout
-    assert "5 refreshed, 0 failed" in done.stdout
-    done = call("--course", root, "check")
+    assert "2 refreshed, 0 failed" in done.stdout
+    done = call("--course", root, "check", env=own)
     assert (done.returncode, done.stdout, done.stderr) == (
         0,
-        "5 pages: texts and notebooks agree, every rule holds\n",
+        "2 pages: texts and notebooks agree, every rule holds\n",
         "",
     )
+    done = call("--course", root, "budget", env=own)
+    assert done.returncode == 0
+    assert re.search(r"^api/clamp +246 +30 +196 +9 +7 +71 +15 +8 *$", done.stdout, re.M), done.stdout
+    assert done.stdout.endswith("1 page, 0 outside of the budget, 8 min to read\n")
+    assert "api/clamp" not in call("--course", root, "budget", "--over", env=own).stdout
+
+    notebook = made.notebook.read_text()
+    made.notebook.write_text(notebook.replace('"print(refused)"', '"print(refused)\\n", "\\n"' + ', "# x\\n"' * 40))
+    done = call("--course", root, "budget", "--over", "clamp", env=own)
+    assert done.returncode == 1
+    assert re.search(r"^api/clamp .* longest, gap *$", done.stdout, re.M), done.stdout
+    made.notebook.write_text(notebook.replace('"outputs_hidden": true', '"outputs_hidden": false', 1))
+    line = refused(call("--course", root, "check", env=own)).splitlines()[0]
+    assert "is not folded as its tags in the text say; run `playbook refresh clamp`" in line
+
+
+def test_check_opens_and_closes_with_text_and_notebook(root: Path) -> None:
+    made = small_course.add(root, "api/bound_numbers")
+    assert call("--course", root, "refresh").returncode == 0
+    assert call("--course", root, "check").stdout == "5 pages: texts and notebooks agree, every rule holds\n"
 
     # Every gate of `check` is open now; each of these closes one.
     notebook = made.notebook.read_text()

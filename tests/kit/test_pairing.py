@@ -57,7 +57,7 @@ It is two. Next:
 assert add(1, 2) == 3
 total
 
-# %% jupyter={"source_hidden": true} tags=["solution"]
+# %% tags=["solution"]
 add(2, 3)
 
 # %% [markdown] tags=["nav"]
@@ -152,7 +152,7 @@ def test_notebooks_are_valid_and_carry_nothing_of_this_machine(tmp_path: Path, s
     assert stored.endswith("}\n")
     assert [c.metadata for c in notebook.cells if c.metadata] == [
         {"tags": ["export"]},
-        {"jupyter": {"source_hidden": True}, "tags": ["solution"]},
+        {"jupyter": {"source_hidden": True}, "tags": ["solution", "hide-input"]},
         {"tags": ["nav"]},
     ]
 
@@ -489,13 +489,50 @@ def test_what_editors_note_for_themselves_is_no_fault(tmp_path: Path, stored: st
     assert pairing.bring_back(sums) is False
 
 
-def test_a_cell_folded_in_one_of_the_two_is_found(tmp_path: Path, stored: str) -> None:
+FOLDS = {
+    "stage": ({"source_hidden": True}, "hide-input"),
+    "solution": ({"source_hidden": True}, "hide-input"),
+    "predict": ({"outputs_hidden": True}, "hide-output"),
+    "hint": ({"outputs_hidden": True}, "hide-output"),
+}
+
+
+@pytest.mark.parametrize("role", FOLDS)
+def test_what_is_folded_follows_from_the_role_and_is_not_in_the_text(tmp_path: Path, role: str) -> None:
+    sums = lesson(tmp_path, LESSON.replace("# %%\ntotal", f'# %% tags=["{role}"]\ntotal'))
+    notebook = pairing.from_text(sums)
+    option, book = FOLDS[role]
+    assert notebook.cells[2].metadata == {"tags": [role, book], "jupyter": option}
+    assert pairing.to_text(notebook) == sums.source
+    assert pairing.unkept(notebook) == []
+
+
+def test_a_page_of_the_old_form_folds_its_solution_in_jupyterlab_only(tmp_path: Path) -> None:
+    lesson(tmp_path)
+    toml = tmp_path / "playbook" / "course.toml"
+    toml.write_text('old_form = ["basics/sums"]\n' + toml.read_text(encoding="utf-8"), encoding="utf-8")
+    notebook = pairing.from_text(Course(tmp_path).get("sums"))
+    assert notebook.cells[-2].metadata == {"tags": ["solution"], "jupyter": {"source_hidden": True}}
+
+
+@pytest.mark.parametrize(
+    ("index", "metadata"),
+    [
+        (2, {"jupyter": {"source_hidden": True}}),
+        (2, {"tags": ["hide-output"]}),
+        (-2, {"tags": ["solution", "hide-input"], "jupyter": {}}),
+        (-2, {"tags": ["solution"], "jupyter": {"source_hidden": True}}),
+    ],
+)
+def test_a_stored_cell_that_is_not_folded_as_its_role_says_is_found(
+    tmp_path: Path, stored: str, index: int, metadata: dict[str, Any]
+) -> None:
     sums = with_notebook(tmp_path, stored)
-    change(sums, lambda cells: cells[2].metadata.update(jupyter={"source_hidden": True}))
+    assert pairing.differences(sums) == []
+    change(sums, lambda cells: cells[index].__setitem__("metadata", nbformat.from_dict(metadata)))
     [found] = pairing.differences(sums)
-    assert "differs from the text" in found
-    assert pairing.bring_back(sums) is True
-    assert pairing.differences(lesson(tmp_path, sums.text.read_text(encoding="utf-8"))) == []
+    assert "is not folded as its tags in the text say; run `playbook refresh sums`" in found
+    assert pairing.bring_back(sums) is False, "the text has roles, never the folding"
 
 
 PIECES = st.sampled_from(
@@ -566,9 +603,24 @@ def test_opening_and_saving_in_jupyterlab_leaves_the_text_alone(lab: Any, newer:
     content.metadata["language_info"] = {"name": "python", "version": "3.14.0"}  # as JupyterLab adds
     save(lab, opened, content)
     assert (root / TEXT).read_text(encoding="utf-8") == LESSON
-    assert pairing.differences(lesson(root)) == []
-    outputs = [c.outputs for c in nbformat.read(root / NOTEBOOK, 4).cells if c.cell_type == "code"]
-    assert outputs[0][0].text == "2\n", "the stored output was lost"
+    [left] = pairing.differences(lesson(root))
+    assert "check-it-2 is not folded" in left, "the folding is lost until the refresh, and nothing else"
+    code = [c for c in nbformat.read(root / NOTEBOOK, 4).cells if c.cell_type == "code"]
+    assert code[0].outputs[0].text == "2\n", "the stored output was lost"
+    assert code[-1].metadata["tags"] == ["solution"]
+    if opened == NOTEBOOK:
+        assert code[-1].metadata["jupyter"] == {"source_hidden": True}, "it was not folded in JupyterLab"
+
+
+def test_what_is_folded_by_hand_in_jupyterlab_does_not_reach_the_text(lab: Any) -> None:
+    root = Path(lab.root_dir)
+    content = lab.get(NOTEBOOK)["content"]
+    content.cells[2].metadata.update(jupyter={"source_hidden": True}, tags=["hide-input"])
+    content.cells[-2].metadata["jupyter"] = {"source_hidden": True, "outputs_hidden": True}
+    save(lab, NOTEBOOK, content)
+    text = (root / TEXT).read_text(encoding="utf-8")
+    assert "jupyter" not in text
+    assert text.replace('# %% tags=["hide-input"]', "# %%") == LESSON, "`playbook check` tells of the tag"
 
 
 def test_an_edit_in_jupyterlab_reaches_the_text_in_the_course_s_form(lab: Any) -> None:

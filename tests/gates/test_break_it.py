@@ -1,0 +1,35 @@
+"""Each change of a page's table *Break it* turns the assertion red that the table names.
+
+A page of the form of before has no such table. That a change can fail to do so is proven in `tests/kit/test_breaks.py`.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from playbook.kit import breaks
+from playbook.kit.course import Course, Playbook
+
+ROWS = [(page, change) for page in Course().playbooks if not page.old_form for change in breaks.changes(page)]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """For the changed copy. Not pytest's: as root, PostgreSQL must be able to enter it."""
+    made = Path(tempfile.mkdtemp(prefix="break-it-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.mark.parametrize(("page", "change"), ROWS, ids=[f"{page.key}-{change.line}" for page, change in ROWS])
+def test_the_change_turns_its_assertion_red(
+    page: Playbook, change: breaks.Change, folder: Path, packaged_server_for: Callable[[Playbook], None]
+) -> None:
+    packaged_server_for(page)
+    said = breaks.run(page, change, folder)
+    where = f"playbook/{page.key}.py:{change.line}"
+    assert said == f"AssertionError: {change.words}", f"{where}: {change.old!r} to {change.new!r} gave {said!r}"

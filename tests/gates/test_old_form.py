@@ -1,0 +1,48 @@
+"""The list of pages that still have the form of before only becomes shorter."""
+
+import re
+
+import pytest
+
+from playbook.kit.course import Course
+
+# The pages as they were on the day the form changed. No name joins them.
+FROZEN = frozenset(
+    {
+        "api/conditional_requests", "api/errors", "api/idempotency", "api/pagination", "api/resources",
+        "auth/account_changes", "auth/better_auth_contract", "auth/cross_site", "auth/mail", "auth/mail_queue",
+        "auth/password_reset", "auth/passwords", "auth/session_lookup", "auth/sessions", "auth/sign_in",
+        "auth/sign_up", "auth/wire", "foundations/clock_and_identifiers", "foundations/database",
+        "foundations/decisions", "foundations/http_service", "foundations/settings", "migrations/expand_and_contract",
+        "migrations/first_migration", "migrations/test_migrations", "production/pantry", "schema/catalog",
+        "schema/identity", "schema/profile_data",
+    }
+)  # fmt: skip
+
+
+def joined(listed: tuple[str, ...]) -> list[str]:
+    """What is on the list and was not on that day, in words."""
+    return [
+        f"{key} joined old_form in playbook/course.toml; a new page has roles and a budget: take it from the list and "
+        "mend what `playbook check` says"
+        for key in listed
+        if key not in FROZEN
+    ]
+
+
+def test_no_page_joins_the_old_form() -> None:
+    assert joined(Course().old_form) == []
+
+
+def test_the_list_names_each_page_once() -> None:
+    assert len(set(Course().old_form)) == len(Course().old_form)
+
+
+@pytest.mark.parametrize("key", ["api/cursors", "start_here"])
+def test_a_page_that_joins_is_found(key: str) -> None:
+    [line] = joined((*Course().old_form, key))
+    assert re.match(rf"{key} joined old_form in playbook/course\.toml; .* take it from the list", line)
+
+
+def test_a_rewritten_page_may_leave() -> None:
+    assert joined(()) == []
