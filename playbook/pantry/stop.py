@@ -86,7 +86,11 @@ class Stop:
 
             def handler(number: int, frame: FrameType | None, before: Any = before) -> None:
                 self.begin(number)
-                if callable(before):
-                    before(number, frame)
+                try:
+                    if callable(before):
+                        before(number, frame)
+                except BaseException:  # raised in the middle of a library's call it may come out as another error
+                    sys.stdout.flush()
+                    os._exit(128 + number)
 
             signal.signal(number, handler)

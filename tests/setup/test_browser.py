@@ -272,5 +272,6 @@ def test_a_text_opens_as_a_notebook_with_the_stored_outputs(
         deadline.wait_for(lambda: says in " ".join(panel.locator(".jp-OutputArea-output").all_text_contents()), says)
         save(page, settings.text, deadline)
         assert settings.text.read_bytes() == text, "opening and saving a text in JupyterLab must leave it as it is"
-        assert pairing.differences(settings) == []
+        # Folding is written by `playbook refresh`; a text that JupyterLab saves has none, and `check` says so.
+        assert all("is not folded as its tags" in line for line in pairing.differences(settings))
     page.close()
