@@ -89,7 +89,7 @@ class Stop:
                 try:
                     if callable(before):
                         before(number, frame)
-                except BaseException:  # raised in the middle of a library's call it may come out as another error
+                except SystemExit:  # raised in the middle of a library's call it may come out as another error
                     sys.stdout.flush()
                     os._exit(128 + number)
 
