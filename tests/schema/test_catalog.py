@@ -427,6 +427,9 @@ def test_loaded_plus_rejected_is_read_and_the_database_agrees_with_a_slow_model(
     now, key = datetime(2026, 1, 1, tzinfo=UTC), uuid.uuid4()
     engine = make_engine(f"duckdb:///:memory:{key.hex}")
     Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        owner = {"id": key, "slug": "owner", "name": "Owner", "created_at": now, "updated_at": now}
+        connection.execute(Base.metadata.tables["organizations"].insert().values(version=1, **owner))
     with TemporaryDirectory() as folder:
         path = write(Path(folder) / "rows.csv", *((rank, name, version, "2026-01") for rank, name, version in rows))
         report = load_catalog(engine, path, key, now)
