@@ -30,8 +30,8 @@ service on a free port, asks it two questions over HTTP, and stops it again.
 from datetime import UTC, datetime
 
 from playbook.foundations.clock_and_identifiers import FixedClock
-from playbook.foundations.settings import Settings
 from playbook.kit.lesson import data_path, lesson_url, serving, show_http
+from playbook.pantry.settings import Settings
 from playbook.service import pantry
 
 settings = Settings(environment="test", database_url=lesson_url())

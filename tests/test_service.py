@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from before_sign_in import pantry
 
-from playbook.foundations.http_service import undeclared_routes
-from playbook.foundations.settings import Settings
 from playbook.kit.data import data_path
 from playbook.kit.live import serving
-from playbook.service import pantry
+from playbook.pantry.http import undeclared_routes
+from playbook.pantry.settings import Settings
 
 
 def test_starts_on_an_empty_database_and_serves_the_catalogue(url: str) -> None:

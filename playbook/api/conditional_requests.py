@@ -54,12 +54,12 @@ cell: which status codes do they get, and what is left of Alice's correction?
 import json
 from datetime import UTC, datetime
 
-from playbook.api.errors import install_problems
-from playbook.api.resources import MERGE_PATCH, complete_methods, resources
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, create_app
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, show_http, table
+from playbook.pantry.http import Caller, create_app
+from playbook.pantry.problems import install_problems
+from playbook.pantry.resources import MERGE_PATCH, complete_methods, resources
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import Organization, add_user
 
@@ -126,12 +126,12 @@ New types of problem. 412 says that somebody was faster, or that a proxy made th
 did not even ask (RFC 6585).
 """
 
-# %% tags=["export"]
+# %%
 import hashlib
 
 from pydantic import BaseModel
 
-from playbook.api.errors import MALFORMED, Problem, problem_type
+from playbook.pantry.problems import MALFORMED, Problem, problem_type
 
 CHANGED = problem_type("precondition-failed", 412, "It has changed since you read it", "Read it again, merge, retry.")
 WEAKENED = problem_type("weak-tag", 412, "Nothing has changed, but the tag is weak", "Send it without `W/`.")
@@ -157,7 +157,7 @@ answers in full, a write is refused. And a proxy that compresses marks the tag: 
 the compressed form of the same bytes, so the mark is taken off; our own tags never have one.
 """
 
-# %% tags=["export"]
+# %%
 import re
 
 from starlette.datastructures import Headers
@@ -177,7 +177,7 @@ def tags(headers: Headers, name: str) -> list[str] | None:
     return [MARK.sub('"', tag) for tag in TAG.findall(field)] if TAGS.fullmatch(field) else []
 
 
-# %% tags=["export"]
+# %%
 def matches(asked: list[str], current: str | None, weak: bool) -> bool:
     """Whether one of the tags is `current`, the tag of what is there; None: nothing is (RFC 9110, 8.8.3.2)."""
     if current is None or asked == ["*"]:
@@ -209,7 +209,7 @@ would have had, for the copy that the client keeps is refreshed with them. `no-c
 means: ask before you use it. `private`, because a permission was checked, and a shared cache checks none.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi import Request, Response
 
 Exchange = tuple[Request, Response]
@@ -250,14 +250,14 @@ next attempt checks again. After the work it reads once more: the answer has the
 editing without a GET.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import HTTPException
 from sqlalchemy import orm
 
-from playbook.foundations.http_service import Transact
+from playbook.pantry.http import Transact
 
 T = TypeVar("T")
 Reader = Callable[..., BaseModel]  # (session, **path parameters) -> what GET answers; raises 404
@@ -293,7 +293,7 @@ engines it is a [conflict](../foundations/database.ipynb).
 """
 
 
-# %% tags=["export"]
+# %%
 def guarded(transact: Transact, read: Reader, request: Request, response: Response) -> Transact:
     """`transact` that checks the precondition first, in the same transaction; an endpoint may use it once."""
 
@@ -318,7 +318,7 @@ A decorator brings both to an endpoint: `@conditional()` below `@router.get`, `@
 that write. FastAPI looks at a function's signature to know what to give it, so the decorator adds one parameter there.
 """
 
-# %% tags=["export"]
+# %%
 import inspect
 from functools import wraps
 
@@ -362,7 +362,7 @@ routes comes out, every GET and every writing method decorated. A route that wri
 a gap. What the headers and status codes mean goes into the OpenAPI document.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Mapping
 
 from fastapi import APIRouter
@@ -386,7 +386,7 @@ TAG_LIST = r'^(\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'
 IF_MATCH, IF_NONE_MATCH = header("If-Match", True, pattern=TAG_LIST), header("If-None-Match", False)
 
 
-# %% tags=["export"]
+# %%
 def conditional_router(router: APIRouter, readers: Mapping[str, Reader]) -> APIRouter:
     """`router` with conditional routes; `readers` by path. Raises ValueError for a path that writes and has none."""
     made = APIRouter()
@@ -410,12 +410,12 @@ def conditional_router(router: APIRouter, readers: Mapping[str, Reader]) -> APIR
     return made
 
 
-# %% tags=["export"]
+# %%
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from playbook.api.resources import organization_or_404, package_or_404, package_out, resources, shown
-from playbook.foundations.http_service import calls_of
+from playbook.pantry.http import calls_of
+from playbook.pantry.resources import organization_or_404, package_or_404, package_out, resources, shown
 
 READERS: dict[str, Reader] = {
     "/organizations/{slug}": lambda session, slug: shown(organization_or_404(session, slug)),

@@ -62,11 +62,11 @@ def service(url, install, in_the_work=lambda: None, at_the_end=lambda: None, tim
     import sqlalchemy as sa
     from fastapi import APIRouter, Body
 
-    from playbook.api.errors import install_problems
-    from playbook.api.resources import complete_methods, resources
     from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
     from playbook.foundations.database import Base, make_engine
-    from playbook.foundations.http_service import Caller, NewIds, Transaction, create_app, permission
+    from playbook.pantry.http import Caller, NewIds, Transaction, create_app, permission
+    from playbook.pantry.problems import install_problems
+    from playbook.pantry.resources import complete_methods, resources
 
     engine, clock, router = make_engine(url), FixedClock(datetime.fromisoformat(time)), APIRouter()
     rows = sa.Table("announcements", sa.MetaData(), sa.Column("id", sa.Uuid), sa.Column("text", sa.String))
@@ -158,7 +158,7 @@ First the table. A key belongs to one caller and one route: the row's name is a 
 hash of the request, `claim` says who is at work, `claimed_until` how long others believe it.
 """
 
-# %% tags=["export"]
+# %%
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -196,11 +196,11 @@ The header is a *string* of structured fields, so it has quotes. At least 16 cha
 begins again after its restart, and would get last week's answers.
 """
 
-# %% tags=["export"]
+# %%
 import hashlib
 import re
 
-from playbook.api.errors import Problem, problem_type
+from playbook.pantry.problems import Problem, problem_type
 
 BAD_KEY = problem_type("bad-idempotency-key", 400, "The Idempotency-Key is missing or malformed", "Send a good one.")
 IN_FLIGHT = problem_type("in-flight", 409, "The first request is still being worked on", "Repeat it a little later.")
@@ -226,7 +226,7 @@ def digest(*parts: str | bytes) -> str:
 The claim's unique index decides who is first; the others read the row. A claim that ran out belonged to the dead.
 """
 
-# %% tags=["export"]
+# %%
 import json
 
 from starlette.responses import Response
@@ -263,7 +263,7 @@ lost its claim finds no row, and its work is rolled back (a *fencing token*). `r
 """
 
 
-# %% tags=["export"]
+# %%
 def held_by(key_hash: str, mine: UUID) -> sa.ColumnElement[bool]:
     return sa.and_(IdempotencyKey.key_hash == key_hash, IdempotencyKey.claim == mine, IdempotencyKey.state == "claimed")
 
@@ -295,10 +295,10 @@ puts into the request. (An override of the dependency would do, too; FastAPI the
 request apart anew, also of those without a key.)
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Callable
 
-from playbook.foundations.http_service import T, find_once
+from playbook.pantry.http import T, find_once
 
 
 class Held:
@@ -325,7 +325,7 @@ Final is success, and a refusal that is about the request: not 5xx, nor what pas
 401, 403, 408, 425, 429. A conflict runs the whole endpoint again, from the kept body.
 """
 
-# %% tags=["export"]
+# %%
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -355,7 +355,7 @@ async def ask(app: ASGIApp, scope: Scope, receive: Receive) -> Response:
     return answer
 
 
-# %% tags=["export"]
+# %%
 def act(session: orm.Session, key_hash: str, mine: UUID, request: Callable[[Held], Response]) -> Response:
     """Make the request; commit its work with its answer, or, if that is not final, neither, and release the key."""
     held = Held(session)
@@ -380,7 +380,7 @@ secrets. Of `transaction` we want the attempts and not the session, which we end
 apart: each waits for an endpoint, which needs one too, and forty who wait would leave none to wait for.
 """
 
-# %% tags=["export"]
+# %%
 from contextlib import suppress
 
 import anyio.from_thread
@@ -392,7 +392,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import compile_path
 
-from playbook.api.errors import answer_error
+from playbook.pantry.problems import answer_error
 
 AT_ONCE = 8  # requests with a key that are worked on at a time: fewer than the pool has connections
 
@@ -403,7 +403,7 @@ def route_of(scope: Scope) -> str:
     return next((f"POST {path}" for path in paths if path and compile_path(path)[0].match(scope["path"])), "")
 
 
-# %% tags=["export"]
+# %%
 def once(
     engine: sa.Engine, now: datetime, mine: UUID, key_hash: str, print_: str, request: Callable[[Held], Response]
 ) -> Response:
@@ -425,7 +425,7 @@ def once(
         raise
 
 
-# %% tags=["export"]
+# %%
 class IdempotencyKeys:
     """ASGI middleware: a POST with an Idempotency-Key acts once, and its retries get the first answer."""
 
@@ -465,11 +465,11 @@ Each route that takes a key says so in the OpenAPI document, which is all that a
 middleware stands *inside* of `StrictInput`: a body that nobody can read claims no key.
 """
 
-# %% tags=["export"]
+# %%
 from functools import partial
 from typing import Any
 
-from playbook.api.errors import StrictInput
+from playbook.pantry.problems import StrictInput
 
 HEADER = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"}}
 
@@ -484,7 +484,7 @@ def describe_keys(document: dict[str, Any], exempt: tuple[str, ...], required: f
                 answer["description"] = "; ".join(filter(None, [answer.get("description"), kind.title]))
 
 
-# %% tags=["export"]
+# %%
 def install_idempotency(app: FastAPI, exempt: tuple[str, ...] = (), required: frozenset[str] = frozenset()) -> None:
     """Let POST routes take a key, but not paths beginning with `exempt`; `required` ones (`POST /orders`) need it.
 
@@ -504,7 +504,7 @@ The client makes the key *before* the first attempt and keeps it. It repeats wha
 clients that were cut off together come back together. `Retry-After` is a minimum, to which the random part is added.
 """
 
-# %% tags=["export"]
+# %%
 import random
 import time
 import uuid
@@ -524,7 +524,7 @@ def wait_asked(response: httpx.Response) -> int | None:
     return seconds if response.status_code == 409 else None
 
 
-# %% tags=["export"]
+# %%
 def send_with_retry(
     client: httpx.Client,
     request: httpx.Request,
@@ -567,7 +567,7 @@ The same with a key, and worse: the first process is killed in the work, the sec
 def killed_twice(url):
     second = {"dies": "before the answer", "time": "2026-11-02T09:01+00:00"}
     lives, story = iter([second, {"time": "2026-11-02T09:02+00:00"}]), []
-    with process(url, "playbook.api.idempotency") as (client, start):
+    with process(url, "playbook.pantry.keys") as (client, start):
 
         def platform(seconds):
             story.append("no answer")

@@ -47,12 +47,12 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends
 
-from playbook.api.errors import install_problems
-from playbook.api.resources import PACKAGES, complete_methods, package_out, resources
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, capture_sql, make_engine, transaction
-from playbook.foundations.http_service import Caller, Transaction, anyone, create_app
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, show_http, table
+from playbook.pantry.http import Caller, Transaction, anyone, create_app
+from playbook.pantry.problems import install_problems
+from playbook.pantry.resources import PACKAGES, complete_methods, package_out, resources
 from playbook.schema.catalog import Package, load_catalog
 from playbook.schema.identity import Organization
 
@@ -124,7 +124,7 @@ The allow-list of sorts stands in the query model, so that it is in the OpenAPI 
 A page of more than a hundred is refused and not cut: who asks for 5,000 and gets 100 may believe that this is all.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -149,7 +149,7 @@ A `Listing` says what a list is. A sort with ties or NULLs loses rows only now a
 find it, so it is refused when the module is imported.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -199,7 +199,7 @@ The key is derived from the service's secret with a label: a signature made for 
 is not encrypted: put nothing into a cursor that the page did not show.
 """
 
-# %% tags=["export"]
+# %%
 import hmac
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -207,7 +207,7 @@ from datetime import datetime
 from typing import cast
 from uuid import UUID
 
-from playbook.api.errors import Problem, problem_type
+from playbook.pantry.problems import Problem, problem_type
 
 BAD_CURSOR = problem_type("bad-cursor", 400, "The cursor cannot be used here", "Start again without `cursor`.")
 
@@ -241,7 +241,7 @@ class Cursors:
         return urlsafe_b64encode(hmac.digest(self.key, body, "sha256")).rstrip(b"=")
 
 
-# %% tags=["export"]
+# %%
 def cursors_of(secret: str) -> Cursors:
     """Cursors with a key for this purpose only, derived from the service's secret."""
     return Cursors(hmac.digest(secret.encode(), b"pantry page cursors, version 1", "sha256"))
@@ -255,7 +255,7 @@ path, which also tells the releases of one package from those of another. With t
 Without a key it is the start, or going backwards the end.
 """
 
-# %% tags=["export"]
+# %%
 Key = tuple[Any, ...]
 
 
@@ -277,7 +277,7 @@ and PostgreSQL can start in the middle of an index with it. Backwards is the sam
 turned round at the end. One row more than asked for tells whether there is more, without a `count(*)`.
 """
 
-# %% tags=["export"]
+# %%
 from sqlalchemy import orm
 
 
@@ -308,7 +308,7 @@ for programs that know RFC 8288 and not Pantry, into `Link`. Both are paths: a w
 which the client chooses.
 """
 
-# %% tags=["export"]
+# %%
 from urllib.parse import quote, urlencode
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -345,7 +345,7 @@ class Pager:
         return f"{self.path}?{urlencode(given | {'cursor': self.cursors.sign(content)})}"
 
 
-# %% tags=["export"]
+# %%
 def sign_cursors(app: FastAPI, secret: str) -> None:
     """Give `app` the key of its cursors. Every process of a service needs the same secret."""
     app.state.cursors = cursors_of(secret)
@@ -363,13 +363,13 @@ With that, a list is a query, a listing and four lines. The answer is the earlie
 client that knows nothing of pages goes on working.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Literal
 
 from fastapi import APIRouter, Query
 
-from playbook.api.resources import PACKAGES, OrganizationList, PackageList, gives_json, package_out, shown
-from playbook.foundations.http_service import Transaction, permission
+from playbook.pantry.http import Transaction, permission
+from playbook.pantry.resources import PACKAGES, OrganizationList, PackageList, gives_json, package_out, shown
 from playbook.schema.catalog import NO_RANK, Package
 from playbook.schema.identity import Organization
 
@@ -393,7 +393,7 @@ PACKAGE_LIST = Listing(PACKAGES, PackageQuery, PACKAGE_SORTS, {"organization": O
 ORGANIZATION_LIST = Listing(sa.select(Organization), OrganizationQuery, ORGANIZATION_SORTS)
 
 
-# %% tags=["export"]
+# %%
 class Links(BaseModel):
     next: str | None
     prev: str | None
@@ -431,7 +431,7 @@ own links. So the old routes are left out.
 """
 
 
-# %% tags=["export"]
+# %%
 def replacing(old: APIRouter, new: APIRouter) -> APIRouter:
     """The routes of `new`, and those of `old` that it does not replace. ValueError for a new one that replaces none."""
 
@@ -523,7 +523,7 @@ of change the list needs its own, of the same expressions in the same order. The
 [catalog](../schema/catalog.ipynb); Pantry's migration `0004_list_indexes` made them. Which index a sort needs:
 """
 
-# %% tags=["export"]
+# %%
 from sqlalchemy.dialects import postgresql
 
 

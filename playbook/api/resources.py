@@ -97,7 +97,7 @@ First the representations. What comes in is strict: an unknown field is an error
 to happen. In a patch only what was sent counts: `model_fields_set` tells "not given" from "null".
 """
 
-# %% tags=["export"]
+# %%
 import re
 from datetime import datetime
 from typing import Annotated, Any
@@ -123,7 +123,7 @@ Text = Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$", max_length=2000
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)]
 
 
-# %% tags=["export"]
+# %%
 class Strict(BaseModel):
     """A body that comes in: unknown fields and wrong types are refused."""
 
@@ -151,7 +151,7 @@ class PackagePatch(Strict):
     summary: Text | None = Field(default=None, description="left out: unchanged; null: removed")
 
 
-# %% tags=["export"]
+# %%
 class OrganizationOut(BaseModel):
     slug: str
     name: str
@@ -189,7 +189,7 @@ than asked for; dependencies do it, before the body is looked at. A patch may co
 the same: generated clients (openapi-fetch) send nothing else.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi import APIRouter, Body, Depends, HTTPException, Request
 
 JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
@@ -217,7 +217,7 @@ def quality(accept: str, offered: str) -> float:
     return best[1] if readable else 1.0
 
 
-# %% tags=["export"]
+# %%
 async def gives_json(request: Request) -> None:
     """406 for a client that does not take JSON (RFC 9110, 15.5.7)."""
     if quality(",".join(request.headers.getlist("accept")), JSON) == 0:
@@ -242,7 +242,7 @@ And the methods. HEAD is GET without the body. `Allow` names all methods of a UR
 that matches, not at the first. OPTIONS answers with the same list.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi import FastAPI, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.routing import iter_route_contexts
@@ -269,7 +269,7 @@ class HeadAsGet:
         await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
-# %% tags=["export"]
+# %%
 def allowed_methods(app: FastAPI, path: str) -> list[str]:
     """All methods that `path` has, for the Allow header; empty for an unknown path."""
     found: set[str] = set()
@@ -297,13 +297,13 @@ Now the organizations. Each endpoint is one transaction. Who makes an organizati
 answer to POST is 201, the new resource and its URL.
 """
 
-# %% tags=["export"]
+# %%
 import sqlalchemy as sa
 from fastapi import Query
 from sqlalchemy import orm
 
 from playbook.foundations.database import hold
-from playbook.foundations.http_service import CurrentCaller, NewIds, Now, Permit, Transaction, permission
+from playbook.pantry.http import CurrentCaller, NewIds, Now, Permit, Transaction, permission
 from playbook.schema.catalog import File, Package, PackageRole, Release
 from playbook.schema.identity import Invitation, Member, Organization, User
 
@@ -322,7 +322,7 @@ def shown(organization: Organization) -> OrganizationOut:
     return OrganizationOut.model_validate(organization, from_attributes=True)
 
 
-# %% tags=["export"]
+# %%
 @resources.get("/organizations", dependencies=[permission("organizations:read")])
 def list_organizations(transact: Transaction, limit: Limit = 20) -> OrganizationList:
     rows = transact(lambda s: s.scalars(sa.select(Organization).order_by(Organization.slug).limit(limit + 1)).all())
@@ -360,7 +360,7 @@ the client chooses. An organization that owns packages is not deleted: 409, and 
 """
 
 
-# %% tags=["export"]
+# %%
 @resources.get("/organizations/{slug}", dependencies=[permission("organizations:read")])
 def read_organization(slug: str, transact: Transaction) -> OrganizationOut:
     return shown(transact(lambda session: organization_or_404(session, slug)))
@@ -403,7 +403,7 @@ Packages are alike; two things are new. The name in the URL may be spelled in an
 normalized one. And the newest version comes in the same statement: none that was yanked, a pre-release for want of others.
 """
 
-# %% tags=["export"]
+# %%
 from packaging.utils import canonicalize_name
 
 NEWEST = (
@@ -451,7 +451,7 @@ endpoint asks itself.
 """
 
 
-# %% tags=["export"]
+# %%
 @resources.post("/packages", status_code=201, dependencies=[takes(JSON)])
 def create_package(
     new: NewPackage, response: Response, permit: Permit, transact: Transaction, clock: Now, ids: NewIds
@@ -479,7 +479,7 @@ def create_package(
     return created
 
 
-# %% tags=["export"]
+# %%
 @resources.patch("/packages/{name}", dependencies=[takes(MERGE_PATCH, JSON), permission("packages:write")])
 def change_package(
     name: str, changes: Annotated[PackagePatch, PatchBody], transact: Transaction, clock: Now
@@ -494,7 +494,7 @@ def change_package(
     return package_out(transact(work))
 
 
-# %% tags=["export"]
+# %%
 @resources.delete("/packages/{name}", status_code=204, dependencies=[permission("packages:delete")])
 def delete_package(name: str, transact: Transaction) -> None:
     def work(session: orm.Session) -> None:
@@ -520,7 +520,7 @@ from datetime import UTC
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, create_app
+from playbook.pantry.http import Caller, create_app
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import add_user
 

@@ -51,20 +51,20 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 from fastapi import APIRouter, Body
 
-from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.password_reset import reset_routes
 from playbook.auth.passwords import hash_password
-from playbook.auth.sessions import CurrentSession, session_routes
-from playbook.auth.sign_in import sign_in_routes
-from playbook.auth.sign_up import register, sign_up_routes
-from playbook.auth.wire import Auth, Service, auth_app
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, capture_sql, make_engine
-from playbook.foundations.settings import Settings
 from playbook.kit.lesson import checker, lesson_url, on_postgres, sequence_diagram, serving, show, table
 from playbook.kit.live import LiveClient
+from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.password_reset import reset_routes
+from playbook.pantry.auth.sessions import CurrentSession, session_routes
+from playbook.pantry.auth.sign_in import sign_in_routes
+from playbook.pantry.auth.sign_up import register, sign_up_routes
+from playbook.pantry.auth.wire import Auth, Service, auth_app
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import User, add_user
 
 SITE, OLD, NEW = "http://localhost:8000", "seven lamps above the harbour", "the harbour sold its lamps"
@@ -132,7 +132,7 @@ First the proof. The tries at a password are counted by **session**, not by acco
 owner's; a right one makes the count whole again. Where the call has no field for a password, the sign-in must be new.
 """
 
-# %% tags=["export"]
+# %%
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -140,9 +140,9 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy import orm
 
 from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
-from playbook.auth.sessions import REMEMBER, SignedIn, cookies_of, end_sessions, is_fresh, start_session
-from playbook.auth.sign_in import Allowance, check_length, forget, spend
-from playbook.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body, keep_cookies
+from playbook.pantry.auth.sessions import REMEMBER, SignedIn, cookies_of, end_sessions, is_fresh, start_session
+from playbook.pantry.auth.sign_in import Allowance, check_length, forget, spend
+from playbook.pantry.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body, keep_cookies
 from playbook.schema.identity import Account, Member, Organization, User, UserSession, Verification, delete_user
 
 GUESSES = Allowance(5, timedelta(hours=1))  # of the present password, by one session
@@ -164,7 +164,7 @@ def prove_again(auth: Auth, caller: SignedIn, password: str) -> Account:
     return account
 
 
-# %% tags=["export"]
+# %%
 def signed_in_lately(auth: Auth, caller: SignedIn) -> bool:
     """Whether the caller signed in to this session within the setting `reauthentication`."""
     return is_fresh(auth, caller.session, min(auth.settings.reauthentication, auth.settings.session_fresh))
@@ -183,8 +183,8 @@ The password. While it is compared and hashed, outside of the transaction, a res
 stored only where the old one still stands. Mailed links and all sessions end; the caller goes on with a new cookie.
 """
 
-# %% tags=["export"]
-from playbook.auth.password_reset import RESET, drop_links, tell
+# %%
+from playbook.pantry.auth.password_reset import RESET, drop_links, tell
 
 account_routes = APIRouter(prefix="/api/auth")
 APPROVE, CHANGE = "approve-email-change", "change-email"  # the links of a change: to the old address, to the new
@@ -205,11 +205,11 @@ def replace_password(
     return start_session(db, auth, caller.user.id, request, remember)
 
 
-# %% tags=["export"]
+# %%
 from typing import Annotated, Any
 
-from playbook.auth.sessions import CurrentSession, remembered, set_cookies, user_view
-from playbook.auth.sign_up import check_rules
+from playbook.pantry.auth.sessions import CurrentSession, remembered, set_cookies, user_view
+from playbook.pantry.auth.sign_up import check_rules
 
 MESSAGES |= {
     "INVALID_PASSWORD": "Invalid password", "CREDENTIAL_ACCOUNT_NOT_FOUND": "Credential account not found",
@@ -245,7 +245,7 @@ Two small ones. `verify-password` is for a front end that asks before it shows s
 later. Name and image prove nothing, so the session is enough. An address among them is refused, not ignored.
 """
 
-# %% tags=["export"]
+# %%
 from pydantic import Field
 
 
@@ -268,7 +268,7 @@ def verify_password(
     return {"status": True}
 
 
-# %% tags=["export"]
+# %%
 @account_routes.post("/update-user")
 def update_user(
     request: Request, response: Response, auth: Service,
@@ -294,9 +294,9 @@ moment, one then comes after the other and sees what it did.
 The approval names the new address, or Ada could not tell Mallory's request from hers. It goes to a proven address only.
 """
 
-# %% tags=["export"]
+# %%
 from playbook.auth.mail import Mail, link
-from playbook.auth.sign_up import VERIFY, new_link, verification_mail
+from playbook.pantry.auth.sign_up import VERIFY, new_link, verification_mail
 
 
 def has_still(db: orm.Session, user: User) -> bool:
@@ -333,8 +333,8 @@ either way: if it did not come, the caller's own mailbox would say who has an ac
 twenty minutes: this route sends mail to any address that somebody types.
 """
 
-# %% tags=["export"]
-from playbook.auth.sign_up import Email, after_the_answer
+# %%
+from playbook.pantry.auth.sign_up import Email, after_the_answer
 
 REQUESTS = Allowance(3, timedelta(minutes=20))  # for another address, of one account
 ASKED = "Another address was asked for, for your account. If that was not you, set a new password: that ends it."
@@ -378,11 +378,11 @@ may come twice, as mail scanners click too; it mails again after a pause. The se
 address, and deletes all other links. Whether somebody else has the address by now, the unique index knows.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi.responses import JSONResponse
 
-from playbook.auth.sessions import look_up
-from playbook.auth.sign_up import LINKS, link_refused, may_mail, redirect
+from playbook.pantry.auth.sessions import look_up
+from playbook.pantry.auth.sign_up import LINKS, link_refused, may_mail, redirect
 
 
 def approve_change(
@@ -401,7 +401,7 @@ def approve_change(
     return redirect(callback) if callback else JSONResponse({"status": True})
 
 
-# %% tags=["export"]
+# %%
 def move(db: orm.Session, auth: Auth, user: User, row: Verification) -> User | None:
     """Take the link and give the account its address. None when another request was first."""
     used = sa.delete(Verification).where(Verification.id == row.id).returning(Verification.id)
@@ -441,7 +441,7 @@ keep an owner, which is no rule about one row: two owners who leave at once each
 organization's `version`, as every writer of this rule does.
 """
 
-# %% tags=["export"]
+# %%
 from uuid import UUID
 
 from playbook.schema.catalog import File, PackageRole
@@ -469,7 +469,7 @@ def remove(db: orm.Session, user_id: UUID) -> bool:
     return delete_user(db, user_id)
 
 
-# %% tags=["export"]
+# %%
 class DeleteUser(Sent):
     password: str = ""
     token: str = ""
@@ -669,7 +669,7 @@ def undo(db: orm.Session, auth: Auth, token: str) -> bool:
 
 
 # %%
-from playbook.auth.sign_up import find_link
+from playbook.pantry.auth.sign_up import find_link
 
 DAY = timedelta(days=1)
 

@@ -45,17 +45,17 @@ codes notice?
 import json
 from datetime import UTC, datetime
 
-from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sessions import session_routes
-from playbook.auth.sign_in import sign_in_routes
-from playbook.auth.sign_up import sign_up_routes
-from playbook.auth.wire import Auth, auth_app
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine
-from playbook.foundations.settings import Settings
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, table
+from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.sessions import session_routes
+from playbook.pantry.auth.sign_in import sign_in_routes
+from playbook.pantry.auth.sign_up import sign_up_routes
+from playbook.pantry.auth.wire import Auth, auth_app
+from playbook.pantry.settings import Settings
 
 SECRET, BASE = "a secret of this lesson, of more than 32 characters", "http://pantry.test"
 LIKE_BETTER_AUTH = {
@@ -147,18 +147,18 @@ The service is all routers with their guards. Limits come first, so that a flood
 who sends a long body, where a route needs to know; then where a request comes from.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
-from playbook.auth.account_changes import account_routes
-from playbook.auth.cross_site import check_cross_site, check_source
-from playbook.auth.password_reset import reset_routes
-from playbook.auth.sessions import current_caller, session_routes
-from playbook.auth.sign_in import AddressLimits, sign_in_routes
-from playbook.auth.sign_up import sign_up_routes
-from playbook.auth.wire import Auth, Service, auth_app
-from playbook.foundations.http_service import anyone, needs_caller
+from playbook.pantry.auth.account_changes import account_routes
+from playbook.pantry.auth.cross_site import check_cross_site, check_source
+from playbook.pantry.auth.password_reset import reset_routes
+from playbook.pantry.auth.sessions import current_caller, session_routes
+from playbook.pantry.auth.sign_in import AddressLimits, sign_in_routes
+from playbook.pantry.auth.sign_up import sign_up_routes
+from playbook.pantry.auth.wire import Auth, Service, auth_app
+from playbook.pantry.http import anyone, needs_caller
 
 liveness = APIRouter(prefix="/api/auth")
 
@@ -169,7 +169,7 @@ def ok() -> dict[str, bool]:
     return {"ok": True}
 
 
-# %% tags=["export"]
+# %%
 SHORT_BODY = 4096  # octets
 
 
@@ -200,7 +200,7 @@ placeholder met for the first time must have the right form, and is bound to wha
 that value. So the test knows that `list-sessions` shows the session that `sign-in` made, and not just some text.
 """
 
-# %% tags=["export"]
+# %%
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -232,7 +232,7 @@ def unify(expected: Any, actual: Any, known: dict[str, str], where: str = "body"
         yield f"{where} is {actual!r}, not {expected!r}"
 
 
-# %% tags=["export"]
+# %%
 def bind(found: re.Match[str], actual: str, known: dict[str, str], where: str) -> Iterator[str]:
     """Learn what a placeholder stands for, or compare with what was learned. Without a name it is only a form."""
     kind, name = found[1], found[2] or ""
@@ -249,10 +249,10 @@ value in the cookie and the `token` in JSON are two placeholders, because in Pan
 a handle that can revoke and not sign in.
 """
 
-# %% tags=["export"]
+# %%
 from urllib.parse import unquote
 
-from playbook.auth.sessions import Cookies
+from playbook.pantry.auth.sessions import Cookies
 
 
 def unify_cookie(expected: str, actual: str, known: dict[str, str], cookies: Cookies) -> Iterator[str]:
@@ -287,7 +287,7 @@ def cookie_header(recorded: str, known: dict[str, str], cookies: Cookies) -> str
     return "; ".join(sent)
 
 
-# %% tags=["export"]
+# %%
 import json
 from collections.abc import Mapping, Sequence
 
@@ -316,7 +316,7 @@ def replay(
     return found
 
 
-# %% tags=["export"]
+# %%
 def differences(
     answered: Mapping[str, Any], got: httpx.Response, known: dict[str, str], cookies: Cookies
 ) -> Iterator[str]:
@@ -349,7 +349,7 @@ Last, what differs on purpose. A row says what, and why; the tests accept no dif
 no row that has stopped being true.
 """
 
-# %% tags=["export"]
+# %%
 from dataclasses import dataclass
 
 STORED = "whoever reads the database must not be signed in by it"
@@ -367,7 +367,7 @@ class Difference:
     setting: str = ""
 
 
-# %% tags=["export"]
+# %%
 DIFFERENCES: tuple[Difference, ...] = (
     Difference("password hash", "scrypt", "argon2id; scrypt is verified and replaced", "OWASP Password Storage"),
     Difference(
@@ -390,7 +390,7 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference("cookie `session_data`", "cleared when seen", "ignored", "it is never set"),
 )
 
-# %% tags=["export"]
+# %%
 DIFFERENCES += (
     Difference("guesses", "by address and path", "by account and network too", "NIST 800-63B-4 3.2.2", "RATE_LIMITS"),
     Difference("too many requests", "X-Retry-After", "Retry-After as well", "RFC 9110 10.2.3"),
@@ -421,7 +421,7 @@ DIFFERENCES += (
     Difference("one query parameter twice", "400", "the last one counts", "for the check and for the redirect alike"),
 )
 
-# %% tags=["export"]
+# %%
 DIFFERENCES += (
     Difference("right password, unproven address", "403", "401, as if wrong", PRIVATE, "STRICT_PROOF"),
     Difference("two passwords, unproven address", "the first", "neither", "pre-hijacking", "STRICT_PROOF"),

@@ -96,12 +96,12 @@ from fastapi.responses import HTMLResponse
 
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.wire import Auth, AuthError, Sent, Service, Text, auth_app, body
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import make_engine
-from playbook.foundations.http_service import anyone
-from playbook.foundations.settings import Settings
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, table
+from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, auth_app, body
+from playbook.pantry.http import anyone
+from playbook.pantry.settings import Settings
 
 PANTRY, BLOG, EVIL = "http://pantry.localhost", "http://blog.pantry.localhost", "http://evil.localhost"
 PASSWORDS = {name: f"the long password of {name}" for name in ("ada", "mallory")}
@@ -200,8 +200,8 @@ needed for that, so no attribute of a cookie prevents it. Carol trusted the link
 Each refusal has a code of the contract.
 """
 
-# %% tags=["export"]
-from playbook.auth.wire import MESSAGES
+# %%
+from playbook.pantry.auth.wire import MESSAGES
 
 MESSAGES |= {
     "INVALID_ORIGIN": "Invalid origin",
@@ -223,12 +223,12 @@ Python's `urlsplit` does none of that. Two parsers that disagree are how `https:
 1.5.3), so there is no parser here, but a pattern of the few characters about which nobody disagrees.
 """
 
-# %% tags=["export"]
+# %%
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from playbook.foundations.settings import Settings, origin
+from playbook.pantry.settings import Settings, origin
 
 ABSOLUTE = re.compile(r"(https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?)(?:[/?#].*)?", re.A | re.I | re.S)
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")  # what browsers drop, and the backslash, which they read as /
@@ -256,7 +256,7 @@ refused because some proxies decode it on the way.
 """
 
 
-# %% tags=["export"]
+# %%
 def trusted_redirect(url: str, trusted: Sequence[str]) -> bool:
     """Whether a browser may be sent to `url`: a path that no reader takes for a host, or a page of a trusted origin."""
     if UNSAFE.search(url):
@@ -279,10 +279,10 @@ Who sent a request? Browsers add `Origin` to every POST, and no script can chang
 under `Referrer-Policy: no-referrer`. `Sec-Fetch-Site: same-origin` tells the two apart.
 """
 
-# %% tags=["export"]
+# %%
 from starlette.datastructures import Headers
 
-from playbook.auth.wire import AuthError
+from playbook.pantry.auth.wire import AuthError
 
 
 def check_origin(headers: Headers, trusted: Sequence[str]) -> None:
@@ -308,7 +308,7 @@ server that signs in for a user adds one.
 """
 
 
-# %% tags=["export"]
+# %%
 def check_first_sign_in(headers: Headers, trusted: Sequence[str]) -> None:
     """Login CSRF: a request without a cookie that a browser sent must come from a trusted page, too. AuthError 403."""
     if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") == "navigate":
@@ -325,12 +325,12 @@ the body, so that no later page can forget it. It runs before the session is loo
 origin, since it changes nothing (RFC 9110, 9.2.1): a route that breaks this rule has no protection here.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Any
 
 from fastapi import Request
 
-from playbook.auth.wire import FORMS, Service, read_body
+from playbook.pantry.auth.wire import FORMS, Service, read_body
 
 REDIRECTS = {
     "callbackURL": "INVALID_CALLBACK_URL",

@@ -114,7 +114,16 @@ from it sends Ada's token to Mallory's machine. Values are encoded as JavaScript
 # %% tags=["export"]
 from urllib.parse import quote
 
-from playbook.foundations.settings import origin
+
+def origin(text: str) -> str:
+    """`text` as a browser would send it in `Origin`: `https://pantry.example`. Raises ValueError for anything else."""
+    match = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", text.strip().lower())
+    if match is None:
+        raise ValueError("should be an origin: http or https, a host, perhaps a port; no path, no *")
+    scheme, host, port = match[1], match[2], int(match[3] or 0)
+    if match[3] and not 0 < port < 65536:
+        raise ValueError("should have a port between 1 and 65535")
+    return f"{scheme}://{host}" + (f":{port}" if port not in (0, {"http": 80, "https": 443}[scheme]) else "")
 
 
 def link(base_url: str, path: str, **query: str) -> str:
@@ -229,12 +238,19 @@ import smtplib
 import ssl
 from urllib.parse import unquote, urlsplit
 
-from playbook.foundations.settings import mail_url as checked_mail_url
+
+def mail_server_url(text: str) -> str:
+    """Where mail goes: `file:PATH` (JSON lines), `smtp://[user:password@]host[:port]`, `memory:`. Raises ValueError."""
+    url = re.sub(r"^file:/{2}/", "file:/", text.strip())
+    smtp = re.fullmatch(r"smtp://([^@/\s]+@)?([\w.-]+|\[[0-9a-fA-F:.]+\])(:([0-9]{1,5}))?", url)
+    if url == "memory:" or re.fullmatch(r"file:(?!//).+", url) or (smtp and 0 < int(smtp[4] or 25) < 65536):
+        return url
+    raise ValueError("should be file:PATH, smtp://host:port or memory:")
 
 
 def smtp_server(url: str) -> tuple[str, int, tuple[str, str] | None]:
     """Host, port (by default 587 with a password, else 25) and login. Raises ValueError, without the URL in it."""
-    parts = urlsplit(checked_mail_url(url))
+    parts = urlsplit(mail_server_url(url))
     if parts.scheme != "smtp" or (parts.username is not None and not parts.password):
         raise ValueError("should be smtp://host:port or smtp://user:password@host:port")
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
@@ -330,7 +346,7 @@ def may_pass(error: Exception) -> bool:
 
 def sender_of(mail_url: str, from_address: str, clock: Clock, require_tls: bool = False) -> Sender:
     """The sender for the setting `mail_url`: `file:PATH`, `smtp://...` or `memory:`. Raises ValueError."""
-    url = checked_mail_url(mail_url)
+    url = mail_server_url(mail_url)
     if url == "memory:":
         return MemorySender()
     if url.startswith("file:"):

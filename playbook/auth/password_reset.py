@@ -122,7 +122,7 @@ opens what another is for. A new link makes older ones dead. The mail leaves out
 up with your address chooses it, and would be writing text that our domain sends you.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Final
 from uuid import UUID
 
@@ -130,8 +130,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from playbook.auth.mail import Mail, link
-from playbook.auth.sign_up import SUBJECTS, new_link
-from playbook.auth.wire import Auth
+from playbook.pantry.auth.sign_up import SUBJECTS, new_link
+from playbook.pantry.auth.wire import Auth
 from playbook.schema.identity import User, Verification
 
 RESET: Final = "reset-password"
@@ -162,11 +162,11 @@ every twenty minutes: otherwise anybody could fill a stranger's mailbox. A 429 w
 that others have asked; so the answer stays the same there, too.
 """
 
-# %% tags=["export"]
+# %%
 from datetime import timedelta
 
-from playbook.auth.sign_in import Allowance, spend
-from playbook.auth.wire import AuthError
+from playbook.pantry.auth.sign_in import Allowance, spend
+from playbook.pantry.auth.wire import AuthError
 
 MAILS = Allowance(3, timedelta(minutes=20))  # reset mails to one address
 
@@ -192,14 +192,14 @@ def send_reset(auth: Auth, email: str, callback: str) -> bool:
     return token is not None
 
 
-# %% tags=["export"]
+# %%
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
-from playbook.auth.sign_up import Email, in_background
-from playbook.auth.wire import Sent, Service, Text, body
-from playbook.foundations.http_service import anyone
+from playbook.pantry.auth.sign_up import Email, in_background
+from playbook.pantry.auth.wire import Sent, Service, Text, body
+from playbook.pantry.http import anyone
 
 reset_routes = APIRouter(prefix="/api/auth")
 SENT = "If this email exists in our system, check your email for the reset link"
@@ -224,12 +224,12 @@ mail scanners open links before people do. `Referrer-Policy` keeps the next page
 in it.
 """
 
-# %% tags=["export"]
+# %%
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from fastapi import Response
 
-from playbook.auth.sign_up import find_link, redirect
+from playbook.pantry.auth.sign_up import find_link, redirect
 
 
 def absolute(auth: Auth, url: str, **query: str) -> str:
@@ -259,8 +259,8 @@ find nothing. With the token go all links of the account, also those for a chang
 for, and every session: whoever had the password may be signed in with it.
 """
 
-# %% tags=["export"]
-from playbook.auth.sessions import end_sessions
+# %%
+from playbook.pantry.auth.sessions import end_sessions
 from playbook.schema.identity import Account
 
 
@@ -300,10 +300,10 @@ a look-up. A password that breaks the rules does not use the token up. The owner
 has now.
 """
 
-# %% tags=["export"]
+# %%
 from playbook.auth.passwords import HASHING_TURN, hash_password
-from playbook.auth.sign_in import address_of, recognize
-from playbook.auth.sign_up import check_rules
+from playbook.pantry.auth.sign_in import address_of, recognize
+from playbook.pantry.auth.sign_up import check_rules
 
 
 def tell(auth: Auth, email: str, text: str) -> None:
@@ -351,17 +351,17 @@ diagram is what happened:
 """
 
 # %%
-from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sessions import session_routes
-from playbook.auth.sign_in import sign_in_routes
-from playbook.auth.sign_up import register
-from playbook.auth.wire import auth_app
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, capture_sql
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient
+from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.sessions import session_routes
+from playbook.pantry.auth.sign_in import sign_in_routes
+from playbook.pantry.auth.sign_up import register
+from playbook.pantry.auth.wire import auth_app
+from playbook.pantry.settings import Settings
 
 OLD, NEW, FRONT = "seven lamps above the harbour", "the harbour sold its lamps", {"origin": "http://localhost:8000"}
 

@@ -537,7 +537,7 @@ from fastapi import APIRouter, HTTPException
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import anyone, create_app
+from playbook.pantry.http import anyone, create_app
 
 router, spent = APIRouter(dependencies=[Depends(anyone)]), []
 

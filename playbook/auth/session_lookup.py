@@ -48,16 +48,24 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from fastapi import FastAPI, Request
 
-from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sessions import SESSION, cookies_of, end_sessions, look_up, session_routes, start_session, user_view
-from playbook.auth.sign_in import AddressLimits
-from playbook.auth.wire import AnswerCookies, Auth, auth_app
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, capture_sql, make_engine
-from playbook.foundations.settings import Settings
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, table
+from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.sessions import (
+    SESSION,
+    cookies_of,
+    end_sessions,
+    look_up,
+    session_routes,
+    start_session,
+    user_view,
+)
+from playbook.pantry.auth.sign_in import AddressLimits
+from playbook.pantry.auth.wire import AnswerCookies, Auth, auth_app
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import UserSession, add_user
 
 WHO = "/api/auth/get-session"
@@ -218,7 +226,7 @@ is what `session_view` and `user_view` show. They are used as they are: a second
 soon word them differently.
 """
 
-# %% tags=["export"]
+# %%
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -248,7 +256,7 @@ class UserRow(NamedTuple):
     updated_at: datetime
 
 
-# %% tags=["export"]
+# %%
 def columns(table: str, row: type[Any]) -> str:
     return ", ".join(f"{table}.{name}" for name in row._fields)
 
@@ -266,7 +274,7 @@ only by a statement that was sent *after* it came. That is the whole difference 
 the statement that is on its way, not even for the same token.
 """
 
-# %% tags=["export"]
+# %%
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -308,7 +316,7 @@ finds nothing for a second, and every request takes the long way, which says so.
 others, nothing is prepared in it; nothing is set in any.
 """
 
-# %% tags=["export"]
+# %%
 import logging
 import time
 
@@ -323,7 +331,7 @@ CONNECTION: dict[str, Any] = {
 PATIENCE, REST = 5.0, 1.0  # seconds: for an answer; without an attempt, after one that failed
 
 
-# %% tags=["export"]
+# %%
 class SessionTable:
     """LOOK_UP on one connection of the event loop, without a transaction around it."""
 
@@ -367,12 +375,12 @@ Then what may be answered from the row alone: a session that is alive and stays 
 so that is the long way's; `moved_end` decides for both.
 """
 
-# %% tags=["export"]
+# %%
 import json
 from typing import cast
 
-from playbook.auth.sessions import REMEMBER, Cookies, moved_end, session_view, user_view
-from playbook.auth.wire import Auth
+from playbook.pantry.auth.sessions import REMEMBER, Cookies, moved_end, session_view, user_view
+from playbook.pantry.auth.wire import Auth
 from playbook.schema.identity import User, UserSession
 
 to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -396,16 +404,16 @@ And the layer around the service. Whatever it does not know goes on to `app`: an
 none of ours, a session that is gone, DuckDB. It counts the request for the address's limit, once.
 """
 
-# %% tags=["export"]
+# %%
 from sqlalchemy.engine import make_url
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from playbook.auth.sessions import NO_STORE, SESSION, cookies_of
-from playbook.auth.sign_in import AddressLimits
-from playbook.auth.wire import AuthError
 from playbook.foundations.clock_and_identifiers import hash_token
-from playbook.foundations.http_service import ACCEPTED_ID, client_ip
+from playbook.pantry.auth.sessions import NO_STORE, SESSION, cookies_of
+from playbook.pantry.auth.sign_in import AddressLimits
+from playbook.pantry.auth.wire import AuthError
+from playbook.pantry.http import ACCEPTED_ID, client_ip
 
 HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in NO_STORE.items())]
 
@@ -437,7 +445,7 @@ def closing(receive: Receive, table: SessionTable) -> Receive:
     return receive_and_close
 
 
-# %% tags=["export"]
+# %%
 class SessionLookup:
     """ASGI, outermost: answers get-session on the event loop, when that takes one look-up and no more.
 

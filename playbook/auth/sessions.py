@@ -126,7 +126,7 @@ leaves, nor can be set, over plain http. `__Host-` is stricter, no subdomain can
 look for the other name, so it is a setting.
 """
 
-# %% tags=["export"]
+# %%
 import base64
 import hmac
 from urllib.parse import quote, unquote
@@ -169,8 +169,8 @@ class Cookies:
         return value if value and genuine else None
 
 
-# %% tags=["export"]
-from playbook.auth.wire import Auth
+# %%
+from playbook.pantry.auth.wire import Auth
 
 
 def cookies_of(auth: Auth) -> Cookies:
@@ -186,7 +186,7 @@ Starting one. The token has 190 random bits and is stored as its hash; it exists
 new session *replaces* the one that the browser had: done here, it cannot be forgotten by one of the ways to sign in.
 """
 
-# %% tags=["export"]
+# %%
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -195,7 +195,7 @@ from fastapi import Request
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
-from playbook.foundations.http_service import browser_of, client_ip
+from playbook.pantry.http import browser_of, client_ip
 from playbook.schema.identity import User, UserSession
 
 SHORT = 86_400  # seconds: a session that is not to be remembered
@@ -207,7 +207,7 @@ def end_own_session(db: orm.Session, auth: Auth, request: Request) -> None:
         db.execute(sa.delete(UserSession).where(UserSession.token_hash == hash_token(token)))
 
 
-# %% tags=["export"]
+# %%
 def start_session(
     db: orm.Session, auth: Auth, user_id: UUID, request: Request, remember: bool = True
 ) -> tuple[UserSession, str]:
@@ -230,7 +230,7 @@ request. The move is an UPDATE of a row that must still be there, never a write 
 at the same moment stays revoked: one of the two finds the row changed and is done again, or finds it gone.
 """
 
-# %% tags=["export"]
+# %%
 from dataclasses import dataclass
 
 
@@ -279,8 +279,8 @@ session short: it is never prolonged, and its cookie has no `Max-Age`. When the 
 with it, or an active person is signed out: `keep_cookies` puts the cookie on the answer, also on an error.
 """
 
-# %% tags=["export"]
-from playbook.auth.wire import keep_cookies
+# %%
+from playbook.pantry.auth.wire import keep_cookies
 
 
 def remembered(
@@ -323,10 +323,10 @@ What the front end sees. `token` is where Better Auth repeats the cookie's secre
 **handle**: it names a session to revoke, for its owner, and opens nothing.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Any
 
-from playbook.auth.wire import iso
+from playbook.pantry.auth.wire import iso
 
 
 def user_view(user: User) -> dict[str, Any]:
@@ -346,13 +346,13 @@ def session_view(session: UserSession) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# %% tags=["export"]
+# %%
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
-from playbook.auth.wire import MESSAGES, AuthError, Sent, Service, body
-from playbook.foundations.http_service import anyone
+from playbook.pantry.auth.wire import MESSAGES, AuthError, Sent, Service, body
+from playbook.pantry.http import anyone
 
 MESSAGES |= {
     "SESSION_NOT_FRESH": "Session is not fresh",
@@ -387,7 +387,7 @@ The routes. `get-session` answers nobody with 200 and `null`, as the front end e
 the answer. The list wants a sign-in of today: it shows addresses and devices, which a stolen session should not get.
 """
 
-# %% tags=["export"]
+# %%
 session_routes = APIRouter(prefix="/api/auth")
 NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
 
@@ -410,7 +410,7 @@ def post_get_session() -> None:
     raise AuthError(405, "METHOD_NOT_ALLOWED_DEFER_SESSION_REQUIRED", headers=NO_STORE)
 
 
-# %% tags=["export"]
+# %%
 @session_routes.get("/list-sessions")
 def list_sessions(caller: CurrentSession, auth: Service) -> list[dict[str, Any]]:
     """The caller's sessions that are alive, oldest first. AuthError 403 when the sign-in was too long ago."""
@@ -428,7 +428,7 @@ to any handle, and deletes only the caller's: a stranger's handle learns nothing
 """
 
 
-# %% tags=["export"]
+# %%
 def end_sessions(db: orm.Session, user_id: UUID, but: UUID | None = None, only: UUID | None = None) -> None:
     """End the sessions of a user: all, all `but` one, or `only` one. They are refused from the next request on."""
     ended = sa.delete(UserSession).where(UserSession.user_id == user_id)
@@ -457,7 +457,7 @@ def revoke_session(
     return {"status": True}
 
 
-# %% tags=["export"]
+# %%
 @session_routes.post("/revoke-other-sessions")
 def revoke_other_sessions(caller: CurrentSession, auth: Service) -> dict[str, bool]:
     auth.transact(lambda db: end_sessions(db, caller.user.id, but=caller.session.id))
@@ -497,13 +497,13 @@ from playbook.schema.identity import add_user
 def service(url, **settings):
     from datetime import UTC  # the imports are in here, because another process runs this function from its source
 
-    from playbook.auth.cross_site import check_cross_site
     from playbook.auth.mail import MemorySender
     from playbook.auth.mail_queue import Postbox
-    from playbook.auth.wire import auth_app
     from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
     from playbook.foundations.database import Base, make_engine
-    from playbook.foundations.settings import Settings
+    from playbook.pantry.auth.cross_site import check_cross_site
+    from playbook.pantry.auth.wire import auth_app
+    from playbook.pantry.settings import Settings
     from playbook.schema.identity import add_user
 
     settings, engine = Settings(environment="test", database_url=url, **settings), make_engine(url)
@@ -595,7 +595,7 @@ import sys
 
 SECOND = f"""
 import socket, sys, uvicorn
-from playbook.auth.sessions import *
+from playbook.pantry.auth.sessions import *
 
 {inspect.getsource(service)}
 listening = socket.socket(fileno=int(sys.argv[2]))

@@ -126,7 +126,7 @@ whole again: an attempt moves that on by one interval, and is refused while it l
 the *generic cell rate algorithm* of telephone networks. A row whose time is past means nothing and may be deleted.
 """
 
-# %% tags=["export"]
+# %%
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -166,13 +166,13 @@ Fifty of them at once queue up on PostgreSQL; on DuckDB they collide and are rep
 engine's usual isolation, where each of the fifty would be refused for having seen an older row.
 """
 
-# %% tags=["export"]
+# %%
 import math
 
 from sqlalchemy import orm
 
-from playbook.auth.wire import Auth, AuthError
 from playbook.foundations.database import Timestamp, somebody_was_first, transaction
+from playbook.pantry.auth.wire import Auth, AuthError
 
 SPEND = sa.text("""
     INSERT INTO throttles (key_hash, whole_at) VALUES (:row, :first)
@@ -187,7 +187,7 @@ def too_many(seconds: int) -> AuthError:
     return AuthError(429, None, "Too many requests. Please try again later.", headers)
 
 
-# %% tags=["export"]
+# %%
 def spend(auth: Auth, allowance: Allowance, *key: str) -> None:
     """Take one attempt from what `key` is allowed, committed at once. AuthError 429 when none is left.
 
@@ -230,12 +230,12 @@ A *network* is an IPv4 address or an IPv6 /64, the least that a household gets a
 65,536 of them; what stops them is the limit for all strangers.
 """
 
-# %% tags=["export"]
+# %%
 import ipaddress
 
 from fastapi import Request
 
-from playbook.foundations.http_service import client_ip
+from playbook.pantry.http import client_ip
 
 PER_ADDRESS = Allowance(5, timedelta(minutes=1))  # guesses at one account from one network
 PER_ACCOUNT = Allowance(50, timedelta(weeks=1))  # guesses at one account from all strange networks, or one known one
@@ -268,7 +268,7 @@ After the right password, what failed from that network is disregarded (NIST). W
 attacker would see the refusals end, and know that somebody has this account.
 """
 
-# %% tags=["export"]
+# %%
 KNOW = sa.text("""
     INSERT INTO throttles (key_hash, whole_at) VALUES (:row, :until)
     ON CONFLICT (key_hash) DO UPDATE SET whole_at = excluded.whole_at RETURNING key_hash
@@ -287,7 +287,7 @@ def is_known(db: orm.Session, auth: Auth, email: str, address: str) -> bool:
     return db.scalar(sa.select(Throttle.key_hash).where(row, Throttle.whole_at > auth.clock.now())) is not None
 
 
-# %% tags=["export"]
+# %%
 @dataclass(frozen=True)
 class Attempt:
     """Somebody who says they are `email`, from a network that is `known` to that account or not."""
@@ -314,11 +314,11 @@ Three steps, since a transaction must not wait for a hash: read, compare, write.
 compared like everybody, against nobody's hash; so the answers, the refusals and the work are the same.
 """
 
-# %% tags=["export"]
+# %%
 import unicodedata
 
 from playbook.auth.passwords import check_password
-from playbook.auth.wire import MESSAGES
+from playbook.pantry.auth.wire import MESSAGES
 from playbook.schema.identity import Account, User
 
 MESSAGES |= {
@@ -343,7 +343,7 @@ def credential(db: orm.Session, email: str) -> tuple[User, Account] | None:
     return (found[0], found[1]) if found else None
 
 
-# %% tags=["export"]
+# %%
 @dataclass(frozen=True)
 class Proven:
     """Whose password it was. `outdated`: its hash is due to be replaced. `attempt` None: nothing is counted."""
@@ -379,9 +379,9 @@ meanwhile there is none to write, and the old one opens nothing. When it is bein
 the two is done again. To lock the row is not enough: the change would go on, and end the sessions that it saw before.
 """
 
-# %% tags=["export"]
+# %%
 from playbook.auth.passwords import replace_hash
-from playbook.auth.sessions import start_session
+from playbook.pantry.auth.sessions import start_session
 from playbook.schema.identity import UserSession
 
 
@@ -415,17 +415,17 @@ The route. Until an address is proven, its password answers and counts as a wron
 account: sign up as Ada, sign in: Better Auth's 403 if the address was free, 401 if not (`PANTRY_STRICT_PROOF=off`).
 """
 
-# %% tags=["export"]
+# %%
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
-from playbook.auth.cross_site import location
 from playbook.auth.passwords import HASHING_TURN, hash_password
-from playbook.auth.sessions import remembered, set_cookies, user_view
-from playbook.auth.sign_up import after_the_answer, due_verification
-from playbook.auth.wire import Sent, Service, Text, body
-from playbook.foundations.http_service import anyone
+from playbook.pantry.auth.cross_site import location
+from playbook.pantry.auth.sessions import remembered, set_cookies, user_view
+from playbook.pantry.auth.sign_up import after_the_answer, due_verification
+from playbook.pantry.auth.wire import Sent, Service, Text, body
+from playbook.pantry.http import anyone
 from playbook.schema.identity import normal_email
 
 sign_in_routes = APIRouter(prefix="/api/auth")
@@ -438,7 +438,7 @@ class SignIn(Sent):
     rememberMe: bool = True
 
 
-# %% tags=["export"]
+# %%
 @sign_in_routes.post("/sign-in/email", dependencies=[Depends(anyone), HASHING_TURN])
 def sign_in_email(
     request: Request, response: Response, auth: Service, sent: Annotated[SignIn, body(SignIn)]
@@ -472,7 +472,7 @@ Last, the limits per address that protect the process. The front end knows Bette
 seconds, and so on. They are counted as it counts them, in memory, before anything else is done.
 """
 
-# %% tags=["export"]
+# %%
 RULES = (  # the path begins with, seconds, requests: Better Auth's defaults
     ("/api/auth/sign-in", 10, 3), ("/api/auth/sign-up", 10, 3), ("/api/auth/change-password", 10, 3),
     ("/api/auth/change-email", 10, 3), ("/api/auth/request-password-reset", 60, 3),
@@ -481,7 +481,7 @@ RULES = (  # the path begins with, seconds, requests: Better Auth's defaults
 MOST_COUNTS = 100_000
 
 
-# %% tags=["export"]
+# %%
 class AddressLimits:
     """Requests of one network to one path. A window is over when nothing was allowed for its length.
 
@@ -530,16 +530,16 @@ from unittest.mock import Mock
 import argon2
 
 from playbook.auth import passwords
-from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sessions import session_routes
-from playbook.auth.sign_up import register
-from playbook.auth.wire import auth_app
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import capture_sql
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient
+from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.sessions import session_routes
+from playbook.pantry.auth.sign_up import register
+from playbook.pantry.auth.wire import auth_app
+from playbook.pantry.settings import Settings
 
 PASSWORD, PATH = "violet anchor rides a slow train", "/api/auth/sign-in/email"
 BROWSER = {"origin": "http://localhost:8000"}

@@ -110,14 +110,14 @@ A mailed link carries a random token, and the database has its hash. The row say
 is and which address it proves: one that was mailed before an address changed proves nothing about the new one.
 """
 
-# %% tags=["export"]
+# %%
 from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
+from playbook.pantry.auth.wire import Auth
 from playbook.schema.identity import User, Verification
 
 
@@ -146,7 +146,7 @@ would be text. It says what happened, because whoever opens it for the stranger 
 for their own address.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Final
 
 from playbook.auth.mail import Mail, link
@@ -188,7 +188,7 @@ beyond the lifetime of a link, so whoever asks in vain *has* one that works, and
 asking in their name. Writing the user's row makes fifty requests at once collide: one mails, the others look again.
 """
 
-# %% tags=["export"]
+# %%
 from playbook.foundations.database import hold
 
 MAIL_PAUSE = timedelta(minutes=1)
@@ -226,10 +226,10 @@ def due_notice(db: orm.Session, auth: Auth, user: User) -> Mail | None:
 A stranger's answer must not depend on what is found, so the thread that sends mails looks it up after the answer.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Callable
 
-from playbook.auth.wire import AuthError
+from playbook.pantry.auth.wire import AuthError
 
 
 def in_background(auth: Auth, call: Callable[[], object] | None = None) -> None:
@@ -254,7 +254,7 @@ One function makes the user that is stored and the one that is only shown, so th
 rules for passwords say depends on what was sent and on nothing else.
 """
 
-# %% tags=["export"]
+# %%
 from playbook.auth.passwords import PasswordRefused, PasswordRules, hash_password
 from playbook.schema.identity import Account, EmailTaken
 
@@ -269,7 +269,7 @@ def check_rules(auth: Auth, password: str, *context: str) -> None:
         raise AuthError(400, error.code, str(error)) from None
 
 
-# %% tags=["export"]
+# %%
 def new_user(auth: Auth, name: str, email: str, image: str | None) -> User:
     """A user of this moment, with an address that is not proven; stored nowhere yet."""
     now = auth.clock.now()
@@ -299,13 +299,13 @@ def register(db: orm.Session, auth: Auth, name: str, email: str, image: str | No
 What comes in. An address that no mail can be sent to is refused here, where somebody can still be told.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AfterValidator, Field
 
-from playbook.auth.wire import MESSAGES, Sent, Service, Text, body
+from playbook.pantry.auth.wire import MESSAGES, Sent, Service, Text, body
 from playbook.schema.identity import normal_email
 
 MESSAGES |= {
@@ -346,8 +346,8 @@ Mallory signs up with Ada's address, then Ada does, and clicks: that proves Mall
 passwords for an unproven address neither counts; a mailed link sets one. All pay the look and the hash to compare.
 """
 
-# %% tags=["export"]
-from playbook.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
+# %%
+from playbook.pantry.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
 from playbook.schema.identity import UserSession
 
 Entry = tuple[User, Mail | None, tuple[UserSession, str] | None]  # whom to show, what to send, a session and its token
@@ -366,7 +366,7 @@ def drop_unproven(db: orm.Session, email: str, password_hash: str | None) -> Non
     db.execute(mine.values(password_hash=None).execution_options(synchronize_session=False).returning(Account.id)).all()
 
 
-# %% tags=["export"]
+# %%
 def enter(db: orm.Session, auth: Auth, request: Request, sent: SignUp, new_hash: str, doubtful: str | None) -> Entry:
     """Register; for an address that is taken tell its owner, and show a user who is not stored.
 
@@ -387,9 +387,9 @@ def enter(db: orm.Session, auth: Auth, request: Request, sent: SignUp, new_hash:
     return user, mail, None if proof else start_session(db, auth, user.id, request, sent.rememberMe)
 
 
-# %% tags=["export"]
+# %%
 from playbook.auth.passwords import HASHING_TURN, check_password
-from playbook.foundations.http_service import anyone
+from playbook.pantry.http import anyone
 
 sign_up_routes = APIRouter(prefix="/api/auth")
 
@@ -420,7 +420,7 @@ def sign_up_email(
     return {"token": str(opened[0].id) if opened else None, "user": user_view(user)}
 
 
-# %% tags=["export"]
+# %%
 class SendVerification(Sent):
     email: Email
     callbackURL: Text = ""
@@ -451,11 +451,11 @@ The link. It leads to the front end, also when it does not work: a person clicke
 page is not told where the browser came from.
 """
 
-# %% tags=["export"]
+# %%
 import re
 from urllib.parse import quote
 
-from playbook.auth.cross_site import location
+from playbook.pantry.auth.cross_site import location
 
 
 def redirect(url: str) -> Response:
@@ -486,7 +486,7 @@ A mailed link is a GET that changes something: people click it twice, and mail s
 something once, and is no error afterwards.
 """
 
-# %% tags=["export"]
+# %%
 OnLink = Callable[[Request, Response, Auth, Verification, User, str], Any]
 LINKS: dict[str, OnLink] = {}  # what a mailed link does, by purpose; a later page adds its own
 
@@ -514,7 +514,7 @@ be in an account whose password Mallory knows. With the setting on, only the cli
 condition is in the UPDATE, so of two at once the second finds nothing to change.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi.responses import JSONResponse
 
 
@@ -547,13 +547,13 @@ and not clicked, Carol has never been here. Mallory tries all three, and two of 
 """
 
 # %%
-from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import MemorySender, SmtpSender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sessions import session_routes
-from playbook.auth.wire import auth_app
-from playbook.foundations.settings import Settings
 from playbook.kit.lesson import on_postgres, sequence_diagram
+from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.sessions import session_routes
+from playbook.pantry.auth.wire import auth_app
+from playbook.pantry.settings import Settings
 
 
 def service(url, sender=None, **settings):

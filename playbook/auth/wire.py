@@ -48,8 +48,8 @@ from datetime import UTC, datetime, timedelta
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
-from playbook.api.errors import install_problems
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, show_http, table
+from playbook.pantry.problems import install_problems
 
 SENTENCES = {"INVALID_EMAIL_OR_PASSWORD": "Address and password do not belong together."}
 PASSWORD, ENDS = "violet anchor rides a slow train", datetime(2026, 11, 9, 9, 0, 0, 700_000, UTC)
@@ -131,7 +131,7 @@ First what all flows of this track share. `Auth` holds it in one value that is g
 test has another clock, other random bytes and a mailbox in memory.
 """
 
-# %% tags=["export"]
+# %%
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,7 +145,7 @@ from sqlalchemy import orm
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
 from playbook.foundations.database import transaction
-from playbook.foundations.settings import Settings
+from playbook.pantry.settings import Settings
 
 T = TypeVar("T")
 
@@ -180,7 +180,7 @@ An error is `{"message", "code"}`. Front ends compare the code, so codes are the
 which a later page adds its own.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -206,7 +206,7 @@ class AuthError(Exception):
         super().__init__(self.message)
 
 
-# %% tags=["export"]
+# %%
 from datetime import datetime
 
 
@@ -234,13 +234,13 @@ Forms get the same care. Text that is not UTF-8 must not be repaired: with every
 two different passwords become one. Only two paths take forms at all; the next page says why that number matters.
 """
 
-# %% tags=["export"]
+# %%
 import json
 from typing import Any
 from urllib.parse import parse_qsl
 
-from playbook.api.errors import json_fault
-from playbook.foundations.http_service import off_the_loop
+from playbook.pantry.http import off_the_loop
+from playbook.pantry.problems import json_fault
 
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 FORMS = ("/api/auth/sign-in/email", "/api/auth/sign-up/email")  # what a page without script may send
@@ -260,7 +260,7 @@ def read_form(raw: bytes) -> dict[str, str]:
     return fields
 
 
-# %% tags=["export"]
+# %%
 async def read_body(request: Request) -> Any:
     """The body as JSON, or a form as texts; UNDEFINED without one. Raises AuthError 400 or 415. Read once a request.
 
@@ -293,10 +293,10 @@ Forms highlight the field by that prefix, so it is exact; the words behind it ar
 repeated, not even by a validator that quotes it.
 """
 
-# %% tags=["export"]
+# %%
 from pydantic import BaseModel, ConfigDict, Field
 
-from playbook.api.errors import repeats
+from playbook.pantry.problems import repeats
 
 
 class Sent(BaseModel):
@@ -326,7 +326,7 @@ def in_words(fault: Mapping[str, Any], place: str, types: Mapping[str, str]) -> 
     return f"{where} {'Invalid input' if repeats(words, value) else words}"
 
 
-# %% tags=["export"]
+# %%
 from typing import get_origin
 
 from pydantic import ValidationError
@@ -364,13 +364,13 @@ Now errors that others raise. 404 has no body, and a wrong method is an unknown 
 405. The database's "not now" is 503, and its text is for the log.
 """
 
-# %% tags=["export"]
+# %%
 import logging
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from playbook.foundations.http_service import request_id
+from playbook.pantry.http import request_id
 
 log = logging.getLogger("pantry.auth")
 
@@ -398,7 +398,7 @@ expected. The outermost layer gives them the form of the others. What went wrong
 id.
 """
 
-# %% tags=["export"]
+# %%
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -439,7 +439,7 @@ Some cookies belong to the request: one that was renewed, one that turned out to
 route's own, drops what others have set. So they are kept aside and added last, outside of everything.
 """
 
-# %% tags=["export"]
+# %%
 from starlette.datastructures import MutableHeaders
 
 
@@ -479,10 +479,10 @@ The assembly. `guards` run before every route, whatever a later page forgets; th
 route that does not say who may use it stops the service from starting.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi import APIRouter, FastAPI
 
-from playbook.foundations.http_service import RequestId, undeclared_routes
+from playbook.pantry.http import RequestId, undeclared_routes
 
 
 def auth_app(auth: Auth, routers: Sequence[APIRouter], guards: Sequence[Callable[..., Any]]) -> FastAPI:
@@ -518,7 +518,7 @@ from logging.handlers import BufferingHandler
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock, SeededBytes
 from playbook.foundations.database import make_engine
-from playbook.foundations.http_service import anyone
+from playbook.pantry.http import anyone
 
 log.handlers, log.propagate = [BufferingHandler(capacity=1000)], False  # a lesson's output is not a log
 

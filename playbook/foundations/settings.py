@@ -118,7 +118,7 @@ An origin is compared, as a string, with what browsers send in `Origin`. So it i
 path, no default port (RFC 6454, section 6.2).
 """
 
-# %% tags=["export"]
+# %%
 import re
 
 
@@ -140,7 +140,7 @@ is refused here, because the alternative is an error from deep inside the engine
 where three belong, names a host, and DuckDB answers with a `TypeError` about its own arguments.
 """
 
-# %% tags=["export"]
+# %%
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -180,7 +180,7 @@ shows, and its constructor takes **only what it is given**: one that also reads 
 one laptop and fail on the next.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Iterable
 from typing import Any
 
@@ -218,7 +218,7 @@ the error can offer. Defaults are safe (verification on, limits on, NIST's fifte
 convenient.
 """
 
-# %% tags=["export"]
+# %%
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationInfo, field_validator
@@ -241,7 +241,7 @@ DatabaseUrl = Annotated[str, AfterValidator(database_url), PlainSerializer(maske
 MailUrl = Annotated[str, AfterValidator(mail_url), PlainSerializer(masked)]
 
 
-# %% tags=["export"]
+# %%
 class Fields(Guarded):
     """What Pantry can be told: `DATABASE_URL`, and the others with the prefix `PANTRY_`. Sizes are in bytes."""
 
@@ -271,7 +271,7 @@ and the one that is read later says so:
 """
 
 
-# %% tags=["export"]
+# %%
 def mail_address(text: str) -> str:
     """`text`, when mail can be sent from it: `name@host`. Raises ValueError for anything else."""
     if not re.fullmatch(r"[\w.+-]+@[A-Za-z0-9.-]+", text):
@@ -319,7 +319,7 @@ The published secret is refused with `https` as well: somebody deployed this and
 """
 
 
-# %% tags=["export"]
+# %%
 class Settings(AuthFields):
     """The settings of one Pantry process; read them with `load_settings`. Development's defaults stop at production."""
 
@@ -352,7 +352,7 @@ though, so an unknown name behind it is a typo, and is refused. A typo in the pr
 somebody else's variable; it is found because production accepts no default that matters.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Mapping
 from difflib import get_close_matches
 
@@ -385,7 +385,7 @@ The error is raised **after** the `except` block. Raised inside it, it would kee
 refused values and all. `from None` hides that from a traceback, not from a program that walks the chain.
 """
 
-# %% tags=["export"]
+# %%
 import os
 from typing import TypeVar
 

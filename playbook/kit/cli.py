@@ -557,7 +557,7 @@ def serve(
         from playbook.pantry.server import server_for
 
         access_log.configure()
-        service = importlib.import_module("playbook.production.pantry")
+        service = importlib.import_module("playbook.pantry.app")
         try:
             production = settings.environment == "production"
             believed = proxies.trusted_networks(os.environ.get(proxies.VARIABLE, ""), production)
@@ -618,7 +618,7 @@ def _database_errors() -> tuple[type[Exception], ...]:
 
 def _settings() -> Any:
     # By name: a lesson is not type-checked as a whole, its cells define things twice.
-    lesson = importlib.import_module("playbook.foundations.settings")
+    lesson = importlib.import_module("playbook.pantry.settings")
     try:
         return lesson.load_settings()
     except lesson.SettingsError as error:

@@ -170,9 +170,9 @@ from fastapi import APIRouter, Body, Depends, HTTPException
 from sqlalchemy import orm
 
 from playbook.foundations.database import make_engine
-from playbook.foundations.http_service import Transaction, anyone, create_app
 from playbook.kit.lesson import checker, lesson_folder, lesson_url, on_postgres, serving, show, table
 from playbook.migrations.first_migration import current, drift, prepare, upgrade
+from playbook.pantry.http import Transaction, anyone, create_app
 
 
 def model(column):
@@ -225,7 +225,7 @@ def history(steps):
     """A folder with Pantry's Alembic environment and the revisions `steps`, (id, body) each."""
     folder, before = lesson_folder(), None
     (folder / "versions").mkdir()
-    shutil.copy(files("playbook") / "revisions" / "env.py", folder)
+    shutil.copy(files("playbook") / "pantry" / "revisions" / "env.py", folder)
     for name, body in steps:
         text = REVISION.format(name=name, before=before, body=body.strip().replace("\n", "\n    "))
         (folder / "versions" / f"{name}.py").write_text(text, encoding="utf-8")

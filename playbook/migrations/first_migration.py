@@ -110,7 +110,7 @@ from alembic import command
 from alembic.config import Config
 
 Location = str | Path  # of a history: a folder, or package:folder, found wherever the package is installed
-PANTRY = "playbook:revisions"
+PANTRY = "playbook.pantry:revisions"
 ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running environment in module globals
 
 
@@ -476,7 +476,7 @@ def downgrade() -> None:
 def new_history():
     folder = lesson_folder()
     for name in ("env.py", "script.py.mako"):
-        shutil.copy(files("playbook") / "revisions" / name, folder)
+        shutil.copy(files("playbook") / "pantry" / "revisions" / name, folder)
     (folder / "versions").mkdir()
     return folder
 
@@ -526,7 +526,7 @@ show(table(drizzle, columns=["Drizzle", "Alembic", "here"]))
 
 # %% [markdown]
 """
-Now Pantry. Its history is the folder `playbook/revisions`; the first two revisions are the tables of the schema track.
+Now Pantry. Its history is the folder `playbook/pantry/revisions`; the first two revisions are the tables of the schema track.
 The service brings an empty database to head. On the command line, `alembic` finds its settings in `pyproject.toml`
 (`[tool.alembic]`) and the database in `DATABASE_URL`:
 """
@@ -537,13 +537,13 @@ from unittest.mock import patch
 
 from alembic.config import CommandLine
 
-from playbook.foundations.settings import Settings
 from playbook.kit.data import ROOT
-from playbook.service import pantry
+from playbook.pantry.app import pantry
+from playbook.pantry.settings import Settings
 
 url = lesson_url(file=True)
 with serving(pantry(Settings(environment="test", database_url=url))) as client:
-    print(client.post("/organizations", json={"slug": "acme", "name": "Acme"}).status_code)
+    print(client.get("/health/ready").status_code)
 with patch.dict(os.environ, {"DATABASE_URL": url}):
     CommandLine().main(["-c", str(ROOT / "pyproject.toml"), "check"])
 

@@ -578,7 +578,7 @@ And Pantry's own history, with what it would cost to go down each of its revisio
 """
 
 # %%
-import playbook.service  # noqa: F401  its imports are Pantry's models
+import playbook.pantry.app  # noqa: F401  its imports are Pantry's models
 
 pantry_holds = check_history(databases(lesson_url()), Base.metadata)
 print(f"{len(steps())} revisions, findings: {pantry_holds}")

@@ -1,1 +1,1 @@
-"""What Pantry needs in operation and no page teaches: plain modules, put together in `playbook.production.pantry`."""
+"""What Pantry needs in operation and no page teaches: plain modules, put together in `playbook.pantry.app`."""

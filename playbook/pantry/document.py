@@ -12,10 +12,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from playbook.api.errors import GENERAL, PROBLEM_JSON
-from playbook.api.resources import JSON, MERGE_PATCH
-from playbook.auth.sessions import SESSION, cookies_of
-from playbook.foundations.http_service import calls_of
+from playbook.pantry.auth.sessions import SESSION, cookies_of
+from playbook.pantry.http import calls_of
+from playbook.pantry.problems import GENERAL, PROBLEM_JSON
+from playbook.pantry.resources import JSON, MERGE_PATCH
 
 Json = dict[str, Any]
 

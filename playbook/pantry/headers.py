@@ -11,8 +11,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from playbook.foundations.settings import Settings
 from playbook.pantry.proxies import FORWARDED_PROTO
+from playbook.pantry.settings import Settings
 
 AUTH = "/api/auth"
 NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # ASVS 3.4.3, 3.4.6

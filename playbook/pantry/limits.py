@@ -1,7 +1,7 @@
 """How often one network and one account may ask, for everything that the service answers, and how large a head may be.
 
 Counted in memory, in this process: these limits protect the process. What protects an account is in the database
-(`playbook.auth.sign_in`), and Better Auth's limits per path are counted beside these. Many people behind one IPv4
+(`pantry.auth.sign_in`), and Better Auth's limits per path are counted beside these. Many people behind one IPv4
 address (NAT) share its allowance, which is therefore generous; what each signed-in account gets is counted on top.
 """
 
@@ -15,7 +15,10 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from playbook.api.errors import (
+from playbook.pantry.auth.sign_in import network_of, too_many
+from playbook.pantry.auth.wire import AuthError, general, in_wire_form
+from playbook.pantry.http import request_id
+from playbook.pantry.problems import (
     MALFORMED,
     MAX_PARAMETERS,
     MAX_URL,
@@ -24,9 +27,6 @@ from playbook.api.errors import (
     problem_response,
     problem_type,
 )
-from playbook.auth.sign_in import network_of, too_many
-from playbook.auth.wire import AuthError, general, in_wire_form
-from playbook.foundations.http_service import request_id
 
 TOO_MANY = problem_type("too-many-requests", 429, "Too many requests", "Try again after `Retry-After` seconds.")
 HEAD_TOO_LARGE = problem_type("head-too-large", 431, "A field of the head is too large", "Send fewer, shorter fields.")

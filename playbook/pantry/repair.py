@@ -11,7 +11,7 @@ from playbook.foundations.database import make_engine
 from playbook.pantry.indexes import DamagedDatabase, Double, describe, find_damage, in_memory, rebuild
 
 # Whoever imports this module has the models' tables, for what refers to a row.
-import playbook.production.pantry  # noqa: F401  isort: skip
+import playbook.pantry.app  # noqa: F401  isort: skip
 
 BEFORE = ".before-repair"
 

@@ -47,20 +47,20 @@ from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 
-from playbook.api.errors import install_problems
-from playbook.api.idempotency import install_idempotency
-from playbook.auth.account_changes import account_routes
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sessions import look_up, session_routes
-from playbook.auth.sign_in import sign_in_routes
-from playbook.auth.sign_up import sign_up_routes
-from playbook.auth.wire import Auth, AuthError, answer_auth_error
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, create_app
-from playbook.foundations.settings import Settings
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, table
+from playbook.pantry.auth.account_changes import account_routes
+from playbook.pantry.auth.sessions import look_up, session_routes
+from playbook.pantry.auth.sign_in import sign_in_routes
+from playbook.pantry.auth.sign_up import sign_up_routes
+from playbook.pantry.auth.wire import Auth, AuthError, answer_auth_error
+from playbook.pantry.http import Caller, create_app
+from playbook.pantry.keys import install_idempotency
+from playbook.pantry.problems import install_problems
+from playbook.pantry.settings import Settings
 
 logging.getLogger("pantry").addHandler(logging.NullHandler())  # the log of failures we provoke
 PASSWORD, ANOTHER = "four quiet rivers and a spoon", "the spoon sailed up the river"
@@ -142,7 +142,7 @@ The resource API first, from its parts. Whose caller it asks and what they may d
 auth track can bring their own.
 """
 
-# %% tags=["export"]
+# %%
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -151,16 +151,16 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import orm
 
-from playbook.api.conditional_requests import READERS, conditional_router
-from playbook.api.errors import install_problems
-from playbook.api.idempotency import install_idempotency
-from playbook.api.pagination import paginated, replacing, sign_cursors
-from playbook.api.resources import complete_methods, resources
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
-from playbook.foundations.http_service import FindCaller, May, create_app
-from playbook.foundations.settings import Settings
+from playbook.pantry.conditions import READERS, conditional_router
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
+from playbook.pantry.http import FindCaller, May, create_app
+from playbook.pantry.keys import install_idempotency
+from playbook.pantry.lists import paginated, replacing, sign_cursors
+from playbook.pantry.problems import install_problems
+from playbook.pantry.resources import complete_methods, resources
+from playbook.pantry.settings import Settings
 
 BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations
 
@@ -187,13 +187,13 @@ so here as well a request that changes something must come from a page of ours. 
 session is prolonged, and `AnswerCookies` renews the cookie on whatever is answered, outside of what is kept for retries.
 """
 
-# %% tags=["export"]
+# %%
 from fastapi import HTTPException, Request
 
-from playbook.auth.cross_site import check_origin, trusted_origins
-from playbook.auth.sessions import SESSION, cookies_of, look_up
-from playbook.auth.wire import AnswerCookies, Auth, AuthError
-from playbook.foundations.http_service import Caller
+from playbook.pantry.auth.cross_site import check_origin, trusted_origins
+from playbook.pantry.auth.sessions import SESSION, cookies_of, look_up
+from playbook.pantry.auth.wire import AnswerCookies, Auth, AuthError
+from playbook.pantry.http import Caller
 
 
 def session_caller(auth: Auth) -> FindCaller:
@@ -223,7 +223,7 @@ data has: each action needs a role in the organization that owns the thing. What
 the mirror of public packages has no members means that nobody may change it.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import Mapping
 from typing import Any
 
@@ -269,7 +269,7 @@ The handover. It stands outside of every middleware, so a request under `/api/au
 written for the other contract.
 """
 
-# %% tags=["export"]
+# %%
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
@@ -291,15 +291,15 @@ Things expire: sessions, links, allowances, keys. Every reader checks the time, 
 deleting it is housekeeping: now and then, in the background, and never a reason for the service to stop.
 """
 
-# %% tags=["export"]
+# %%
 import asyncio
 import logging
 from datetime import datetime
 
 from starlette.concurrency import run_in_threadpool
 
-from playbook.api.idempotency import purge_keys
-from playbook.auth.sign_in import Throttle
+from playbook.pantry.auth.sign_in import Throttle
+from playbook.pantry.keys import purge_keys
 from playbook.schema.identity import UserSession, Verification
 
 EVERY = 600.0  # seconds between two sweeps
@@ -334,19 +334,19 @@ Starting. The database is brought to head or refused. There is no first user, no
 needs an account signs up.
 """
 
-# %% tags=["export"]
+# %%
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from playbook.auth.better_auth_contract import better_auth
 from playbook.auth.mail import Sender, sender_of
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.session_lookup import SessionLookup
-from playbook.auth.sign_in import AddressLimits
-from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import SystemClock
 from playbook.foundations.database import make_engine, somebody_was_first
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.auth.better_auth import better_auth
+from playbook.pantry.auth.session_lookup import SessionLookup
+from playbook.pantry.auth.sign_in import AddressLimits
+from playbook.pantry.auth.wire import Auth
 from playbook.pantry.headers import secure
 from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
@@ -367,7 +367,7 @@ def mirror_of(session: orm.Session, clock: Clock, ids: Identifiers) -> tuple[UUI
     return mirror, session.scalar(sa.select(Package.id).limit(1)) is not None
 
 
-# %% tags=["export"]
+# %%
 from urllib.parse import urlsplit
 
 
@@ -378,7 +378,7 @@ def sender_for(settings: Settings, clock: Clock) -> Sender:
     return sender_of(settings.mail_url, settings.mail_from, clock, require_tls=encrypted)
 
 
-# %% tags=["export"]
+# %%
 def pantry(
     settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None,
     stop: Stop | None = None,
@@ -415,7 +415,7 @@ somebody was told that a mail is on its way; then the engine. All of them share 
 kills after ten. The session look-up has a connection of its own and closes it itself.
 """
 
-# %% tags=["export"]
+# %%
 from anyio import CapacityLimiter, to_thread
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import schemathesis
 
-from playbook.api.pagination import cursors_of
-from playbook.foundations.settings import Settings
+from playbook.pantry.lists import cursors_of
+from playbook.pantry.settings import Settings
 
 CURSORS = cursors_of(Settings(environment="test").secret.get_secret_value())  # those of the service under test
 FIRST_SORT = {"/organizations": "slug", "/packages": "name"}

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from before_sign_in import pantry
 
-from playbook.api.resources import MERGE_PATCH
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
-from playbook.service import pantry
+from playbook.pantry.resources import MERGE_PATCH
+from playbook.pantry.settings import Settings
 
 APACHE = """
 ServerName localhost

@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from before_sign_in import pantry
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import orm
 from starlette.datastructures import Headers
 
-from playbook.api.conditional_requests import (
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.database import Base, make_engine, transaction
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.conditions import (
     READERS,
     conditional,
     conditional_resources,
@@ -30,8 +34,9 @@ from playbook.api.conditional_requests import (
     tags,
     unguarded_routes,
 )
-from playbook.api.errors import PROBLEM_JSON, Problem, install_problems
-from playbook.api.resources import (
+from playbook.pantry.http import Caller, Now, Transaction, anyone, create_app, undeclared_routes
+from playbook.pantry.problems import PROBLEM_JSON, Problem, install_problems
+from playbook.pantry.resources import (
     MERGE_PATCH,
     NewOrganization,
     OrganizationOut,
@@ -40,14 +45,9 @@ from playbook.api.resources import (
     resources,
     shown,
 )
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, Now, Transaction, anyone, create_app, undeclared_routes
-from playbook.foundations.settings import Settings
-from playbook.kit.live import LiveClient, serving
+from playbook.pantry.settings import Settings
 from playbook.schema.catalog import Package, Release, version_key
 from playbook.schema.identity import Organization, add_user
-from playbook.service import pantry
 
 ORGANIZATION, PACKAGE = "/organizations/acme", "/packages/anvil"
 CHANGES = {ORGANIZATION: {"description": "new"}, PACKAGE: {"summary": "new"}}

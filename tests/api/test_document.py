@@ -8,17 +8,17 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from before_sign_in import pantry as open_pantry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from playbook.api.errors import PROBLEM_JSON
 from playbook.auth.mail import MemorySender
-from playbook.foundations.http_service import undeclared_routes
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
-from playbook.production.pantry import pantry
-from playbook.service import pantry as open_pantry
+from playbook.pantry.app import pantry
+from playbook.pantry.http import undeclared_routes
+from playbook.pantry.problems import PROBLEM_JSON
+from playbook.pantry.settings import Settings
 
 Json = dict[str, Any]
 

@@ -17,7 +17,11 @@ from pydantic import BaseModel, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
 from playbook.api import errors
-from playbook.api.errors import (
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.database import Base, make_engine, transaction
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.http import Caller, anyone, create_app, nobody, request_id
+from playbook.pantry.problems import (
     CONFLICT,
     GENERAL,
     MAX_DEPTH,
@@ -31,11 +35,7 @@ from playbook.api.errors import (
     pointer,
     problem_type,
 )
-from playbook.api.resources import JSON, complete_methods, resources
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, anyone, create_app, nobody, request_id
-from playbook.kit.live import LiveClient, serving
+from playbook.pantry.resources import JSON, complete_methods, resources
 from playbook.schema.identity import add_user
 
 open_router = APIRouter(dependencies=[Depends(anyone)])

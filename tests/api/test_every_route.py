@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from before_sign_in import pantry
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import iter_route_contexts
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from playbook.api.errors import PROBLEM_JSON, PROBLEM_TYPES
-from playbook.api.idempotency import BAD_KEY, IN_FLIGHT, KEY_REUSED, install_idempotency
-from playbook.api.resources import JSON, HeadAsGet, allowed_methods
-from playbook.foundations.http_service import anyone, undeclared_routes
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
-from playbook.service import pantry
+from playbook.pantry.http import anyone, undeclared_routes
+from playbook.pantry.keys import BAD_KEY, IN_FLIGHT, KEY_REUSED, install_idempotency
+from playbook.pantry.problems import PROBLEM_JSON, PROBLEM_TYPES
+from playbook.pantry.resources import JSON, HeadAsGet, allowed_methods
+from playbook.pantry.settings import Settings
 
 LEAKS = re.compile(r"Traceback|File \"|\.py\b|sqlalchemy|duckdb|psycopg|SELECT |INSERT |UPDATE |hunter2", re.IGNORECASE)
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW")
@@ -366,7 +366,7 @@ def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
             {"422 instead of 400", "a repeated request", "/problems/invalid-input instead of /problems/key"},
         ),
     ):
-        monkeypatch.setattr("playbook.production.pantry.install_idempotency", install)
+        monkeypatch.setattr("playbook.pantry.app.install_idempotency", install)
         app = new_pantry("duckdb:///:memory:without_keys")
         with serving(app) as client:
             client.app = app  # type: ignore[attr-defined]
@@ -380,8 +380,8 @@ def test_a_service_without_problems_breaks_nearly_every_rule(monkeypatch: pytest
     def not_installed(app: FastAPI) -> None:
         app.state.describers = []
 
-    monkeypatch.setattr("playbook.production.pantry.install_problems", not_installed)
-    monkeypatch.setattr("playbook.production.pantry.install_idempotency", lambda app: None)
+    monkeypatch.setattr("playbook.pantry.app.install_problems", not_installed)
+    monkeypatch.setattr("playbook.pantry.app.install_idempotency", lambda app: None)
     app = new_pantry("duckdb:///:memory:without_problems")
     with serving(app) as client:
         client.app = app  # type: ignore[attr-defined]

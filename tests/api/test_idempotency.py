@@ -14,8 +14,11 @@ import sqlalchemy as sa
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 
-from playbook.api.errors import Problem, install_problems
-from playbook.api.idempotency import (
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.database import Base, capture_sql, make_engine, transaction
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.http import Caller, NewIds, Transaction, create_app, permission
+from playbook.pantry.keys import (
     LEASE,
     LIFETIME,
     IdempotencyKey,
@@ -26,11 +29,8 @@ from playbook.api.idempotency import (
     read_key,
     send_with_retry,
 )
-from playbook.api.resources import complete_methods, resources
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, capture_sql, make_engine, transaction
-from playbook.foundations.http_service import Caller, NewIds, Transaction, create_app, permission
-from playbook.kit.live import LiveClient, serving
+from playbook.pantry.problems import Problem, install_problems
+from playbook.pantry.resources import complete_methods, resources
 from playbook.schema.identity import User
 
 KEY = '"0123456789abcdef"'

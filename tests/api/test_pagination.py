@@ -9,14 +9,18 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import sqlalchemy as sa
+from before_sign_in import pantry
 from fastapi import APIRouter, Depends, Query, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 from sqlalchemy.dialects import postgresql
 
-from playbook.api.errors import Problem, install_problems
-from playbook.api.pagination import (
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.database import Base, make_engine, transaction
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.http import Caller, Transaction, anyone, create_app, undeclared_routes
+from playbook.pantry.lists import (
     BAD_CURSOR,
     ORGANIZATION_LIST,
     PACKAGE_LIST,
@@ -34,15 +38,11 @@ from playbook.api.pagination import (
     replacing,
     sign_cursors,
 )
-from playbook.api.resources import PACKAGES, complete_methods, resources
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, Transaction, anyone, create_app, undeclared_routes
-from playbook.foundations.settings import Settings
-from playbook.kit.live import LiveClient, serving
+from playbook.pantry.problems import Problem, install_problems
+from playbook.pantry.resources import PACKAGES, complete_methods, resources
+from playbook.pantry.settings import Settings
 from playbook.schema.catalog import Package, Release
 from playbook.schema.identity import Organization, add_user
-from playbook.service import pantry
 
 SECRET = "a secret of the tests, 32 characters"
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)

@@ -9,11 +9,11 @@ from fastapi.routing import iter_route_contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playbook.api.resources import JSON, MERGE_PATCH, allowed_methods, complete_methods, quality, resources
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, create_app
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.http import Caller, create_app
+from playbook.pantry.resources import JSON, MERGE_PATCH, allowed_methods, complete_methods, quality, resources
 from playbook.schema.catalog import File, Package, PackageRole, Release, version_key
 from playbook.schema.identity import Member, add_user
 
@@ -236,7 +236,7 @@ def test_quality_follows_the_most_precise_range(accept: str, expected: float) ->
 @pytest.mark.parametrize("piece", [',a\\"', "a,", "a;", ";q", '"', " ", "a;q ", '",', "a/*;q=0,"])
 def test_the_work_of_an_accept_header_is_bounded(piece: str) -> None:
     """Elements looked at, not seconds: none of a long header, a few hundred of one that is read."""
-    from playbook.api.resources import ELEMENT, MAX_ACCEPT
+    from playbook.pantry.resources import ELEMENT, MAX_ACCEPT
 
     assert quality(piece * 64_000, JSON) == 1
     assert len(ELEMENT.findall((piece * MAX_ACCEPT)[:MAX_ACCEPT])) <= MAX_ACCEPT

@@ -12,15 +12,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from before_sign_in import pantry
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
-from playbook.api.pagination import sign_cursors
-from playbook.foundations.http_service import anyone
-from playbook.foundations.settings import Settings
 from playbook.kit.live import serving
-from playbook.service import pantry
+from playbook.pantry.http import anyone
+from playbook.pantry.lists import sign_cursors
+from playbook.pantry.settings import Settings
 
 EXAMPLES = 20  # per operation and phase
 
@@ -106,7 +106,7 @@ def test_a_fault_would_be_found(fault: str, expected: str, tmp_path: Path) -> No
 
     @router.put("/refuses")
     def refuses(number: int) -> None:
-        from playbook.api.errors import INVALID, Problem
+        from playbook.pantry.problems import INVALID, Problem
 
         raise Problem(INVALID, "always")
 
@@ -124,7 +124,7 @@ def test_a_genuine_cursor_or_key_that_is_refused_would_be_found(
 ) -> None:
     """What the hooks put in place of made-up ones is not waived."""
     if fault == "key":
-        monkeypatch.setattr("playbook.api.idempotency.KEY", re.compile("never"))
+        monkeypatch.setattr("playbook.pantry.keys.KEY", re.compile("never"))
     app = pantry(Settings(environment="test", database_url=f"duckdb:///:memory:schemathesis_{fault}"))
     if fault == "cursor":
         sign_cursors(app, "the secret of another service")

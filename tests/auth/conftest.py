@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from playbook.auth.better_auth_contract import better_auth
 from playbook.auth.mail import Mail, MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.auth.better_auth import better_auth
+from playbook.pantry.auth.wire import Auth
+from playbook.pantry.settings import Settings
 
 ORIGIN = "http://localhost:8000"
 PASSWORD = "violet anchor rides a slow train"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playbook.auth.better_auth_contract import DIFFERENCES, better_auth, cookie_header, differences, unify, unify_cookie
-from playbook.auth.sessions import Cookies
-from playbook.foundations.settings import AuthFields
 from playbook.kit.data import data_path
+from playbook.pantry.auth.better_auth import DIFFERENCES, better_auth, cookie_header, differences, unify, unify_cookie
+from playbook.pantry.auth.sessions import Cookies
+from playbook.pantry.settings import AuthFields
 from tests.auth.conftest import Service
 
 ID, OTHER = "01a19b7c-a680-7294-afb1-a1e31c33ba86", "01a19b7c-a680-7294-afb1-a1e31c33ba87"

@@ -31,8 +31,11 @@ from playwright.sync_api import sync_playwright
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from playbook.auth.better_auth_contract import better_auth
-from playbook.auth.cross_site import (
+from playbook.foundations.database import Base
+from playbook.kit.course import Course
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.auth.better_auth import better_auth
+from playbook.pantry.auth.cross_site import (
     check_cross_site,
     check_first_sign_in,
     check_origin,
@@ -41,12 +44,9 @@ from playbook.auth.cross_site import (
     trusted_origins,
     trusted_redirect,
 )
-from playbook.auth.wire import FORM, FORMS, JSON, AuthError
-from playbook.foundations.database import Base
-from playbook.foundations.http_service import anyone
-from playbook.foundations.settings import Settings
-from playbook.kit.course import Course
-from playbook.kit.live import LiveClient, serving
+from playbook.pantry.auth.wire import FORM, FORMS, JSON, AuthError
+from playbook.pantry.http import anyone
+from playbook.pantry.settings import Settings
 
 PAGE = Course().get("cross_site").source
 OURS, APP, EVIL = "https://pantry.example", "https://app.example:8443", "https://evil.example"

@@ -18,10 +18,10 @@ import pytest
 import sqlalchemy as sa
 
 from playbook.auth import passwords
-from playbook.auth.sign_in import AddressLimits
-from playbook.auth.sign_up import VERIFY, register
 from playbook.foundations.database import Base
 from playbook.kit.live import LiveClient
+from playbook.pantry.auth.sign_in import AddressLimits
+from playbook.pantry.auth.sign_up import VERIFY, register
 from playbook.schema.identity import Account, User, add_user, delete_user
 from tests.auth.conftest import PASSWORD, Service
 

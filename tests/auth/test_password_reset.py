@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from playbook.auth import password_reset
-from playbook.auth.password_reset import absolute, drop_links, set_password
-from playbook.auth.sign_up import find_link
 from playbook.foundations.database import Base, capture_sql
+from playbook.pantry.auth.password_reset import absolute, drop_links, set_password
+from playbook.pantry.auth.sign_up import find_link
 from playbook.schema.identity import Account, User, Verification
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
 

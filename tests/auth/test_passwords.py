@@ -44,8 +44,8 @@ from playbook.auth.passwords import (
 )
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import anyone, create_app
 from playbook.kit.live import serving
+from playbook.pantry.http import anyone, create_app
 from playbook.schema.identity import Account, add_user
 
 PASSWORD = "correct horse battery staple"

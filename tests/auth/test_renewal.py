@@ -21,7 +21,10 @@ from fastapi.routing import iter_route_contexts
 
 from playbook.auth import better_auth_contract
 from playbook.auth.mail import MemorySender
-from playbook.auth.sessions import (
+from playbook.foundations.clock_and_identifiers import FixedClock
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.app import pantry
+from playbook.pantry.auth.sessions import (
     SESSION,
     CurrentSession,
     cookies_of,
@@ -30,12 +33,9 @@ from playbook.auth.sessions import (
     remembered,
     start_session,
 )  # fmt: skip
-from playbook.auth.wire import Auth, AuthError
-from playbook.foundations.clock_and_identifiers import FixedClock
-from playbook.foundations.http_service import CurrentCaller
-from playbook.foundations.settings import Settings
-from playbook.kit.live import LiveClient, serving
-from playbook.production.pantry import pantry
+from playbook.pantry.auth.wire import Auth, AuthError
+from playbook.pantry.http import CurrentCaller
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import User, UserSession, add_user
 from tests.auth.conftest import ORIGIN
 

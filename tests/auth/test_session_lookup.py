@@ -17,12 +17,12 @@ import pytest
 import sqlalchemy as sa
 
 from playbook.auth import session_lookup
-from playbook.auth.better_auth_contract import better_auth
-from playbook.auth.session_lookup import LOOK_UP, SessionLookup, SessionTable, Together
-from playbook.auth.sessions import REMEMBER, SESSION, cookies_of
-from playbook.auth.sign_in import AddressLimits
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.auth.better_auth import better_auth
+from playbook.pantry.auth.session_lookup import LOOK_UP, SessionLookup, SessionTable, Together
+from playbook.pantry.auth.sessions import REMEMBER, SESSION, cookies_of
+from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.schema.identity import User, UserSession
 from tests.auth.conftest import ORIGIN, Service
 from tests.auth.test_sessions import CLEARED, DAY, PROCESS, another_process, cookie_of, enter, set_cookies
@@ -237,8 +237,8 @@ LOOKUP_PROCESS = PROCESS.replace(
     "uvicorn.Config(better_auth(auth),", "uvicorn.Config(SessionLookup(better_auth(auth, limits), auth, limits),"
 ).replace(
     "listening =",
-    "from playbook.auth.session_lookup import SessionLookup\n"
-    "from playbook.auth.sign_in import AddressLimits\n"
+    "from playbook.pantry.auth.session_lookup import SessionLookup\n"
+    "from playbook.pantry.auth.sign_in import AddressLimits\n"
     "limits = AddressLimits(auth)\n"
     "listening =",
 )

@@ -18,7 +18,10 @@ import pytest
 import sqlalchemy as sa
 from fastapi import Request
 
-from playbook.auth.sessions import (
+from playbook.foundations.clock_and_identifiers import is_token
+from playbook.foundations.database import Base, capture_sql
+from playbook.kit.live import LiveClient
+from playbook.pantry.auth.sessions import (
     REMEMBER,
     SESSION,
     Cookies,
@@ -29,10 +32,7 @@ from playbook.auth.sessions import (
     remembered,
     start_session,
 )
-from playbook.auth.wire import Auth
-from playbook.foundations.clock_and_identifiers import is_token
-from playbook.foundations.database import Base, capture_sql
-from playbook.kit.live import LiveClient
+from playbook.pantry.auth.wire import Auth
 from playbook.schema.identity import User, UserSession, add_user, delete_user
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
 
@@ -597,13 +597,13 @@ def test_a_page_that_asks_twenty_times_at_once_is_answered_twenty_times(auth_ser
 PROCESS = """
 import socket, sys, uvicorn
 from datetime import UTC, datetime
-from playbook.auth.better_auth_contract import better_auth
+from playbook.pantry.auth.better_auth import better_auth
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.wire import Auth
+from playbook.pantry.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import make_engine
-from playbook.foundations.settings import Settings
+from playbook.pantry.settings import Settings
 
 url, descriptor, origin = sys.argv[1:]
 settings = Settings(environment="test", database_url=url, base_url=origin)

@@ -19,7 +19,8 @@ from sqlalchemy import orm
 
 from playbook.auth import account_changes, password_reset, passwords, sign_in
 from playbook.auth.passwords import Verdict
-from playbook.auth.sign_in import (
+from playbook.foundations.database import capture_sql, make_engine
+from playbook.pantry.auth.sign_in import (
     KNOWN_FOR,
     MOST_COUNTS,
     PER_ACCOUNT,
@@ -34,9 +35,8 @@ from playbook.auth.sign_in import (
     recognize,
     spend,
 )
-from playbook.auth.sign_up import register
-from playbook.auth.wire import Auth, AuthError
-from playbook.foundations.database import capture_sql, make_engine
+from playbook.pantry.auth.sign_up import register
+from playbook.pantry.auth.wire import Auth, AuthError
 from playbook.schema.identity import Account, User, UserSession
 from tests.auth.conftest import PASSWORD, Service
 

@@ -15,12 +15,16 @@ import pytest
 import sqlalchemy as sa
 
 from playbook.auth import passwords, sign_up
-from playbook.auth.cross_site import check_cross_site
 from playbook.auth.mail import Mail, SmtpSender
 from playbook.auth.mail_queue import Postbox
 from playbook.auth.passwords import HASHING_TURN
-from playbook.auth.sessions import session_routes
-from playbook.auth.sign_up import (
+from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock, hash_token, is_token
+from playbook.foundations.database import Base, Statement, capture_sql, make_engine
+from playbook.kit.live import LiveClient, serving
+from playbook.kit.smtp import mail_server
+from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.sessions import session_routes
+from playbook.pantry.auth.sign_up import (
     NOTICE,
     VERIFY,
     Email,
@@ -35,12 +39,8 @@ from playbook.auth.sign_up import (
     verification_mail,
     with_query,
 )
-from playbook.auth.wire import Auth, AuthError, auth_app
-from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock, hash_token, is_token
-from playbook.foundations.database import Base, Statement, capture_sql, make_engine
-from playbook.foundations.settings import Settings
-from playbook.kit.live import LiveClient, serving
-from playbook.kit.smtp import mail_server
+from playbook.pantry.auth.wire import Auth, AuthError, auth_app
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, EmailTaken, User, UserSession, Verification, delete_user
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
 

@@ -25,10 +25,13 @@ from pydantic import Field, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
 from playbook.auth import wire
-from playbook.auth.better_auth_contract import SHORT_BODY, better_auth
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.wire import (
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.database import make_engine
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.auth.better_auth import SHORT_BODY, better_auth
+from playbook.pantry.auth.wire import (
     FORM,
     FORMS,
     JSON,
@@ -46,11 +49,8 @@ from playbook.auth.wire import (
     read_body,
     read_form,
 )
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import make_engine
-from playbook.foundations.http_service import anyone
-from playbook.foundations.settings import Settings
-from playbook.kit.live import LiveClient, serving
+from playbook.pantry.http import anyone
+from playbook.pantry.settings import Settings
 
 LEAKS = re.compile(r"Traceback|File \"|\.py|sqlalchemy|duckdb|psycopg|SELECT|INSERT|hunter2|violet", re.IGNORECASE)
 NAMED = re.compile(r"\[((?:body|query)[^\]]*)\]")

@@ -1,4 +1,4 @@
-"""Conditional requests (`playbook.api.conditional_requests`): 304 against 200, and what the guard adds to a write.
+"""Conditional requests (`playbook.pantry.conditions`): 304 against 200, and what the guard adds to a write.
 
 One client, one connection, loopback; the service runs in the same process. On a real network a 304 saves more: the
 bytes are in the remarks. The floor is the same route without conditions.
@@ -19,13 +19,13 @@ def pantry_of(guarded: bool) -> Any:
     """The service over the whole catalogue, with or without conditions."""
     from datetime import UTC, datetime
 
-    from playbook.api.conditional_requests import conditional_resources
-    from playbook.api.errors import install_problems
-    from playbook.api.resources import complete_methods, resources
     from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
     from playbook.foundations.database import Base, make_engine, transaction
-    from playbook.foundations.http_service import Caller, create_app
     from playbook.kit.data import data_path
+    from playbook.pantry.conditions import conditional_resources
+    from playbook.pantry.http import Caller, create_app
+    from playbook.pantry.problems import install_problems
+    from playbook.pantry.resources import complete_methods, resources
     from playbook.schema.catalog import load_catalog
     from playbook.schema.identity import Organization, add_user
 

@@ -44,7 +44,7 @@ RELEASES |= {"4": ("license", ("licence", "license")), "5": ("license", ("licens
 def history(folder: Path) -> Path:
     """The three revisions of the change, in a folder with Pantry's Alembic environment."""
     (folder / "versions").mkdir(parents=True)
-    shutil.copy(ROOT / "playbook" / "revisions" / "env.py", folder)
+    shutil.copy(ROOT / "playbook" / "pantry" / "revisions" / "env.py", folder)
     before = None
     for name, body in (("0001_packages", CREATE), ("0002_expand", EXPAND), ("0003_contract", CONTRACT)):
         head = f"import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = {name!r}, {before!r}\n"

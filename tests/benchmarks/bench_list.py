@@ -37,9 +37,10 @@ REMARKS = [
 
 def make_pantry() -> Any:
     """Pantry over the database of BENCH_URL."""
-    from playbook.foundations.settings import Settings
+    from before_sign_in import pantry
+
     from playbook.kit.data import data_path
-    from playbook.service import pantry
+    from playbook.pantry.settings import Settings
 
     return pantry(Settings(environment="test", database_url=os.environ["BENCH_URL"]), data_path("packages.csv"))
 

@@ -58,8 +58,8 @@ def read(url: str, sort: str, number: int, offset: bool, count: int) -> Sample:
     import sqlalchemy as sa
     from fastapi import Response
 
-    from playbook.api.pagination import PACKAGE_LIST, PackageQuery, Pager, cursors_of
     from playbook.foundations.database import make_engine, transaction
+    from playbook.pantry.lists import PACKAGE_LIST, PackageQuery, Pager, cursors_of
 
     engine, columns = make_engine(url), PACKAGE_LIST.sorts[sort]
     skipped = (number - 1) * LIMIT

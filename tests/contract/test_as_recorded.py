@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from raw_http import send
 from replay import UUID, Deviation, Forms, Target, key_of, recordings, replay
 
-from playbook.auth.better_auth_contract import DIFFERENCES, better_auth
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.sign_up import VERIFY, new_link
-from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine
-from playbook.foundations.settings import Settings
 from playbook.kit.live import serving
+from playbook.pantry.auth.better_auth import DIFFERENCES, better_auth
+from playbook.pantry.auth.sign_up import VERIFY, new_link
+from playbook.pantry.auth.wire import Auth
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import User, add_user, delete_user
 
 BASE = "http://pantry.test"

@@ -80,8 +80,8 @@ def test_a_generated_client_compiles_and_works(openapi_packages: Path, tmp_path:
 def test_left_out_modelled_as_a_value_would_not_compile(openapi_packages: Path, tmp_path: Path) -> None:
     """The three faults that this test is for: a default in a patch, an answer's member that may be missing, no key."""
     from playbook.auth.mail import MemorySender
-    from playbook.foundations.settings import Settings
-    from playbook.production.pantry import pantry
+    from playbook.pantry.app import pantry
+    from playbook.pantry.settings import Settings
 
     settings = Settings(environment="test", database_url="duckdb:///:memory:openapi_client")
     document = pantry(settings, sender=MemorySender()).openapi()

@@ -11,12 +11,12 @@ from better_auth_server import SECRET, running
 from raw_http import send
 
 from playbook.auth.mail import MemorySender
-from playbook.auth.sign_up import new_user
-from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import hash_token
-from playbook.foundations.settings import Settings
 from playbook.kit.live import serving
-from playbook.production.pantry import pantry
+from playbook.pantry.app import pantry
+from playbook.pantry.auth.sign_up import new_user
+from playbook.pantry.auth.wire import Auth
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, UserSession
 
 PERSON = {"name": "Alice", "email": "alice@example.com", "password": "correct-horse-1"}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import orm
 
 from playbook.foundations.database import make_engine
-from playbook.foundations.http_service import (
+from playbook.kit.live import LiveClient, serving
+from playbook.pantry.http import (
     ACCEPTED_ID,
     Caller,
     CurrentCaller,
@@ -23,7 +24,6 @@ from playbook.foundations.http_service import (
     request_id,
     undeclared_routes,
 )
-from playbook.kit.live import LiveClient, serving
 
 alice = Caller(uuid.UUID(int=1), "alice")
 metadata = sa.MetaData()

@@ -13,7 +13,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from playbook.foundations.settings import (
+from playbook.pantry.settings import (
     DEVELOPMENT_SECRET,
     Settings,
     SettingsError,
@@ -430,7 +430,7 @@ def test_settings_survive_a_process_boundary() -> None:
 
 
 def test_a_process_with_a_typo_does_not_start() -> None:
-    code = "from playbook.foundations.settings import load_settings; load_settings(); print('started')"
+    code = "from playbook.pantry.settings import load_settings; load_settings(); print('started')"
     env = {k: v for k, v in os.environ.items() if not k.startswith("PANTRY_") and k != "DATABASE_URL"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=env | {"PANTRY_SECRT": SECRET}, capture_output=True, text=True, check=False

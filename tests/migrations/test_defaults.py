@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import before_sign_in  # noqa: F401  its imports register every table of Pantry
 import duckdb
 import pytest
 import sqlalchemy as sa
 
-import playbook.service  # noqa: F401  its imports register every table of Pantry
 from playbook.foundations.database import Base, make_engine
 from playbook.kit.data import ROOT
 from playbook.migrations.first_migration import downgrade, upgrade
@@ -88,7 +88,7 @@ PLANTED = {
 @pytest.mark.parametrize("planted", list(PLANTED))
 def test_one_planted_in_a_revision_is_found(planted: str, tmp_path: Path) -> None:
     history = tmp_path / "history"
-    shutil.copytree(ROOT / "playbook" / "revisions", history, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "playbook" / "pantry" / "revisions", history, ignore=shutil.ignore_patterns("__pycache__"))
     head = steps()[-1].after
     (history / "versions" / "0099_planted.py").write_text(
         f"import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0099_planted', '{head}'\n\n\n"
@@ -144,9 +144,9 @@ def test_what_the_rule_protects_from(column: str, tmp_path: Path) -> None:
 
 def test_the_catalogue_is_loaded_without_one(tmp_path: Path) -> None:
     """It makes its identifiers in its statements, and neither of its tables gets a default by that."""
-    from playbook.foundations.settings import Settings
     from playbook.kit.data import data_path
-    from playbook.production.pantry import pantry
+    from playbook.pantry.app import pantry
+    from playbook.pantry.settings import Settings
 
     url = f"duckdb:///{tmp_path / 'pantry.duckdb'}"
     app = pantry(Settings(environment="test", database_url=url), data_path("packages.csv"))

@@ -223,7 +223,7 @@ def test_a_write_of_the_old_column_alone_between_its_read_and_its_copy_is_not_mi
 def steps(folder: Path, *bodies: str) -> Path:
     """A history with Pantry's environment, a revision for each body."""
     (folder / "versions").mkdir()
-    env = Path(fm.__file__).parents[1] / "revisions" / "env.py"
+    env = Path(fm.__file__).parents[1] / "pantry" / "revisions" / "env.py"
     (folder / "env.py").write_text(env.read_text(encoding="utf-8"), encoding="utf-8")
     for number, body in enumerate(bodies):
         before = repr(f"r{number - 1}") if number else "None"

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import before_sign_in  # noqa: F401  its imports register every table of Pantry
 import pytest
 import sqlalchemy as sa
 from alembic.operations import Operations
 from alembic.util import CommandError
+from before_sign_in import BASELINE, pantry
 
-import playbook.service  # noqa: F401  its imports register every table of Pantry
 from playbook.foundations.database import NAMING, Base, Timestamp, make_engine
-from playbook.foundations.settings import Settings
 from playbook.kit.data import ROOT
 from playbook.kit.live import serving
 from playbook.migrations import first_migration as fm
-from playbook.service import BASELINE, pantry
+from playbook.pantry.settings import Settings
 
 WHEN = datetime(2026, 11, 2, tzinfo=UTC)
 
@@ -41,7 +41,7 @@ def engine(url: str) -> Any:
 def history(tmp_path: Path) -> Path:
     """An empty history with Pantry's environment."""
     for name in ("env.py", "script.py.mako"):
-        shutil.copy(ROOT / "playbook" / "revisions" / name, tmp_path)
+        shutil.copy(ROOT / "playbook" / "pantry" / "revisions" / name, tmp_path)
     (tmp_path / "versions").mkdir()
     return tmp_path
 
@@ -94,7 +94,7 @@ def test_one_head_and_readable_ids() -> None:
 
 
 def test_revisions_depend_on_no_code_of_ours() -> None:
-    for path in (ROOT / "playbook" / "revisions" / "versions").glob("*.py"):
+    for path in (ROOT / "playbook" / "pantry" / "revisions" / "versions").glob("*.py"):
         assert "playbook." not in path.read_text(encoding="utf-8"), path.name
 
 
@@ -584,7 +584,7 @@ def test_the_history_is_part_of_what_is_installed(tmp_path: Path) -> None:
         command, cwd=installed, env=environment | {"PYTHONPATH": str(installed)}, capture_output=True, text=True
     )
     assert (done.stdout, done.stderr) == ("True True\n", "")
-    assert (installed / "playbook" / "revisions" / "script.py.mako").is_file()
+    assert (installed / "playbook" / "pantry" / "revisions" / "script.py.mako").is_file()
 
 
 # ---------------------------------------------------------------- orphans

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import before_sign_in  # noqa: F401  its imports register every table of Pantry
 import pytest
 import sqlalchemy as sa
 
-import playbook.service  # noqa: F401  its imports register every table of Pantry
 from playbook.foundations.database import Base, make_engine
 from playbook.kit.data import ROOT
 from playbook.migrations.first_migration import drift, upgrade
@@ -34,7 +34,7 @@ def test_there_is_one_head() -> None:
 
 
 def test_no_revision_is_left_out() -> None:
-    files = {path.stem for path in (ROOT / "playbook" / "revisions" / "versions").glob("*.py")}
+    files = {path.stem for path in (ROOT / "playbook" / "pantry" / "revisions" / "versions").glob("*.py")}
     assert [step.after for step in STEPS] == sorted(files)
 
 

@@ -370,7 +370,7 @@ def test_pytest_finds_no_test_in_the_page(target: str) -> None:
 
 def test_the_service_does_not_load_what_is_for_tests() -> None:
     code = (
-        "import sys, playbook.service; "
+        "import sys, playbook.pantry.app; "
         "print([name for name in ('hypothesis', 'playbook.migrations.test_migrations') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -33,14 +33,14 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from playbook.foundations.database import Base, make_engine
-from playbook.foundations.settings import Settings
 from playbook.kit import postgres, ready
 from playbook.kit.errors import InputError
 from playbook.kit.live import LiveClient, LiveServer, serving
 from playbook.kit.running import environment
 from playbook.migrations.first_migration import current, orphans
+from playbook.pantry.app import pantry
 from playbook.pantry.indexes import find_damage
-from playbook.production.pantry import pantry
+from playbook.pantry.settings import Settings
 from playbook.schema.catalog import Package
 from playbook.schema.identity import Organization, User
 

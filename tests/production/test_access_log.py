@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from serve_process import DEADLINE, PASSWORD, Process, serve
 
-from playbook.foundations.settings import Settings
-from playbook.production.pantry import pantry
+from playbook.pantry.app import pantry
+from playbook.pantry.settings import Settings
 
 # What goes together into one request; what is alone would hide the others, since it is refused.
 QUERY = (("token", "callbackURL", "error"), ("cursor", "limit", "sort"), ("cursor",), ("undeclared", "password"))

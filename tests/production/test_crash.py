@@ -16,14 +16,14 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-import playbook.production.pantry  # noqa: F401  its imports register every table of Pantry
+import playbook.pantry.app  # noqa: F401  its imports register every table of Pantry
 from playbook.foundations.database import Base, make_engine, open_duckdb
-from playbook.foundations.settings import Settings
 from playbook.kit.data import ROOT
 from playbook.migrations.first_migration import drift, prepare
+from playbook.pantry.app import pantry
 from playbook.pantry.indexes import DamagedDatabase, Double, Missing, find_damage, mend_indexes, rebuild
 from playbook.pantry.repair import BEFORE, repair
-from playbook.production.pantry import pantry
+from playbook.pantry.settings import Settings
 
 ROUNDS = int(os.environ.get("PLAYBOOK_KILL_ROUNDS", "3"))
 USER = (

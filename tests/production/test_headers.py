@@ -9,18 +9,18 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from before_sign_in import pantry as without_sign_in
 from fastapi import APIRouter, Depends
 from fastapi.routing import iter_route_contexts
 from serve_process import PRODUCTION, serve
 
 from playbook.auth.mail import MemorySender
-from playbook.foundations.http_service import anyone
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.app import pantry
 from playbook.pantry.docs import describe
 from playbook.pantry.headers import strict_transport
-from playbook.production.pantry import pantry
-from playbook.service import pantry as without_sign_in
+from playbook.pantry.http import anyone
+from playbook.pantry.settings import Settings
 
 ORIGIN = "http://localhost:8000"
 PASSWORD = "four quiet rivers and a spoon"

@@ -17,17 +17,17 @@ import sqlalchemy as sa
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
-from playbook.auth.better_auth_contract import better_auth
 from playbook.auth.mail import MemorySender
-from playbook.auth.sign_in import Throttle
 from playbook.foundations.clock_and_identifiers import FixedClock
 from playbook.foundations.database import Base, make_engine, transaction
-from playbook.foundations.http_service import Caller, undeclared_routes
-from playbook.foundations.settings import Settings
 from playbook.kit.data import data_path
 from playbook.kit.live import LiveClient, serving
 from playbook.migrations.first_migration import WrongSchema, drift, upgrade
-from playbook.production.pantry import EVERY, NEEDS, OPEN, Handover, by_membership, pantry, sweep
+from playbook.pantry.app import EVERY, NEEDS, OPEN, Handover, by_membership, pantry, sweep
+from playbook.pantry.auth.better_auth import better_auth
+from playbook.pantry.auth.sign_in import Throttle
+from playbook.pantry.http import Caller, undeclared_routes
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, User, UserSession, Verification
 
 ORIGIN = "http://localhost:8000"

@@ -23,15 +23,15 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from playbook.auth.mail import MemorySender
-from playbook.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock
 from playbook.foundations.database import NO_PARENT, Base, transaction
-from playbook.foundations.settings import Settings
 from playbook.kit import postgres
 from playbook.kit.course import Course
 from playbook.kit.live import LiveClient, serving
 from playbook.migrations.first_migration import Orphan, orphans
-from playbook.production.pantry import pantry
+from playbook.pantry.app import pantry
+from playbook.pantry.auth.wire import Auth
+from playbook.pantry.settings import Settings
 from playbook.schema.catalog import load_catalog
 
 ORIGIN = "http://localhost:8000"
@@ -365,15 +365,15 @@ def releases_of_what_is_deleted(world: World, tmp_path: Path) -> Race:
 # is needed. The test below reads the modules and knows when a place is missing here.
 NEW = "its parent is written in the same transaction"
 WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
-    ("playbook.api.resources", "members"): organizations_of_who_leaves,
-    ("playbook.api.resources", "packages"): packages_of_what_is_deleted,
-    ("playbook.auth.sessions", "sessions"): sign_ins_of_who_leaves,
-    ("playbook.auth.sign_up", "verifications"): links_of_who_leaves,
-    ("playbook.auth.sign_up", "accounts"): NEW,
-    ("playbook.auth.password_reset", "accounts"): "the UPDATE of the user in use_link comes first",
+    ("playbook.pantry.resources", "members"): organizations_of_who_leaves,
+    ("playbook.pantry.resources", "packages"): packages_of_what_is_deleted,
+    ("playbook.pantry.auth.sessions", "sessions"): sign_ins_of_who_leaves,
+    ("playbook.pantry.auth.sign_up", "verifications"): links_of_who_leaves,
+    ("playbook.pantry.auth.sign_up", "accounts"): NEW,
+    ("playbook.pantry.auth.password_reset", "accounts"): "the UPDATE of the user in use_link comes first",
     ("playbook.schema.catalog", "packages"): releases_of_what_is_deleted,
     ("playbook.schema.catalog", "releases"): releases_of_what_is_deleted,
-    ("playbook.service", "members"): "the developer of the lessons: nobody can delete them, there is no /api/auth",
+    ("before_sign_in", "members"): "the developer of the lessons: nobody can delete them, there is no /api/auth",
 }  # fmt: skip
 RACES = sorted({race for race in WRITERS.values() if not isinstance(race, str)}, key=lambda race: race.__name__)
 

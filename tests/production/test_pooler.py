@@ -15,14 +15,14 @@ import pytest
 import sqlalchemy as sa
 
 from playbook.foundations.database import Base, behind_pooler, make_engine, transaction
-from playbook.foundations.settings import Settings
 from playbook.kit import ready
 from playbook.kit.data import data_path
 from playbook.kit.errors import InputError
 from playbook.kit.live import serving
 from playbook.kit.postgres import driver_url
 from playbook.migrations.first_migration import current, downgrade, drift, heads, prepare, upgrade
-from playbook.production.pantry import pantry
+from playbook.pantry.app import pantry
+from playbook.pantry.settings import Settings
 
 PASSWORD, ANOTHER = "four quiet rivers and a spoon", "the spoon sailed up the river"
 CLIENTS, ROUNDS = 16, 2

@@ -13,18 +13,19 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
+from before_sign_in import DEVELOPER
+from before_sign_in import pantry as without_sign_in
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
 from playbook.foundations.database import make_engine, somebody_was_first, transaction
-from playbook.foundations.settings import Settings
 from playbook.migrations import first_migration
 from playbook.migrations.first_migration import current, heads, prepare, upgrade
-from playbook.production.pantry import mirror_of
-from playbook.service import DEVELOPER
-from playbook.service import pantry as without_sign_in
+from playbook.pantry.app import mirror_of
+from playbook.pantry.settings import Settings
 
 AT_ONCE = 4
+TESTS = Path(__file__).parents[1]
 PATIENCE = 180  # seconds until a start counts as hung: no verdict about speed
 
 
@@ -141,7 +142,8 @@ def test_the_service_without_sign_in_finds_its_developer_made(postgres_url: str)
     engine = make_engine(postgres_url)
     upgrade(engine)
     code = (
-        "from playbook.foundations.settings import load_settings; from playbook.service import pantry;"
+        f"import sys; sys.path.insert(0, {str(TESTS)!r}); from playbook.pantry.settings import load_settings;"
+        "from before_sign_in import pantry;"
         "pantry(load_settings())"
     )
     started = [program("-c", code, url=postgres_url) for _ in range(AT_ONCE)]

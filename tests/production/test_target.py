@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from playbook.auth.mail import MemorySender
-from playbook.foundations.settings import Settings
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.app import pantry
+from playbook.pantry.settings import Settings
 from playbook.pantry.target import path_of
-from playbook.production.pantry import pantry
 
 ORIGIN = "http://localhost:8000"
 ADA = {"name": "Ada", "email": "ada@example.com", "password": "four quiet rivers and a spoon"}

@@ -8,10 +8,10 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from playbook.auth.mail import MemorySender
-from playbook.foundations.settings import Settings
 from playbook.kit.live import serving
+from playbook.pantry.app import pantry
 from playbook.pantry.limits import PROBES, AccountLimits, Counts, Rate, RequestLimits
-from playbook.production.pantry import pantry
+from playbook.pantry.settings import Settings
 
 _numbers = itertools.count(1)
 ORIGIN = "http://localhost:8000"

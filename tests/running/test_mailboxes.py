@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from playbook.auth.mail import Mail, MailType, MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock
 from playbook.foundations.database import transaction
-from playbook.foundations.settings import Settings
 from playbook.kit.live import serving
 from playbook.pantry import mailboxes
+from playbook.pantry.app import pantry
 from playbook.pantry.mailboxes import BURST, EVERY, PerMailbox, mailbox_of
-from playbook.production.pantry import pantry
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import User
 
 PASSWORD = "violet anchor rides a slow train"

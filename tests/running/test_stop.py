@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from served import DEADLINE, Served, served
 
-from playbook.foundations.settings import Settings
 from playbook.pantry.server import LimitedConfig, Limits, server_for
+from playbook.pantry.settings import Settings
 from playbook.pantry.stop import RESERVE, Stop
 
 DOCKER = 10  # seconds from SIGTERM to SIGKILL

@@ -17,13 +17,13 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from playbook.api.resources import JSON, MERGE_PATCH
 from playbook.auth import sessions
 from playbook.auth.mail import MemorySender
-from playbook.auth.sessions import cookies_of
-from playbook.foundations.http_service import Caller, calls_of
-from playbook.foundations.settings import Settings
-from playbook.production.pantry import pantry
+from playbook.pantry.app import pantry
+from playbook.pantry.auth.sessions import cookies_of
+from playbook.pantry.http import Caller, calls_of
+from playbook.pantry.resources import JSON, MERGE_PATCH
+from playbook.pantry.settings import Settings
 
 MEBI = 1_048_576
 FORM = "application/x-www-form-urlencoded"

@@ -1,6 +1,6 @@
 """Pantry before sign-in: one developer who may do everything. What pages and tests before the auth track talk to.
 
-The service itself is `playbook.production.pantry`; this one refuses to be production.
+The service itself is `playbook.pantry.app`; this one refuses to be production.
 """
 
 from pathlib import Path
@@ -12,12 +12,12 @@ from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.database import make_engine, transaction
-from playbook.foundations.http_service import Caller
-from playbook.foundations.settings import Settings
 from playbook.migrations.first_migration import prepare
+from playbook.pantry.app import BASELINE, mirror_of, resource_api
 from playbook.pantry.headers import secure
+from playbook.pantry.http import Caller
 from playbook.pantry.indexes import mend_indexes
-from playbook.production.pantry import BASELINE, mirror_of, resource_api
+from playbook.pantry.settings import Settings
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import EmailTaken, Member, User, add_user
 

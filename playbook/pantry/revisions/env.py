@@ -5,9 +5,9 @@ from alembic import context
 from alembic.util import CommandError
 
 from playbook.foundations.database import Base, make_engine
-from playbook.foundations.settings import SettingsError, load_settings
 from playbook.kit.database_errors import advice, in_one_line
 from playbook.migrations.first_migration import run_environment
+from playbook.pantry.settings import SettingsError, load_settings
 
 
 def engine() -> sa.Engine:
@@ -26,7 +26,7 @@ def engine() -> sa.Engine:
 
 def models() -> sa.MetaData:
     """All tables of Pantry: whatever the service imports. Late, because running a revision needs no model."""
-    import playbook.production.pantry  # noqa: F401
+    import playbook.pantry.app  # noqa: F401
 
     return Base.metadata
 

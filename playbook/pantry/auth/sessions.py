@@ -1,0 +1,291 @@
+"""Sessions: start, find, prolong and end them, and the routes that read them."""
+
+import base64
+import hmac
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+from urllib.parse import quote, unquote
+from uuid import UUID
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, Request, Response
+from sqlalchemy import orm
+
+from playbook.foundations.clock_and_identifiers import hash_token, new_token
+from playbook.pantry.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, body, iso, keep_cookies
+from playbook.pantry.http import anyone, browser_of, client_ip
+from playbook.schema.identity import User, UserSession
+
+SESSION, CACHE, REMEMBER = "session_token", "session_data", "dont_remember"
+
+
+class Cookies:
+    """Better Auth's cookies: `PREFIX.NAME=VALUE.SIGNATURE`, HMAC-SHA-256 over the value, percent-encoded.
+
+    `guard` stands before the name: `__Secure-` or `__Host-` (RFC 6265bis, 4.1.3), with `Secure`; empty for plain http.
+    """
+
+    def __init__(self, secret: str, guard: str = "") -> None:
+        self.key, self.prefix = secret.encode(), f"{guard}better-auth."
+        self.attributes = "; Path=/; HttpOnly; " + ("Secure; " if guard else "") + "SameSite=Lax"
+
+    def signature(self, value: str) -> str:
+        return base64.b64encode(hmac.digest(self.key, value.encode(), "sha256")).decode()
+
+    def signed(self, value: str) -> str:
+        """`value.signature`, ready for a cookie."""
+        return quote(f"{value}.{self.signature(value)}", safe="!~*'()")
+
+    def put(self, name: str, value: str, max_age: int | None = None) -> str:
+        """A `Set-Cookie` value; without `max_age` (seconds) the cookie goes when the browser is closed."""
+        lifetime = "" if max_age is None else f"; Max-Age={max_age}"
+        return f"{self.prefix}{name}={self.signed(value)}{lifetime}{self.attributes}"
+
+    def drop(self, *names: str) -> list[str]:
+        """The `Set-Cookie` values that take cookies from the browser: those named, or all three of a session."""
+        return [f"{self.prefix}{name}=; Max-Age=0{self.attributes}" for name in names or (SESSION, CACHE, REMEMBER)]
+
+    def read(self, header: str, name: str) -> str | None:
+        """The value of cookie `name` in a `Cookie` header, the first of that name;
+
+        None unless its signature is right.
+        """
+        pairs = (pair.strip().partition("=") for pair in header.split(";"))
+        sent = unquote(next((value for key, _, value in pairs if key == self.prefix + name), "")[:1000])
+        value, _, signature = sent.rpartition(".")
+        genuine = hmac.compare_digest(signature.encode(), self.signature(value).encode())
+        return value if value and genuine else None
+
+
+def cookies_of(auth: Auth) -> Cookies:
+    """The cookies as the settings want them: guarded when the service is reached by https."""
+    guard = "__Host-" if auth.settings.host_cookies else "__Secure-"
+    secure = auth.settings.base_url.startswith("https:")
+    return Cookies(auth.settings.secret.get_secret_value(), guard if secure else "")
+
+
+SHORT = 86_400  # seconds: a session that is not to be remembered
+
+
+def end_own_session(db: orm.Session, auth: Auth, request: Request) -> None:
+    """End the session that the request's cookie opens, if there is one."""
+    if (token := cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)) is not None:
+        db.execute(sa.delete(UserSession).where(UserSession.token_hash == hash_token(token)))
+
+
+def start_session(
+    db: orm.Session, auth: Auth, user_id: UUID, request: Request, remember: bool = True
+) -> tuple[UserSession, str]:
+    """A new session in place of the browser's old one (ASVS 7.2.4), and its token, for the cookie only."""
+    end_own_session(db, auth, request)
+    now, token = auth.clock.now(), new_token("session", auth.random_bytes)
+    lifetime = min(auth.settings.session_lifetime if remember else SHORT, auth.settings.session_absolute_lifetime)
+    row = UserSession(
+        id=auth.ids.new(), user_id=user_id, token_hash=hash_token(token), expires_at=now + timedelta(seconds=lifetime),
+        ip_address=client_ip(request.scope), user_agent=browser_of(request.scope), created_at=now, updated_at=now,
+    )  # fmt: skip
+    db.add(row)
+    return row, token
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """A session that is alive, and whose it is. `token` is the cookie's."""
+
+    session: UserSession
+    user: User
+    token: str
+
+
+def find_session(db: orm.Session, token: str, now: datetime) -> SignedIn | None:
+    """The session that `token` opens; None when there is none, or its time is over."""
+    query = sa.select(UserSession, User).join(User, User.id == UserSession.user_id)
+    found = db.execute(query.where(UserSession.token_hash == hash_token(token), UserSession.expires_at > now)).first()
+    return SignedIn(found[0], found[1], token) if found else None
+
+
+def moved_end(auth: Auth, created_at: datetime, expires_at: datetime) -> datetime | None:
+    """Where the end of a session moves when it is used now: at most once per `session_refresh_after`. None: it stays.
+
+    Never beyond the absolute lifetime, which counts from the sign-in (ASVS 7.3.2).
+    """
+    settings, now = auth.settings, auth.clock.now()
+    lifetime, longest = (timedelta(seconds=s) for s in (settings.session_lifetime, settings.session_absolute_lifetime))
+    due = expires_at - lifetime + timedelta(seconds=settings.session_refresh_after)
+    end = min(now + lifetime, created_at + longest)
+    return end if now >= due and end > expires_at else None
+
+
+def prolong(db: orm.Session, auth: Auth, session: UserSession) -> bool:
+    """Move the end of the idle lifetime on, when it is time; whether it was moved."""
+    if (end := moved_end(auth, session.created_at, session.expires_at)) is None:
+        return False
+    move = sa.update(UserSession).where(UserSession.id == session.id)
+    move = move.values(expires_at=end, updated_at=auth.clock.now())
+    return db.scalar(move.returning(UserSession.id)) is not None
+
+
+def remembered(
+    auth: Auth, request: Request, session: UserSession, token: str, remember: bool | None = None
+) -> list[str]:
+    """The `Set-Cookie` values that keep a browser signed in, or with `remember` False until it is closed.
+
+    None goes on with what the browser was told at sign-in.
+    """
+    cookies = cookies_of(auth)
+    was_short = cookies.read(request.headers.get("cookie", ""), REMEMBER) is not None
+    if remember is False or (remember is None and was_short):
+        return [cookies.put(SESSION, token), cookies.put(REMEMBER, "true")]
+    left = session.expires_at - auth.clock.now()
+    return [cookies.put(SESSION, token, int(left.total_seconds())), *(cookies.drop(REMEMBER) if was_short else [])]
+
+
+def look_up(request: Request, auth: Auth) -> SignedIn | None:
+    """Who is signed in.
+
+    Any answer to the request renews the cookie when the session was prolonged, and clears a dead one.
+    """
+    cookies, header = cookies_of(auth), request.headers.get("cookie", "")
+    if (token := cookies.read(header, SESSION)) is None:
+        return None
+    refresh = cookies.read(header, REMEMBER) is None and not request.query_params.get("disableRefresh")
+
+    def work(db: orm.Session) -> tuple[SignedIn | None, bool]:
+        found = find_session(db, token, auth.clock.now())
+        return found, found is not None and refresh and prolong(db, auth, found.session)
+
+    found, prolonged = auth.transact(work)
+    if found is None:
+        keep_cookies(request, cookies.drop())
+    elif prolonged:
+        keep_cookies(request, remembered(auth, request, found.session, token, True))
+    return found
+
+
+def user_view(user: User) -> dict[str, Any]:
+    """A user as the front end sees them."""
+    return {
+        "name": user.name, "email": user.email, "emailVerified": user.email_verified, "image": user.image,
+        "createdAt": iso(user.created_at), "updatedAt": iso(user.updated_at), "id": str(user.id),
+    }  # fmt: skip
+
+
+def session_view(session: UserSession) -> dict[str, Any]:
+    """A session as the front end sees it; `token` is the handle that revokes it."""
+    return {
+        "expiresAt": iso(session.expires_at), "token": str(session.id), "createdAt": iso(session.created_at),
+        "updatedAt": iso(session.updated_at), "ipAddress": session.ip_address, "userAgent": session.user_agent,
+        "userId": str(session.user_id), "id": str(session.id),
+    }  # fmt: skip
+
+
+MESSAGES |= {
+    "SESSION_NOT_FRESH": "Session is not fresh",
+    "METHOD_NOT_ALLOWED_DEFER_SESSION_REQUIRED": (
+        "POST method requires deferSessionRefresh to be enabled in session config"
+    ),
+}
+
+
+def set_cookies(response: Response, cookies: list[str]) -> None:
+    for cookie in cookies:
+        response.headers.append("set-cookie", cookie)
+
+
+def current_caller(request: Request, auth: Service) -> SignedIn:
+    """The session of the request, looked up once. AuthError 401 without one; `auth.admit` may refuse its account."""
+    if not hasattr(request.state, "looked_up"):
+        request.state.looked_up = look_up(request, auth)
+        if request.state.looked_up is not None:
+            auth.admit(request.state.looked_up.user.id)
+    found: SignedIn | None = request.state.looked_up
+    if found is None:
+        raise AuthError(401, "UNAUTHORIZED")
+    return found
+
+
+CurrentSession = Annotated[SignedIn, Depends(current_caller)]
+
+
+session_routes = APIRouter(prefix="/api/auth")
+NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
+
+
+def is_fresh(auth: Auth, session: UserSession, seconds: int) -> bool:
+    """Whether somebody signed in to this session less than `seconds` ago."""
+    return auth.clock.now() - session.created_at < timedelta(seconds=seconds)
+
+
+@session_routes.get("/get-session", dependencies=[Depends(anyone)], response_model=None)
+def get_session(request: Request, response: Response, auth: Service) -> dict[str, Any] | None:
+    """Who is signed in: 200 and null for nobody."""
+    found = look_up(request, auth)
+    response.headers.update(NO_STORE)
+    return {"session": session_view(found.session), "user": user_view(found.user)} if found else None
+
+
+@session_routes.post("/get-session", dependencies=[Depends(anyone)], response_model=None)
+def post_get_session() -> None:
+    raise AuthError(405, "METHOD_NOT_ALLOWED_DEFER_SESSION_REQUIRED", headers=NO_STORE)
+
+
+@session_routes.get("/list-sessions")
+def list_sessions(caller: CurrentSession, auth: Service) -> list[dict[str, Any]]:
+    """The caller's sessions that are alive, oldest first. AuthError 403 when the sign-in was too long ago."""
+    if not is_fresh(auth, caller.session, auth.settings.session_fresh):
+        raise AuthError(403, "SESSION_NOT_FRESH")
+    mine = sa.and_(UserSession.user_id == caller.user.id, UserSession.expires_at > auth.clock.now())
+    query = sa.select(UserSession).where(mine).order_by(UserSession.created_at, UserSession.id)
+    return [session_view(row) for row in auth.transact(lambda db: db.scalars(query).all())]
+
+
+def end_sessions(db: orm.Session, user_id: UUID, but: UUID | None = None, only: UUID | None = None) -> None:
+    """End the sessions of a user: all, all `but` one, or `only` one. They are refused from the next request on."""
+    ended = sa.delete(UserSession).where(UserSession.user_id == user_id)
+    if but is not None:
+        ended = ended.where(UserSession.id != but)
+    if only is not None:
+        ended = ended.where(UserSession.id == only)
+    db.execute(ended)
+
+
+class Revoke(Sent):
+    token: str
+
+
+@session_routes.post("/revoke-session")
+def revoke_session(
+    sent: Annotated[Revoke, body(Revoke)], caller: CurrentSession, auth: Service, response: Response
+) -> dict[str, bool]:
+    """End one session of the caller, by its handle."""
+    try:
+        handle = UUID(sent.token)
+    except ValueError:
+        return {"status": True}
+    auth.transact(lambda db: end_sessions(db, caller.user.id, only=handle))
+    set_cookies(response, cookies_of(auth).drop() if handle == caller.session.id else [])
+    return {"status": True}
+
+
+@session_routes.post("/revoke-other-sessions")
+def revoke_other_sessions(caller: CurrentSession, auth: Service) -> dict[str, bool]:
+    auth.transact(lambda db: end_sessions(db, caller.user.id, but=caller.session.id))
+    return {"status": True}
+
+
+@session_routes.post("/revoke-sessions")
+def revoke_sessions(caller: CurrentSession, auth: Service, response: Response) -> dict[str, bool]:
+    auth.transact(lambda db: end_sessions(db, caller.user.id))
+    set_cookies(response, cookies_of(auth).drop())
+    return {"status": True}
+
+
+@session_routes.post("/sign-out", dependencies=[Depends(anyone)])
+def sign_out(
+    request: Request, auth: Service, response: Response, sent: Annotated[Sent, body(Sent, optional=True)]
+) -> dict[str, bool]:
+    """End the session on the server, then in the browser. 200 also for who is signed out already."""
+    auth.transact(lambda db: end_own_session(db, auth, request))
+    set_cookies(response, cookies_of(auth).drop())
+    return {"success": True}
