@@ -13,14 +13,20 @@ from sqlalchemy import orm
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.database import make_engine, transaction
 from playbook.migrations.first_migration import prepare
+from playbook.pantry import organizations, packages
 from playbook.pantry.app import BASELINE, mirror_of, resource_api
+from playbook.pantry.errors import install_problems
 from playbook.pantry.headers import secure
 from playbook.pantry.http import Caller
 from playbook.pantry.indexes import mend_indexes
+from playbook.pantry.lists import sign_cursors
+from playbook.pantry.methods import complete_methods
 from playbook.pantry.settings import Settings
+from playbook.pantry.strict_input import install_strict_input
 from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import EmailTaken, Member, User, add_user
 
+RESOURCES = [organizations.router, packages.router]
 DEVELOPER = "developer@example.com"
 
 
@@ -55,4 +61,13 @@ def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None 
         load_catalog(engine, catalog, mirror, clock.now())
     app = resource_api(engine, settings, clock, ids, lambda request: developer, lambda *asked: True)
     secure(app, settings)
+    return app
+
+
+def finished(app: FastAPI) -> FastAPI:
+    """What `resource_api` does to the app of `create_app`, without idempotency: for tests with own routes."""
+    complete_methods(app)
+    install_problems(app)
+    install_strict_input(app)
+    sign_cursors(app, "a secret of the tests, 32 characters")
     return app

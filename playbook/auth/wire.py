@@ -49,7 +49,8 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, show_http, table
-from playbook.pantry.problems import install_problems
+from playbook.pantry.errors import install_problems
+from playbook.pantry.strict_input import install_strict_input
 
 SENTENCES = {"INVALID_EMAIL_OR_PASSWORD": "Address and password do not belong together."}
 PASSWORD, ENDS = "violet anchor rides a slow train", datetime(2026, 11, 9, 9, 0, 0, 700_000, UTC)
@@ -240,7 +241,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from playbook.pantry.http import off_the_loop
-from playbook.pantry.problems import json_fault
+from playbook.pantry.strict_input import json_fault
 
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 FORMS = ("/api/auth/sign-in/email", "/api/auth/sign-up/email")  # what a page without script may send
@@ -296,7 +297,7 @@ repeated, not even by a validator that quotes it.
 # %%
 from pydantic import BaseModel, ConfigDict, Field
 
-from playbook.pantry.problems import repeats
+from playbook.pantry.errors import repeats
 
 
 class Sent(BaseModel):

@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from playbook.pantry.auth.sessions import SESSION, cookies_of
+from playbook.pantry.errors import GENERAL, PROBLEM_CONTENT
 from playbook.pantry.http import calls_of
-from playbook.pantry.problems import GENERAL, PROBLEM_JSON
-from playbook.pantry.resources import JSON, MERGE_PATCH
+from playbook.pantry.media import JSON, MERGE_PATCH
 
 Json = dict[str, Any]
 
@@ -83,7 +83,7 @@ HEADERS = {  # what answers carry, and whether always
 
 
 def describe_service(app: FastAPI, document: Json) -> None:
-    """Complete the OpenAPI `document` of `app`. For the end of `app.state.describers`.
+    """Complete the OpenAPI `document` of `app`. The last to write into it.
 
     With a sign-in (`app.state.auth`) each operation says whether it needs the session cookie, whose name depends on the
     settings: browsers want a prefix for https.
@@ -157,9 +157,7 @@ def described(parameter: Json) -> Json:
 
 def refusal(answers: Json, status: int, title: str) -> None:
     """Say that `status` can be answered; `title` joins the reasons that are there, in place of FastAPI's own."""
-    answer = answers.setdefault(
-        str(status), {"content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
-    )
+    answer = answers.setdefault(str(status), {"content": PROBLEM_CONTENT})
     reasons = [reason for reason in answer.get("description", "").split("; ") if reason not in ("", "Validation Error")]
     answer["description"] = "; ".join([title, *(reason for reason in reasons if reason != title)])
 

@@ -30,13 +30,19 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.foundations.database import Base, is_conflict, somebody_was_first, transaction
+from playbook.pantry.errors import (
+    BAD_KEY,
+    IN_FLIGHT,
+    KEY_REUSED,
+    PROBLEM_CONTENT,
+    Problem,
+    answer_error,
+    complete_document,
+)
 from playbook.pantry.http import T, find_once
-from playbook.pantry.problems import Problem, StrictInput, answer_error, problem_type
+from playbook.pantry.strict_input import StrictInput
 
-# The client announced once; everybody reads it twice. A unique name would only turn the second answer into a wrong
-# 409.
-#
-# First the table. A key belongs to one caller and one route: the row's name is a hash over all three. `fingerprint`
+# The table. A key belongs to one caller and one route: the row's name is a hash over all three. `fingerprint`
 # is a hash of the request, `claim` says who is at work, `claimed_until` how long others believe it.
 
 
@@ -66,9 +72,6 @@ class IdempotencyKey(Base):
 # begins again after its restart, and would get last week's answers.
 
 
-BAD_KEY = problem_type("bad-idempotency-key", 400, "The Idempotency-Key is missing or malformed", "Send a good one.")
-IN_FLIGHT = problem_type("in-flight", 409, "The first request is still being worked on", "Repeat it a little later.")
-KEY_REUSED = problem_type("key-reused", 422, "The key belongs to another request", "Use a new key for a new request.")
 KEY = re.compile(r'"[!#-\[\]-~]{16,128}"')  # visible ASCII without the quote and the backslash
 SOON = {"Retry-After": "1"}  # seconds
 
@@ -292,18 +295,19 @@ def describe_keys(document: dict[str, Any], exempt: tuple[str, ...], required: f
             for kind in (BAD_KEY, IN_FLIGHT, KEY_REUSED):
                 answer = item["post"]["responses"].setdefault(str(kind.status), {})
                 answer["description"] = "; ".join(filter(None, [answer.get("description"), kind.title]))
+                answer["content"] = PROBLEM_CONTENT
 
 
 def install_idempotency(app: FastAPI, exempt: tuple[str, ...] = (), required: frozenset[str] = frozenset()) -> None:
     """Let POST routes take a key, but not paths beginning with `exempt`; `required` ones (`POST /orders`) need it.
 
-    Raises ValueError before `install_problems`.
+    Raises ValueError before `install_strict_input`.
     """
     layers: list[object] = [middleware.cls for middleware in app.user_middleware]
     if StrictInput not in layers:
-        raise ValueError("call install_problems first: a body must be checked before it can claim a key")
+        raise ValueError("call install_strict_input first: a body must be checked before it can claim a key")
     app.user_middleware.append(Middleware(IdempotencyKeys, exempt=exempt, required=required))  # innermost
-    app.state.describers.insert(0, partial(describe_keys, exempt=exempt, required=required))
+    complete_document(app, partial(describe_keys, exempt=exempt, required=required))
 
 
 # The client makes the key *before* the first attempt and keeps it. It repeats what may pass: a lost connection, 408,

@@ -17,19 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playbook.pantry.auth.sign_in import network_of, too_many
 from playbook.pantry.auth.wire import AuthError, general, in_wire_form
+from playbook.pantry.errors import HEAD_TOO_LARGE, MALFORMED, TOO_MANY, URL_TOO_LONG, Problem, problem_response
 from playbook.pantry.http import request_id
-from playbook.pantry.problems import (
-    MALFORMED,
-    MAX_PARAMETERS,
-    MAX_URL,
-    URL_TOO_LONG,
-    Problem,
-    problem_response,
-    problem_type,
-)
+from playbook.pantry.strict_input import MAX_PARAMETERS, MAX_URL
 
-TOO_MANY = problem_type("too-many-requests", 429, "Too many requests", "Try again after `Retry-After` seconds.")
-HEAD_TOO_LARGE = problem_type("head-too-large", 431, "A field of the head is too large", "Send fewer, shorter fields.")
 PROBES = ("/health", "/ready")  # a platform that gets no answer here restarts the service
 AUTH = "/api/auth"
 MAX_FIELD, MAX_LIST, MAX_ESCAPES = 8192, 200, 1000  # octets of one field; commas and semicolons in it; of one URL

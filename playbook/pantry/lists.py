@@ -6,33 +6,21 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, cast, get_args
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 
-from playbook.pantry.http import Transaction, permission
-from playbook.pantry.problems import Problem, problem_type
-from playbook.pantry.resources import PACKAGES, OrganizationList, PackageList, gives_json, package_out, shown
-from playbook.schema.catalog import NO_RANK, Package
-from playbook.schema.identity import Organization
+from playbook.pantry.errors import BAD_CURSOR, Problem
 
-# One skipped for the one deleted, two repeated for the two published. The offset counts from the start, and the start
-# moves. What does not move is the row the reader has seen last.
-#
-# So the next page is "what comes after *this key*". That needs an order without ties: with two packages updated at
-# the same moment and the page ending between them, one is lost. So each sort ends in a unique column. And it needs an
-# order without NULL, which compares with nothing and which the engines sort to different ends: `coalesce` gives it a
-# place.
-#
-# The allow-list of sorts stands in the query model, so that it is in the OpenAPI document and everything else is a
-# 422. A page of more than a hundred is refused and not cut: who asks for 5,000 and gets 100 may believe that this is
-# all.
+# A list has an allow-list of sorts, in its query model: so they are in the OpenAPI document, and everything else is a
+# 422. A page of more than a hundred is refused and not cut: a client that asks for 5,000 rows and gets 100 may take
+# them for the whole list.
 
 
 class PageQuery(BaseModel):
@@ -90,9 +78,6 @@ def is_unique(column: Any) -> bool:
 #
 # The key is derived from the service's secret with a label: a signature made for any other purpose is none here.
 # Signed is not encrypted: put nothing into a cursor that the page did not show.
-
-
-BAD_CURSOR = problem_type("bad-cursor", 400, "The cursor cannot be used here", "Start again without `cursor`.")
 
 
 TAGS = {datetime: "$time", UUID: "$uuid"}  # what JSON has no type for
@@ -225,83 +210,15 @@ async def pager_of(request: Request, response: Response) -> Pager:
 Paging = Annotated[Pager, Depends(pager_of)]
 
 
-# With that, a list is a query, a listing and four lines. The answer is the earlier one with two members more, so a
-# client that knows nothing of pages goes on working.
+class PageOut(BaseModel):
+    """What every list answers with; its own adds `items`. An object, not a bare array, so that it can grow."""
 
-
-class OrganizationQuery(PageQuery):
-    sort: Literal["slug", "-slug", "updated", "-updated"] = "slug"
-
-
-class PackageQuery(PageQuery):
-    sort: Literal["name", "-name", "popularity", "-popularity", "updated", "-updated"] = "name"
-    organization: Annotated[str | None, Field(max_length=100)] = None
-
-
-PACKAGE_SORTS = {
-    "name": (Package.normalized_name,),
-    "popularity": (sa.func.coalesce(Package.popularity_rank, NO_RANK), Package.normalized_name),
-    "updated": (Package.updated_at, Package.normalized_name),
-}
-ORGANIZATION_SORTS = {"slug": (Organization.slug,), "updated": (Organization.updated_at, Organization.slug)}
-PACKAGE_LIST = Listing(PACKAGES, PackageQuery, PACKAGE_SORTS, {"organization": Organization.slug})
-ORGANIZATION_LIST = Listing(sa.select(Organization), OrganizationQuery, ORGANIZATION_SORTS)
-
-
-class Links(BaseModel):
+    complete: bool
     next: str | None
     prev: str | None
 
 
-class OrganizationPage(Links, OrganizationList): ...
-
-
-class PackagePage(Links, PackageList): ...
-
-
-paginated = APIRouter(dependencies=[Depends(gives_json)], responses={400: {"description": "Not this list's cursor."}})
-OfOrganizations = Annotated[OrganizationQuery, Query()]
-OfPackages = Annotated[PackageQuery, Query()]
-
-
-@paginated.get("/organizations", dependencies=[permission("organizations:read")])
-def list_organizations(query: OfOrganizations, pager: Paging, transact: Transaction) -> OrganizationPage:
-    rows, links = transact(lambda session: pager.page(session, ORGANIZATION_LIST, query))
-    return OrganizationPage(items=[shown(row[0]) for row in rows], **links)
-
-
-@paginated.get("/packages", dependencies=[permission("packages:read")])
-def list_packages(query: OfPackages, pager: Paging, transact: Transaction) -> PackagePage:
-    rows, links = transact(lambda session: pager.page(session, PACKAGE_LIST, query))
-    return PackagePage(items=[package_out(row) for row in rows], **links)
-
-
-# These replace two routes of `resources`. To include the new router before the old one is enough for answers: the
-# first route that matches wins. But in the OpenAPI document the *last* one wins, and that does not know `cursor`: a
-# generated client could not ask for page two, and the strict check of query parameters, which reads the document,
-# would refuse our own links. So the old routes are left out.
-
-
-def replacing(old: APIRouter, new: APIRouter) -> APIRouter:
-    """The routes of `new`, and those of `old` that it does not replace. ValueError for a new one that replaces none."""
-
-    def operations(router: Any) -> list[set[tuple[str, str]]]:
-        return [{(route.path, method) for method in route.methods} for route in router.routes]
-
-    taken = set[tuple[str, str]]().union(*operations(new))
-    if new_ones := taken.difference(*operations(old)):
-        raise ValueError(f"{sorted(new_ones)} replace nothing: include the router beside the old one")
-    kept = [route for route, its in zip(old.routes, operations(old), strict=True) if not its & taken]
-    return APIRouter(routes=[*new.routes, *kept])
-
-
-# The promise has an edge. A row that *moves* is a row that goes and comes: a package that is changed during the walk
-# may come twice by `updated`, and by `-updated` not at all. Whoever mirrors a list walks by name.
-#
-# What does a page cost? We count rows, not milliseconds: `EXPLAIN ANALYZE` says how many the scan of `packages` read,
-# for the very statements of the requests. By name there is an index already, the unique one. By popularity and by
-# date of change the list needs its own, of the same expressions in the same order. They stand with the model in
-# [catalog](../schema/catalog.ipynb); Pantry's migration `0004_list_indexes` made them. Which index a sort needs:
+NOT_THIS_LIST: dict[int | str, dict[str, Any]] = {400: {"description": "Not this list's cursor."}}
 
 
 def index_sql(listing: Listing, sort: str) -> str:

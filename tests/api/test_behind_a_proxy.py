@@ -16,7 +16,7 @@ import pytest
 from before_sign_in import pantry
 
 from playbook.kit.live import LiveClient, serving
-from playbook.pantry.resources import MERGE_PATCH
+from playbook.pantry.media import MERGE_PATCH
 from playbook.pantry.settings import Settings
 
 APACHE = """

@@ -1,10 +1,8 @@
 """Conditional requests: nobody overwrites what they have not seen, and nobody fetches what they have."""
 
-import inspect
 import itertools
 import json
 import random
-import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +10,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from before_sign_in import pantry
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from before_sign_in import RESOURCES, finished, pantry
+from fastapi import APIRouter, Depends, FastAPI, Response
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import orm
@@ -23,10 +21,9 @@ from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.conditions import (
-    READERS,
-    conditional,
-    conditional_resources,
-    conditional_router,
+    Conditions,
+    Reading,
+    Writing,
     etag,
     matches,
     precondition,
@@ -34,22 +31,21 @@ from playbook.pantry.conditions import (
     tags,
     unguarded_routes,
 )
-from playbook.pantry.http import Caller, Now, Transaction, anyone, create_app, undeclared_routes
-from playbook.pantry.problems import PROBLEM_JSON, Problem, install_problems
-from playbook.pantry.resources import (
-    MERGE_PATCH,
-    NewOrganization,
-    OrganizationOut,
-    complete_methods,
-    organization_or_404,
-    resources,
-    shown,
-)
+from playbook.pantry.errors import PROBLEM_JSON, Problem
+from playbook.pantry.http import Caller, Transaction, anyone, create_app, undeclared_routes
+from playbook.pantry.media import MERGE_PATCH
+from playbook.pantry.organizations import OrganizationOut, organization_or_404, shown
+from playbook.pantry.packages import package_or_404, package_out
 from playbook.pantry.settings import Settings
 from playbook.schema.catalog import Package, Release, version_key
-from playbook.schema.identity import Organization, add_user
+from playbook.schema.identity import add_user
 
 ORGANIZATION, PACKAGE = "/organizations/acme", "/packages/anvil"
+AN_ORGANIZATION = {"slug": "a", "name": "A", "description": None}
+READERS: dict[str, Any] = {
+    ORGANIZATION: lambda session, slug: shown(organization_or_404(session, slug)),
+    PACKAGE: lambda session, name: package_out(package_or_404(session, name)),
+}
 CHANGES = {ORGANIZATION: {"description": "new"}, PACKAGE: {"summary": "new"}}
 
 
@@ -58,14 +54,12 @@ def make(url: str, clock: FixedClock, ids: Identifiers, *routers: APIRouter) -> 
     Base.metadata.create_all(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     app = create_app(engine, routers, clock, ids, lambda request: Caller(ada.id, "Ada"), lambda *asked: True)
-    complete_methods(app)
-    install_problems(app)
-    return app
+    return finished(app)
 
 
 @pytest.fixture
 def client(url: str, clock: FixedClock, ids: Identifiers) -> Iterator[LiveClient]:
-    app = make(url, clock, ids, conditional_resources)
+    app = make(url, clock, ids, *RESOURCES)
     with serving(app) as client:
         client.app = app  # type: ignore[attr-defined]
         fill(client)
@@ -229,15 +223,14 @@ def test_what_is_known_is_not_sent_again(client: LiveClient, method: str, url_pa
     assert client.request(method, url_path, headers={"if-match": "unquoted"}).status_code == 400
 
 
-def test_the_body_is_what_it_was_without_conditions(url: str, clock: FixedClock, ids: Identifiers) -> None:
-    with serving(make(url, clock, ids, resources)) as client:
-        fill(client)
-        for path, reader in {ORGANIZATION: "/organizations/{slug}", PACKAGE: "/packages/{name}"}.items():
-            plain = client.get(path)
-            key = path.rsplit("/", 1)[1]
-            engine = client.server.app.state.engine  # type: ignore[union-attr]
-            assert transaction(engine, lambda s, r=reader, k=key: representation(READERS[r](s, k))) == plain.content
-            assert plain.headers["content-type"] == "application/json"
+def test_the_body_is_the_one_that_the_tag_is_of(client: LiveClient) -> None:
+    engine = client.app.state.engine  # type: ignore[attr-defined]
+    for path, read in READERS.items():
+        plain = client.get(path)
+        key = path.rsplit("/", 1)[1]
+        body = transaction(engine, lambda s, r=read, k=key: representation(r(s, k)))
+        assert body == plain.content
+        assert (etag(body), plain.headers["content-type"]) == (plain.headers["etag"], "application/json")
 
 
 def test_equal_tags_are_equal_representations(client: LiveClient) -> None:
@@ -255,12 +248,12 @@ def test_equal_tags_are_equal_representations(client: LiveClient) -> None:
 def test_headers_of_the_endpoint_are_kept() -> None:
     router = APIRouter(dependencies=[Depends(anyone)])
 
-    @router.get("/linked")
-    @conditional()
-    def linked(response: Response) -> OrganizationOut:
+    @router.get("/linked", response_model=OrganizationOut)
+    def linked(response: Response, conditions: Reading) -> Response:
         response.headers["Link"], response.headers["Cache-Control"] = "</next>", "public, max-age=60"
         stamp = "2026-11-02T09:00:00Z"
-        return OrganizationOut(slug="a", name="A", description=None, created_at=stamp, updated_at=stamp)
+        values = AN_ORGANIZATION | {"created_at": stamp, "updated_at": stamp}
+        return conditions.answer(OrganizationOut.model_validate(values))
 
     app = create_app(make_engine("duckdb:///:memory:linked"), [router])
     with serving(app) as client:
@@ -333,23 +326,23 @@ OUTCOMES = {"PP": [[200, 412]], "PD": [[200, 412], [204, 404]], "DD": [[204, 404
 
 
 @pytest.mark.parametrize(("path", "kinds"), [(PACKAGE, "PP"), (ORGANIZATION, "PP"), (PACKAGE, "PD"), (PACKAGE, "DD")])
-def test_of_two_at_once_one_passes(url: str, clock: FixedClock, ids: Identifiers, path: str, kinds: str) -> None:
+def test_of_two_at_once_one_passes(
+    url: str, clock: FixedClock, ids: Identifiers, monkeypatch: pytest.MonkeyPatch, path: str, kinds: str
+) -> None:
     meeting: list[threading.Barrier] = []
     turn, first = threading.Lock(), itertools.count()
 
-    def together(read: Any) -> Any:
-        def reader(session: orm.Session, **key: str) -> Any:
-            found = read(session, **key)
-            with turn:
-                number = next(first)
-            if number < 2:  # the first attempts of both pass the check before either writes
-                meeting[0].wait(10)
-            return found
+    check = Conditions.check
 
-        return reader
+    def both_have_checked(self: Conditions, current: Any) -> None:
+        check(self, current)
+        with turn:
+            number = next(first)
+        if number < 2:  # the first attempts of both pass the check before either writes
+            meeting[0].wait(10)
 
-    router = conditional_router(resources, {template: together(read) for template, read in READERS.items()})
-    with serving(make(url, clock, ids, router)) as client, ThreadPoolExecutor(2) as threads:
+    monkeypatch.setattr(Conditions, "check", both_have_checked)
+    with serving(make(url, clock, ids, *RESOURCES)) as client, ThreadPoolExecutor(2) as threads:
         fill(client)
         for _ in range(5):
             tag, first = client.get(path).headers["etag"], itertools.count()
@@ -391,41 +384,39 @@ def test_no_update_is_lost_in_any_order(client: LiveClient, seed: int) -> None:
     assert sorted(stored) == sorted(["Anvils", *accepted])
 
 
-# ---------------------------------------------------------------- a later route: PUT that creates or replaces
+# ---------------------------------------------------------------- a route of another resource
 
 
-def test_put_creates_only_what_is_not_there(url: str, clock: FixedClock, ids: Identifiers) -> None:
+def test_what_a_write_says_and_when(url: str, clock: FixedClock, ids: Identifiers) -> None:
+    """A write route of its own: nothing is written by a request whose condition fails or that has none."""
     router = APIRouter(dependencies=[Depends(anyone)])
 
-    @router.put("/organizations/{slug}")
-    @conditional(READERS["/organizations/{slug}"])
-    def put(slug: str, new: NewOrganization, transact: Transaction, clock: Now) -> OrganizationOut:
-        def work(session: orm.Session) -> Organization:
-            try:
-                found = organization_or_404(session, slug)
-            except HTTPException:
-                now = clock.now()
-                found = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
-                session.add(found)
-                session.flush()
-            found.name = new.name
-            return found
+    @router.patch("/renamed/{slug}")
+    def rename(slug: str, transact: Transaction, conditions: Writing) -> OrganizationOut:
+        def work(session: orm.Session) -> OrganizationOut:
+            found = organization_or_404(session, slug)
+            conditions.check(shown(found))
+            found.name += "!"
+            session.flush()
+            return shown(found)
 
-        return shown(transact(work))
+        return conditions.tagged(transact(work))
 
-    with serving(make(url, clock, ids, conditional_resources, router)) as client:
-        body = {"slug": "new", "name": "New"}
+    with serving(make(url, clock, ids, *RESOURCES, router)) as client:
+        fill(client)
 
-        def put_it(**headers: str) -> Any:
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
-            return client.put("/organizations/new", json=body, headers=sent)
+        def send(**headers: str) -> Any:
+            return client.patch("/renamed/acme", headers={n.replace("_", "-"): value for n, value in headers.items()})
 
-        assert put_it(if_match='"x"').status_code == put_it(if_match="*").status_code == 412
-        made = put_it(if_none_match="*")
-        assert (made.status_code, made.headers["etag"]) == (200, client.get("/organizations/new").headers["etag"])
-        assert put_it(if_none_match="*").status_code == 412
-        assert put_it().status_code == 428
-        assert put_it(if_match=made.headers["etag"]).status_code == 200
+        tag = client.get(ORGANIZATION).headers["etag"]
+        name = client.get(ORGANIZATION).json()["name"]
+        assert send(if_match='"x"').status_code == send(if_none_match="*").status_code == 412
+        assert send().status_code == 428
+        assert client.get(ORGANIZATION).json()["name"] == name
+        changed = send(if_match=tag)
+        assert changed.status_code == 200
+        assert changed.headers["etag"] == client.get(ORGANIZATION).headers["etag"] != tag
+        assert send(if_match=tag).status_code == 412
 
 
 # ---------------------------------------------------------------- the routes of the service
@@ -453,40 +444,8 @@ def test_every_route_of_pantry_that_writes_is_guarded() -> None:
     assert len(names) == len(set(names))
 
 
-def test_the_document_differs_in_nothing_else(clock: FixedClock, ids: Identifiers) -> None:
-    plain = make("duckdb:///:memory:plain", clock, ids, resources).openapi()
-    guarded = make("duckdb:///:memory:conditional", clock, ids, conditional_resources).openapi()
-    for item in guarded["paths"].values():
-        for operation in item.values():
-            kept = [p for p in operation.get("parameters", []) if p["name"] not in ("If-Match", "If-None-Match")]
-            operation.pop("parameters", None)
-            if kept:
-                operation["parameters"] = kept
-            for status in ("304", "412", "428"):
-                operation["responses"].pop(status, None)
-            operation["responses"].get("200", {}).pop("headers", None)
-    assert guarded == plain
-
-
 def test_an_unguarded_route_is_found(clock: FixedClock, ids: Identifiers) -> None:
-    assert unguarded_routes(make("duckdb:///:memory:unguarded", clock, ids, resources)) == [
-        "PATCH /organizations/{slug}",
-        "DELETE /organizations/{slug}",
-        "PATCH /packages/{name}",
-        "DELETE /packages/{name}",
-    ]
-
-
-def test_what_cannot_be_guarded_is_refused() -> None:
-    read = READERS["/packages/{name}"]
-
-    async def asynchronous(name: str, transact: Transaction) -> None: ...
-
-    def without(name: str) -> None: ...
-
-    for endpoint in (asynchronous, without):
-        with pytest.raises(TypeError, match=endpoint.__name__):
-            conditional(read)(endpoint)
-    with pytest.raises(ValueError, match=re.escape("/packages/{name} writes")):
-        conditional_router(resources, {"/organizations/{slug}": READERS["/organizations/{slug}"]})
-    assert list(inspect.signature(conditional()(without)).parameters) == ["name", "exchange"]
+    router = APIRouter(dependencies=[Depends(anyone)])
+    router.put("/things/{name}")(lambda name: None)
+    app = make("duckdb:///:memory:unguarded", clock, ids, *RESOURCES, router)
+    assert unguarded_routes(app) == ["PUT /things/{name}"]

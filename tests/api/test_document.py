@@ -16,8 +16,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from playbook.auth.mail import MemorySender
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
+from playbook.pantry.errors import PROBLEM_JSON
 from playbook.pantry.http import undeclared_routes
-from playbook.pantry.problems import PROBLEM_JSON
 from playbook.pantry.settings import Settings
 
 Json = dict[str, Any]

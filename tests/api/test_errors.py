@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 import sqlalchemy as sa
+from before_sign_in import RESOURCES, finished
 from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 from hypothesis import given, settings
@@ -16,26 +17,24 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
-from playbook.api import errors
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
-from playbook.pantry.http import Caller, anyone, create_app, nobody, request_id
-from playbook.pantry.problems import (
+from playbook.pantry import errors
+from playbook.pantry.errors import (
     CONFLICT,
     GENERAL,
-    MAX_DEPTH,
     MAX_ERRORS,
-    MAX_URL,
     PROBLEM_JSON,
     PROBLEM_TYPES,
     Problem,
     install_problems,
-    json_fault,
     pointer,
-    problem_type,
 )
-from playbook.pantry.resources import JSON, complete_methods, resources
+from playbook.pantry.http import Caller, anyone, create_app, nobody, request_id
+from playbook.pantry.media import JSON
+from playbook.pantry.methods import complete_methods
+from playbook.pantry.strict_input import MAX_DEPTH, MAX_URL, json_fault
 from playbook.schema.identity import add_user
 
 open_router = APIRouter(dependencies=[Depends(anyone)])
@@ -119,10 +118,8 @@ def app(url: str, clock: FixedClock, ids: Identifiers) -> Any:
     Base.metadata.create_all(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     caller = Caller(ada.id, ada.name)
-    app = create_app(engine, [resources, open_router], clock, ids, lambda request: caller, lambda *asked: True)
-    complete_methods(app)
-    install_problems(app)
-    return app
+    app = create_app(engine, [*RESOURCES, open_router], clock, ids, lambda request: caller, lambda *asked: True)
+    return finished(app)
 
 
 @pytest.fixture
@@ -201,7 +198,7 @@ def test_405_has_a_complete_allow_and_options_still_answers(client: LiveClient) 
 
 
 def test_installing_before_complete_methods_is_the_same(url: str, clock: FixedClock, ids: Identifiers) -> None:
-    app = create_app(make_engine(url), [resources], clock, ids)
+    app = create_app(make_engine(url), RESOURCES, clock, ids)
     install_problems(app)
     complete_methods(app)
     with serving(app) as client:
@@ -211,8 +208,8 @@ def test_installing_before_complete_methods_is_the_same(url: str, clock: FixedCl
 
 
 def test_401_keeps_its_challenge(url: str, clock: FixedClock, ids: Identifiers) -> None:
-    app = create_app(make_engine(url), [resources], clock, ids, nobody)
-    install_problems(app)
+    app = create_app(make_engine(url), RESOURCES, clock, ids, nobody)
+    finished(app)
     with serving(app) as client:
         answer = client.get("/packages")
         problem(answer, 401, "/problems/not-signed-in")
@@ -289,8 +286,8 @@ def test_a_pool_that_is_empty(url: str, clock: FixedClock, ids: Identifiers) -> 
     engine = make_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.05)
     Base.metadata.create_all(engine)
     caller = Caller(ids.new(), "Ada")
-    app = create_app(engine, [resources], clock, ids, lambda request: caller, lambda *asked: True)
-    install_problems(app)
+    app = create_app(engine, RESOURCES, clock, ids, lambda request: caller, lambda *asked: True)
+    finished(app)
     with serving(app) as client:
         with engine.connect():
             answer = client.get("/packages")
@@ -507,34 +504,26 @@ def test_a_list_may_be_given_again_and_pages_outside_the_document_take_anything(
 # ---------------------------------------------------------------- catalogue and document
 
 
-def test_every_type_has_a_page_that_is_safe_html(client: LiveClient) -> None:
+def test_every_type_has_a_page(client: LiveClient) -> None:
     for slug, kind in PROBLEM_TYPES.items():
         page = client.get(kind.uri)
         assert page.headers["content-type"].startswith("text/html")
         assert kind.uri == f"/problems/{slug}"
         assert str(kind.status) in page.text
     problem(client.get("/problems/none"), 404, "/problems/not-found")
-    try:
-        problem_type("escaped", 400, "<script>", "a & b")
-        assert "&lt;script&gt;" in client.get("/problems/escaped").text
-    finally:
-        del PROBLEM_TYPES["escaped"]
 
 
-def test_a_type_keeps_its_status() -> None:
-    with pytest.raises(ValueError, match="has the status 409: choose another slug"):
-        problem_type("conflict", 412, "Other", "Nothing")
-    assert problem_type("conflict", 409, CONFLICT.title, CONFLICT.client) == CONFLICT
+def test_a_page_of_a_type_is_safe_html(client: LiveClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = errors.ProblemType("escaped", 400, "<script>", "a & b")
+    monkeypatch.setitem(PROBLEM_TYPES, kind.slug, kind)
+    assert "&lt;script&gt;" in client.get("/problems/escaped").text
 
 
-def test_a_type_of_a_later_page_does_not_become_the_general_one() -> None:
-    try:
-        kind = problem_type("invalid-cursor", 400, "The cursor is not ours", "Start at the first page.")
-        body = json.loads(errors.problem_response(Problem(kind, "it was made for another list")).body)
-        assert (body["type"], body["status"]) == ("/problems/invalid-cursor", 400)
-        assert json.loads(errors.problem_response(HTTPException(400)).body)["type"] == "/problems/malformed-request"
-    finally:
-        PROBLEM_TYPES.pop("invalid-cursor", None)
+def test_a_special_type_is_not_the_general_one_of_its_status() -> None:
+    body = json.loads(errors.problem_response(Problem(errors.BAD_CURSOR, "it was made for another list")).body)
+    assert (body["type"], body["status"]) == ("/problems/bad-cursor", 400)
+    assert json.loads(errors.problem_response(HTTPException(400)).body)["type"] == "/problems/malformed-request"
+    assert len(PROBLEM_TYPES) == len(GENERAL) + len(errors.SPECIAL)  # no slug is there twice
 
 
 def test_a_problem_can_be_written_whatever_it_says() -> None:

@@ -11,12 +11,14 @@ from uuid import UUID
 import httpx
 import pytest
 import sqlalchemy as sa
+from before_sign_in import RESOURCES, finished
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, capture_sql, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.errors import Problem
 from playbook.pantry.http import Caller, NewIds, Transaction, create_app, permission
 from playbook.pantry.keys import (
     LEASE,
@@ -29,8 +31,6 @@ from playbook.pantry.keys import (
     read_key,
     send_with_retry,
 )
-from playbook.pantry.problems import Problem, install_problems
-from playbook.pantry.resources import complete_methods, resources
 from playbook.schema.identity import User
 
 KEY = '"0123456789abcdef"'
@@ -65,10 +65,9 @@ class Board:
             return Caller(UUID(int=number), "somebody") if number else None
 
         self.app: FastAPI = create_app(
-            self.engine, [resources, router], clock, ids, find_caller, lambda *asked: True, 10_000
+            self.engine, [*RESOURCES, router], clock, ids, find_caller, lambda *asked: True, 10_000
         )
-        complete_methods(self.app)
-        install_problems(self.app)
+        finished(self.app)
         install_idempotency(self.app, **options)
 
     def add_people(self, session: sa.orm.Session) -> None:
@@ -186,7 +185,7 @@ def test_a_replay_is_the_same_however_the_body_is_cut(client: LiveClient) -> Non
 
 
 def test_keys_come_after_problems(url: str) -> None:
-    with pytest.raises(ValueError, match="call install_problems first"):
+    with pytest.raises(ValueError, match="call install_strict_input first"):
         install_idempotency(create_app(make_engine(url)))
 
 

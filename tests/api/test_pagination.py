@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import sqlalchemy as sa
-from before_sign_in import pantry
+from before_sign_in import RESOURCES, finished, pantry
 from fastapi import APIRouter, Depends, Query, Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,27 +19,19 @@ from sqlalchemy.dialects import postgresql
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.errors import BAD_CURSOR, Problem
 from playbook.pantry.http import Caller, Transaction, anyone, create_app, undeclared_routes
 from playbook.pantry.lists import (
-    BAD_CURSOR,
-    ORGANIZATION_LIST,
-    PACKAGE_LIST,
-    PACKAGE_SORTS,
     Cursors,
     Listing,
-    OrganizationQuery,
-    PackageQuery,
     PageQuery,
     Pager,
     Paging,
     cursors_of,
     index_sql,
-    paginated,
-    replacing,
-    sign_cursors,
 )
-from playbook.pantry.problems import Problem, install_problems
-from playbook.pantry.resources import PACKAGES, complete_methods, resources
+from playbook.pantry.organizations import ORGANIZATION_LIST, OrganizationQuery
+from playbook.pantry.packages import PACKAGE_LIST, PACKAGE_SORTS, PACKAGES, PackageQuery
 from playbook.pantry.settings import Settings
 from playbook.schema.catalog import Package, Release
 from playbook.schema.identity import Organization, add_user
@@ -54,12 +46,9 @@ def app_of(url: str, clock: FixedClock, ids: Identifiers, *more: APIRouter) -> A
     Base.metadata.create_all(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     caller = Caller(ada.id, ada.name)
-    routers = [replacing(resources, paginated), *more]
+    routers = [*RESOURCES, *more]
     app = create_app(engine, routers, clock, ids, lambda request: caller, lambda *asked: True)
-    complete_methods(app)
-    install_problems(app)
-    sign_cursors(app, SECRET)
-    return app
+    return finished(app)
 
 
 @pytest.fixture
@@ -205,7 +194,7 @@ def test_the_link_header_says_what_the_body_says(client: LiveClient) -> None:
 
 def test_an_empty_page_leads_back(client: LiveClient) -> None:
     last = client.get("/packages?limit=2").json()["next"]
-    client.delete("/packages/initech-tool")
+    client.delete("/packages/initech-tool", headers={"if-match": "*"})
     empty = client.get(last).json()
     assert (empty["items"], empty["next"], empty["complete"]) == ([], None, False)
     back = client.get(empty["prev"]).json()
@@ -400,7 +389,7 @@ def test_a_list_below_a_resource_uses_the_same_four_lines(url: str, clock: Fixed
 # ---------------------------------------------------------------- in the service
 
 
-def test_a_route_is_replaced_and_not_only_shadowed(url: str) -> None:
+def test_the_document_knows_the_query_of_each_list(url: str) -> None:
     app = pantry(Settings(environment="test", database_url=url))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # FastAPI warns of an operation that is there twice
@@ -419,20 +408,6 @@ def test_a_route_is_replaced_and_not_only_shadowed(url: str) -> None:
         following = client.get("/organizations?limit=1").json()["next"]
         assert client.get(following).json()["items"][0]["slug"] == "globex"
         assert client.request("TRACE", "/packages").headers["allow"] == "GET, HEAD, OPTIONS, POST"
-
-
-def test_only_put_in_front_the_document_is_the_old_one(clock: FixedClock, ids: Identifiers) -> None:
-    app = create_app(make_engine("duckdb:///:memory:in_front"), [paginated, resources], clock, ids)
-    with pytest.warns(UserWarning, match="Duplicate Operation ID"):
-        parameters = app.openapi()["paths"]["/packages"]["get"]["parameters"]
-    assert "cursor" not in {p["name"] for p in parameters}
-
-
-def test_replacing_nothing_is_a_mistake() -> None:
-    unrelated = APIRouter()
-    unrelated.get("/package")(lambda: None)
-    with pytest.raises(ValueError, match="replace nothing"):
-        replacing(resources, unrelated)
 
 
 # ---------------------------------------------------------------- on PostgreSQL

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
+from before_sign_in import RESOURCES, finished
 from fastapi.routing import iter_route_contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,8 @@ from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.http import Caller, create_app
-from playbook.pantry.resources import JSON, MERGE_PATCH, allowed_methods, complete_methods, quality, resources
+from playbook.pantry.media import JSON, MERGE_PATCH, quality
+from playbook.pantry.methods import allowed_methods
 from playbook.schema.catalog import File, Package, PackageRole, Release, version_key
 from playbook.schema.identity import Member, add_user
 
@@ -26,9 +28,8 @@ def client(url: str, clock: FixedClock, ids: Identifiers) -> Iterator[LiveClient
     Base.metadata.create_all(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     caller = Caller(ada.id, ada.name)
-    app = create_app(engine, [resources], clock, ids, lambda request: caller, lambda *asked: True)
-    complete_methods(app)
-    with serving(app) as client:
+    app = finished(create_app(engine, RESOURCES, clock, ids, lambda request: caller, lambda *asked: True))
+    with serving(app, headers={"if-match": "*"}) as client:  # whatever is there: conditions have their own tests
         client.app = app  # type: ignore[attr-defined]
         client.post("/organizations", json={"slug": "acme", "name": "Acme", "description": "Anvils"})
         client.post("/packages", json={"name": "Anvil.Tools", "organization": "acme", "summary": "heavy"})
@@ -236,7 +237,7 @@ def test_quality_follows_the_most_precise_range(accept: str, expected: float) ->
 @pytest.mark.parametrize("piece", [',a\\"', "a,", "a;", ";q", '"', " ", "a;q ", '",', "a/*;q=0,"])
 def test_the_work_of_an_accept_header_is_bounded(piece: str) -> None:
     """Elements looked at, not seconds: none of a long header, a few hundred of one that is read."""
-    from playbook.pantry.resources import ELEMENT, MAX_ACCEPT
+    from playbook.pantry.media import ELEMENT, MAX_ACCEPT
 
     assert quality(piece * 64_000, JSON) == 1
     assert len(ELEMENT.findall((piece * MAX_ACCEPT)[:MAX_ACCEPT])) <= MAX_ACCEPT

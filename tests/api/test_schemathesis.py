@@ -106,7 +106,7 @@ def test_a_fault_would_be_found(fault: str, expected: str, tmp_path: Path) -> No
 
     @router.put("/refuses")
     def refuses(number: int) -> None:
-        from playbook.pantry.problems import INVALID, Problem
+        from playbook.pantry.errors import INVALID, Problem
 
         raise Problem(INVALID, "always")
 

@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 from fastapi import Request
 
-from playbook.auth import account_changes
 from playbook.auth.mail import Mail
 from playbook.auth.passwords import HASHING_TURN
 from playbook.foundations.database import capture_sql
 from playbook.kit.live import LiveClient
+from playbook.pantry.auth import account_changes
 from playbook.pantry.auth.account_changes import APPROVE, CHANGE, account_routes, remove
 from playbook.pantry.auth.sessions import SESSION, cookies_of, start_session
 from playbook.schema.catalog import File, Package, PackageRole, Release

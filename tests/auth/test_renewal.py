@@ -19,11 +19,11 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from fastapi.routing import iter_route_contexts
 
-from playbook.auth import better_auth_contract
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
+from playbook.pantry.auth import better_auth as better_auth_contract
 from playbook.pantry.auth.sessions import (
     SESSION,
     CurrentSession,

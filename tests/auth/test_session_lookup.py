@@ -16,9 +16,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from playbook.auth import session_lookup
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.auth import session_lookup
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.session_lookup import LOOK_UP, SessionLookup, SessionTable, Together
 from playbook.pantry.auth.sessions import REMEMBER, SESSION, cookies_of

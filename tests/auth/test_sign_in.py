@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import orm
 
-from playbook.auth import account_changes, password_reset, passwords, sign_in
+from playbook.auth import passwords
 from playbook.auth.passwords import Verdict
 from playbook.foundations.database import capture_sql, make_engine
+from playbook.pantry.auth import account_changes, password_reset, sign_in
 from playbook.pantry.auth.sign_in import (
     KNOWN_FOR,
     MOST_COUNTS,

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from playbook.auth import passwords, sign_up
+from playbook.auth import passwords
 from playbook.auth.mail import Mail, SmtpSender
 from playbook.auth.mail_queue import Postbox
 from playbook.auth.passwords import HASHING_TURN
@@ -22,6 +22,7 @@ from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock,
 from playbook.foundations.database import Base, Statement, capture_sql, make_engine
 from playbook.kit.live import LiveClient, serving
 from playbook.kit.smtp import mail_server
+from playbook.pantry.auth import sign_up
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import session_routes
 from playbook.pantry.auth.sign_up import (

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from pydantic import Field, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
-from playbook.auth import wire
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import make_engine
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.auth import wire
 from playbook.pantry.auth.better_auth import SHORT_BODY, better_auth
 from playbook.pantry.auth.wire import (
     FORM,

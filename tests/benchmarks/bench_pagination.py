@@ -59,7 +59,8 @@ def read(url: str, sort: str, number: int, offset: bool, count: int) -> Sample:
     from fastapi import Response
 
     from playbook.foundations.database import make_engine, transaction
-    from playbook.pantry.lists import PACKAGE_LIST, PackageQuery, Pager, cursors_of
+    from playbook.pantry.lists import Pager, cursors_of
+    from playbook.pantry.packages import PACKAGE_LIST, PackageQuery
 
     engine, columns = make_engine(url), PACKAGE_LIST.sorts[sort]
     skipped = (number - 1) * LIMIT

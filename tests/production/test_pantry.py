@@ -23,10 +23,13 @@ from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.data import data_path
 from playbook.kit.live import LiveClient, serving
 from playbook.migrations.first_migration import WrongSchema, drift, upgrade
-from playbook.pantry.app import EVERY, NEEDS, OPEN, Handover, by_membership, pantry, sweep
+from playbook.pantry import organizations, packages
+from playbook.pantry.app import Handover, pantry
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.sign_in import Throttle
+from playbook.pantry.housekeeping import EVERY, sweep
 from playbook.pantry.http import Caller, undeclared_routes
+from playbook.pantry.roles import NEEDS, OPEN, by_membership
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, User, UserSession, Verification
 
@@ -169,10 +172,8 @@ def test_a_dependency_goes_to_a_thread_only_to_ask_the_database() -> None:
 
 def test_every_action_of_the_service_is_in_the_table() -> None:
     """A permission that a route asks for and nobody has ever decided on would be refused to everybody, silently."""
-    from playbook.api import pagination, resources
-
     asked = set()
-    for router in (resources.resources, pagination.paginated):
+    for router in (organizations.router, packages.router):
         for route in router.routes:
             for dependency in route.dependencies:  # type: ignore[attr-defined]
                 name = getattr(dependency.dependency, "__name__", "")

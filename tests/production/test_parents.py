@@ -365,8 +365,8 @@ def releases_of_what_is_deleted(world: World, tmp_path: Path) -> Race:
 # is needed. The test below reads the modules and knows when a place is missing here.
 NEW = "its parent is written in the same transaction"
 WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
-    ("playbook.pantry.resources", "members"): organizations_of_who_leaves,
-    ("playbook.pantry.resources", "packages"): packages_of_what_is_deleted,
+    ("playbook.pantry.organizations", "members"): organizations_of_who_leaves,
+    ("playbook.pantry.packages", "packages"): packages_of_what_is_deleted,
     ("playbook.pantry.auth.sessions", "sessions"): sign_ins_of_who_leaves,
     ("playbook.pantry.auth.sign_up", "verifications"): links_of_who_leaves,
     ("playbook.pantry.auth.sign_up", "accounts"): NEW,

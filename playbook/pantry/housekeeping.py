@@ -1,0 +1,43 @@
+"""Things expire: sessions, links, allowances, keys. Every reader checks the time, so an expired row does no harm.
+
+Deleting it is housekeeping: now and then, in the background, and never a reason for the service to stop.
+"""
+
+import asyncio
+import logging
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from starlette.concurrency import run_in_threadpool
+
+from playbook.foundations.clock_and_identifiers import Clock
+from playbook.foundations.database import transaction
+from playbook.pantry.auth.sign_in import Throttle
+from playbook.pantry.keys import purge_keys
+from playbook.schema.identity import UserSession, Verification
+
+EVERY = 600.0  # seconds between two sweeps
+log = logging.getLogger("pantry")
+
+
+def sweep(engine: sa.Engine, now: datetime) -> None:
+    """Delete what has expired: sessions, links, used-up allowances that are whole again, idempotency keys."""
+
+    def work(db: orm.Session) -> None:
+        db.execute(sa.delete(UserSession).where(UserSession.expires_at <= now))
+        db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
+        db.execute(sa.delete(Throttle).where(Throttle.whole_at <= now))
+        purge_keys(db, now)
+
+    transaction(engine, work)
+
+
+async def sweep_for_ever(engine: sa.Engine, clock: Clock) -> None:
+    """`sweep` every EVERY seconds. A failure is logged and tried again: housekeeping must not stop the service."""
+    while True:
+        await asyncio.sleep(EVERY)
+        try:
+            await run_in_threadpool(sweep, engine, clock.now())
+        except sa.exc.SQLAlchemyError as error:
+            log.warning("sweep: %s", type(error).__name__)

@@ -1,0 +1,166 @@
+"""Organizations: who publishes. Whoever makes one is its owner.
+
+Each endpoint is one transaction. `Location` and all links are paths: a whole URL would be built from the Host header,
+which the client chooses.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import orm
+
+from playbook.foundations.database import hold
+from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
+from playbook.pantry.fields import Name, Slug, Strict, Text
+from playbook.pantry.http import CurrentCaller, NewIds, Now, Transaction, permission
+from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
+from playbook.pantry.media import JSON, MERGE_PATCH, PatchBody, gives_json, takes
+from playbook.schema.catalog import Package
+from playbook.schema.identity import Invitation, Member, Organization, User
+
+router = APIRouter(dependencies=[Depends(gives_json)])
+
+
+class NewOrganization(Strict):
+    slug: Slug
+    name: Name
+    description: Text | None = None
+
+
+class OrganizationPatch(Strict):
+    """What is to change. `model_fields_set` tells what was not given from what is null."""
+
+    name: Name = Field(default_factory=str, description="left out: unchanged")  # no default in the schema
+    description: Text | None = Field(default=None, description="left out: unchanged; null: removed")
+
+
+class OrganizationOut(BaseModel):
+    slug: str
+    name: str
+    description: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class OrganizationPage(PageOut):
+    items: list[OrganizationOut]
+
+
+class OrganizationQuery(PageQuery):
+    sort: Literal["slug", "-slug", "updated", "-updated"] = "slug"
+
+
+ORGANIZATION_SORTS = {"slug": (Organization.slug,), "updated": (Organization.updated_at, Organization.slug)}
+ORGANIZATION_LIST = Listing(sa.select(Organization), OrganizationQuery, ORGANIZATION_SORTS)
+
+
+def organization_or_404(session: orm.Session, slug: str) -> Organization:
+    found = session.scalar(sa.select(Organization).where(Organization.slug == slug))
+    if found is None:
+        raise HTTPException(404, f"there is no organization {slug!r}")
+    return found
+
+
+def shown(organization: Organization) -> OrganizationOut:
+    return OrganizationOut.model_validate(organization, from_attributes=True)
+
+
+@router.get(
+    "/organizations",
+    dependencies=[permission("organizations:read")],
+    response_model=OrganizationPage,
+    responses=NOT_THIS_LIST | ON_READ,
+    openapi_extra=IF_NONE_MATCH,
+)
+def list_organizations(
+    query: Annotated[OrganizationQuery, Query()], pager: Paging, transact: Transaction, conditions: Reading
+) -> Response:
+    rows, links = transact(lambda session: pager.page(session, ORGANIZATION_LIST, query))
+    return conditions.answer(OrganizationPage(items=[shown(row[0]) for row in rows], **links))
+
+
+@router.post("/organizations", status_code=201, dependencies=[takes(JSON), permission("organizations:create")])
+def create_organization(
+    new: NewOrganization, response: Response, caller: CurrentCaller, transact: Transaction, clock: Now, ids: NewIds
+) -> OrganizationOut:
+    def work(session: orm.Session) -> OrganizationOut:
+        if not hold(session, User.id, caller.id):  # or the only owner is deleted meanwhile
+            raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": "Bearer"})
+        now = clock.now()
+        organization = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
+        session.add(organization)
+        try:
+            session.flush()
+        except sa.exc.IntegrityError:
+            raise HTTPException(409, f"there is an organization {new.slug!r} already") from None
+        owner = Member(id=ids.new(), organization_id=organization.id, user_id=caller.id, role="owner", created_at=now)
+        session.add(owner)
+        return shown(organization)
+
+    created = transact(work)
+    response.headers["Location"] = f"/organizations/{created.slug}"
+    return created
+
+
+@router.get(
+    "/organizations/{slug}",
+    dependencies=[permission("organizations:read")],
+    response_model=OrganizationOut,
+    responses=ON_READ,
+    openapi_extra=IF_NONE_MATCH,
+)
+def read_organization(slug: str, transact: Transaction, conditions: Reading) -> Response:
+    return conditions.answer(transact(lambda session: shown(organization_or_404(session, slug))))
+
+
+@router.patch(
+    "/organizations/{slug}",
+    dependencies=[takes(MERGE_PATCH, JSON), permission("organizations:write")],
+    responses=ON_WRITE,
+    openapi_extra=IF_MATCH,
+)
+def change_organization(
+    slug: str,
+    changes: Annotated[OrganizationPatch, PatchBody],
+    transact: Transaction,
+    clock: Now,
+    conditions: Writing,
+) -> OrganizationOut:
+    def work(session: orm.Session) -> OrganizationOut:
+        organization = organization_or_404(session, slug)
+        conditions.check(shown(organization))
+        given = changes.model_dump(include=changes.model_fields_set)
+        if any(getattr(organization, field) != value for field, value in given.items()):
+            for field, value in given.items():
+                setattr(organization, field, value)
+            organization.version += 1
+            organization.updated_at = clock.now()
+        session.flush()
+        return shown(organization)
+
+    return conditions.tagged(transact(work))
+
+
+@router.delete(
+    "/organizations/{slug}",
+    status_code=204,
+    dependencies=[permission("organizations:delete")],
+    responses=ON_DELETE,
+    openapi_extra=IF_MATCH,
+)
+def delete_organization(slug: str, transact: Transaction, conditions: Writing) -> None:
+    def work(session: orm.Session) -> None:
+        organization = organization_or_404(session, slug)
+        conditions.check(shown(organization))
+        owned = session.scalar(sa.select(sa.func.count()).where(Package.organization_id == organization.id))
+        if owned:
+            raise HTTPException(409, f"organization {slug!r} owns {owned} packages: delete or transfer them first")
+        for model in (Member, Invitation):
+            session.execute(sa.delete(model).where(model.organization_id == organization.id))
+        session.delete(organization)
+        session.flush()
+
+    transact(work)

@@ -1,0 +1,44 @@
+"""What a caller may do: by the role in the organization that owns the thing. What is not listed, no caller may.
+
+The organization "mirror" of public packages has no members, so nothing of it can be changed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from packaging.utils import canonicalize_name
+
+from playbook.foundations.database import transaction
+from playbook.pantry.http import Caller, May
+from playbook.schema.catalog import Package
+from playbook.schema.identity import ROLES, Member, Organization
+
+OPEN = {"organizations:read", "packages:read", "organizations:create"}  # to everybody who is signed in
+NEEDS = {
+    "organizations:write": "admin", "organizations:delete": "owner",
+    "packages:create": "member", "packages:write": "admin", "packages:delete": "admin",
+}  # fmt: skip
+
+
+def by_membership(engine: sa.Engine) -> May:
+    """Who may do what: by the caller's role in the organization that owns the thing. What is not listed, nobody may."""
+
+    def may(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
+        if action in OPEN:
+            return True
+        if action not in NEEDS:
+            return False
+        role = sa.select(Member.role).join(Organization, Organization.id == Member.organization_id)
+        role = role.where(Member.user_id == caller.id)
+        if "name" in target:
+            owned = sa.select(Package.organization_id).where(
+                Package.normalized_name == canonicalize_name(target["name"])
+            )
+            role = role.where(Organization.id.in_(owned))
+        else:
+            role = role.where(Organization.slug == (target.get("slug") or target.get("organization")))
+        found = transaction(engine, lambda db: db.scalar(role))
+        return found is not None and ROLES.index(found) >= ROLES.index(NEEDS[action])
+
+    return may
