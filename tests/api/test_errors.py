@@ -483,7 +483,7 @@ def test_the_length_of_a_url_is_bounded(client: LiveClient) -> None:
 @pytest.mark.parametrize(
     ("path", "name", "detail"),
     [
-        ("/packages?limi=5", "limi", "unknown; known: organization, limit"),
+        ("/packages?limi=5", "limi", "unknown; known: limit, cursor, sort, organization"),
         ("/packages?limit=5&limit=5", "limit", "given twice"),
         ("/packages/x?a=", "a", "unknown; known: none"),
         ("/health?verbose", "verbose", "unknown; known: none"),
