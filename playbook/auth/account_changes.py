@@ -62,6 +62,7 @@ from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.password_reset import reset_routes
 from playbook.pantry.auth.sessions import CurrentSession, session_routes
 from playbook.pantry.auth.sign_in import sign_in_routes
+from playbook.pantry.auth.links import link_routes
 from playbook.pantry.auth.sign_up import register, sign_up_routes
 from playbook.pantry.auth.wire import Auth, Service, auth_app
 from playbook.pantry.settings import Settings
@@ -77,7 +78,7 @@ def service(url, *routers, **changes):
     clock, stored = FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC)), hash_password(OLD)
     auth = Auth(settings, engine, clock, Identifiers(clock, SeededBytes(1)), Postbox(MemorySender()), SeededBytes(2))
     auth.transact(lambda db: setattr(register(db, auth, "Ada", ADA, None, stored), "email_verified", True))
-    routers = [session_routes, sign_up_routes, sign_in_routes, reset_routes, *routers]
+    routers = [session_routes, sign_up_routes, link_routes, sign_in_routes, reset_routes, *routers]
     return auth, auth_app(auth, routers, [check_cross_site])
 
 
@@ -382,7 +383,8 @@ address, and deletes all other links. Whether somebody else has the address by n
 from fastapi.responses import JSONResponse
 
 from playbook.pantry.auth.sessions import look_up
-from playbook.pantry.auth.sign_up import LINKS, link_refused, may_mail, redirect
+from playbook.pantry.auth.links import LINKS
+from playbook.pantry.auth.sign_up import link_refused, may_mail, redirect
 
 
 def approve_change(

@@ -153,6 +153,7 @@ from starlette.concurrency import run_in_threadpool
 
 from playbook.pantry.auth.account_changes import account_routes
 from playbook.pantry.auth.cross_site import check_cross_site, check_source
+from playbook.pantry.auth.links import link_routes
 from playbook.pantry.auth.password_reset import reset_routes
 from playbook.pantry.auth.sessions import current_caller, session_routes
 from playbook.pantry.auth.sign_in import AddressLimits, sign_in_routes
@@ -187,7 +188,7 @@ async def session_first(request: Request, auth: Service) -> None:
 
 def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
     """Everything under /api/auth, as `better-auth/client` 1.7 expects it."""
-    routers = (liveness, session_routes, sign_up_routes, sign_in_routes, reset_routes, account_routes)
+    routers = (liveness, session_routes, sign_up_routes, link_routes, sign_in_routes, reset_routes, account_routes)
     guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
     return auth_app(auth, routers, guards)
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from playbook.kit.data import data_path
-from playbook.pantry.auth.better_auth import DIFFERENCES, better_auth, cookie_header, differences, unify, unify_cookie
+from playbook.pantry.auth.better_auth import better_auth
+from playbook.pantry.auth.recorded import DIFFERENCES, cookie_header, differences, unify, unify_cookie
 from playbook.pantry.auth.sessions import Cookies
 from playbook.pantry.settings import AuthFields
 from tests.auth.conftest import Service

@@ -24,6 +24,7 @@ from playbook.kit.live import LiveClient, serving
 from playbook.kit.smtp import mail_server
 from playbook.pantry.auth import sign_up
 from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.links import link_routes
 from playbook.pantry.auth.sessions import session_routes
 from playbook.pantry.auth.sign_up import (
     NOTICE,
@@ -76,7 +77,7 @@ def with_closed_mail(url: str, **settings: Any) -> Iterator[tuple[LiveClient, Au
     postbox, clock = Postbox(sender), SystemClock()
     auth = Auth(made, engine, clock, Identifiers(clock), postbox)
     try:
-        with serving(auth_app(auth, [session_routes, sign_up_routes], guards=[check_cross_site])) as client:
+        with serving(auth_app(auth, [session_routes, sign_up_routes, link_routes], guards=[check_cross_site])) as client:
             yield client, auth, sender
     finally:
         sender.open.set()
@@ -346,7 +347,7 @@ def test_fifty_sign_ups_with_one_address_make_one_account_and_one_mail(auth_serv
 
 def at_once(service: Service, number: int, call: Callable[[httpx.Client, int], httpx.Response]) -> list[httpx.Response]:
     """`number` requests, of which the first eight start together. Past the limits for one network address."""
-    gate, app = threading.Barrier(8), auth_app(service.auth, [session_routes, sign_up_routes], [check_cross_site])
+    gate, app = threading.Barrier(8), auth_app(service.auth, [session_routes, sign_up_routes, link_routes], [check_cross_site])
 
     def one(n: int) -> httpx.Response:
         if n < 8:
@@ -627,7 +628,7 @@ def test_a_link_arrives_by_smtp_and_works(url: str) -> None:
         settings = Settings(environment="test", database_url=url, mail_from="pantry@pantry.example")
         postbox = Postbox(SmtpSender(mails.url, settings.mail_from, clock))
         auth = Auth(settings, engine, clock, Identifiers(clock), postbox)
-        with serving(auth_app(auth, [session_routes, sign_up_routes], [check_cross_site])) as client:
+        with serving(auth_app(auth, [session_routes, sign_up_routes, link_routes], [check_cross_site])) as client:
             assert client.post("/api/auth/sign-up/email", json=body("ada@example.com")).status_code == 200
             assert postbox.close()
             (message,) = mails.inbox("ada@example.com")

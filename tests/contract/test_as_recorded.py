@@ -20,7 +20,8 @@ from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine
 from playbook.kit.live import serving
-from playbook.pantry.auth.better_auth import DIFFERENCES, better_auth
+from playbook.pantry.auth.better_auth import better_auth
+from playbook.pantry.auth.recorded import DIFFERENCES
 from playbook.pantry.auth.sign_up import VERIFY, new_link
 from playbook.pantry.auth.wire import Auth
 from playbook.pantry.settings import Settings

@@ -28,7 +28,6 @@ from playbook.pantry.auth.sessions import (
 )
 from playbook.pantry.auth.sign_in import Allowance, check_length, forget, spend
 from playbook.pantry.auth.sign_up import (
-    LINKS,
     VERIFY,
     Email,
     after_the_answer,
@@ -39,7 +38,7 @@ from playbook.pantry.auth.sign_up import (
     redirect,
     verification_mail,
 )
-from playbook.pantry.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body, keep_cookies
+from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body, keep_cookies
 from playbook.schema.catalog import File, PackageRole
 from playbook.schema.identity import Account, Member, Organization, User, UserSession, Verification, delete_user
 
@@ -91,13 +90,6 @@ def replace_password(
     end_sessions(db, caller.user.id)
     remember = cookies_of(auth).read(request.headers.get("cookie", ""), REMEMBER) is None
     return start_session(db, auth, caller.user.id, request, remember)
-
-
-MESSAGES |= {
-    "INVALID_PASSWORD": "Invalid password", "CREDENTIAL_ACCOUNT_NOT_FOUND": "Credential account not found",
-    "SESSION_EXPIRED": "Session expired. Re-authenticate to perform this action.", "INVALID_USER": "Invalid user",
-    "EMAIL_CAN_NOT_BE_UPDATED": "Email can not be updated",
-}  # fmt: skip
 
 
 class ChangePassword(Sent):
@@ -263,9 +255,6 @@ def make_change(
     answer = redirect(callback) if callback else JSONResponse({"status": True, "user": user_view(moved)})
     set_cookies(answer, remembered(auth, request, caller.session, caller.token) if caller else [])
     return answer
-
-
-LINKS |= {APPROVE: approve_change, CHANGE: make_change}
 
 
 def left_without_owner(db: orm.Session, user_id: UUID) -> list[str]:

@@ -11,19 +11,6 @@ from starlette.datastructures import Headers
 from playbook.pantry.auth.wire import FORMS, MESSAGES, AuthError, Service, read_body
 from playbook.pantry.settings import Settings, origin
 
-MESSAGES |= {
-    "INVALID_ORIGIN": "Invalid origin",
-    "MISSING_OR_NULL_ORIGIN": "Missing or null Origin",
-    "INVALID_CALLBACK_URL": "Invalid callbackURL",
-    "INVALID_REDIRECT_URL": "Invalid redirectURL",
-    "INVALID_ERROR_CALLBACK_URL": "Invalid errorCallbackURL",
-    "INVALID_NEW_USER_CALLBACK_URL": "Invalid newUserCallbackURL",
-    "CROSS_SITE_NAVIGATION_LOGIN_BLOCKED": (
-        "Cross-site navigation login blocked. This request appears to be a CSRF attack."
-    ),
-}
-
-
 ABSOLUTE = re.compile(r"(https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?)(?:[/?#].*)?", re.A | re.I | re.S)
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")  # what browsers drop, and the backslash, which they read as /
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))

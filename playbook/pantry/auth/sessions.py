@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
-from playbook.pantry.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, body, iso, keep_cookies
+from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, body, iso, keep_cookies
 from playbook.pantry.http import anyone, browser_of, client_ip
 from playbook.schema.identity import User, UserSession
 
@@ -178,14 +178,6 @@ def session_view(session: UserSession) -> dict[str, Any]:
         "updatedAt": iso(session.updated_at), "ipAddress": session.ip_address, "userAgent": session.user_agent,
         "userId": str(session.user_id), "id": str(session.id),
     }  # fmt: skip
-
-
-MESSAGES |= {
-    "SESSION_NOT_FRESH": "Session is not fresh",
-    "METHOD_NOT_ALLOWED_DEFER_SESSION_REQUIRED": (
-        "POST method requires deferSessionRefresh to be enabled in session config"
-    ),
-}
 
 
 def set_cookies(response: Response, cookies: list[str]) -> None:

@@ -18,7 +18,7 @@ from playbook.foundations.database import Base, Timestamp, somebody_was_first, t
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification
-from playbook.pantry.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body
+from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.pantry.http import anyone, client_ip
 from playbook.schema.identity import Account, User, UserSession, normal_email
 
@@ -147,14 +147,6 @@ class Attempt:
         forget(db, ("guess", self.email, self.network), ("from", self.email, self.network))
         if not self.known:
             give_back(db, PER_ACCOUNT, "from", self.email, STRANGERS)
-
-
-MESSAGES |= {
-    "INVALID_EMAIL": "Invalid email",
-    "INVALID_EMAIL_OR_PASSWORD": "Invalid email or password",
-    "EMAIL_NOT_VERIFIED": "Email not verified",
-    "PASSWORD_TOO_LONG": "Password too long",
-}
 
 
 def check_length(auth: Auth, password: str) -> None:

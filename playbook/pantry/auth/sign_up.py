@@ -18,7 +18,7 @@ from playbook.foundations.clock_and_identifiers import hash_token, new_token
 from playbook.foundations.database import hold
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
-from playbook.pantry.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body
+from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.pantry.http import anyone
 from playbook.schema.identity import Account, EmailTaken, User, UserSession, Verification, normal_email
 
@@ -154,15 +154,6 @@ def register(db: orm.Session, auth: Auth, name: str, email: str, image: str | No
     return user
 
 
-MESSAGES |= {
-    "USER_ALREADY_EXISTS_USE_ANOTHER_EMAIL": "User already exists. Use another email.",
-    "EMAIL_MISMATCH": "Email mismatch",
-    "EMAIL_ALREADY_VERIFIED": "Email is already verified",
-    "INVALID_TOKEN": "Invalid token",
-    "TOKEN_EXPIRED": "Token expired",
-}
-
-
 def address(text: str) -> str:
     """`normal_email` of an address that can be written to. Raises ValueError in the words of zod."""
     try:
@@ -294,26 +285,6 @@ def link_refused(callback: str, code: str) -> Response:
     return redirect(with_query(callback, error=code))
 
 
-OnLink = Callable[[Request, Response, Auth, Verification, User, str], Any]
-LINKS: dict[str, OnLink] = {}  # what a mailed link does, by purpose; a later page adds its own
-
-
-@sign_up_routes.get("/verify-email", dependencies=[Depends(anyone)], response_model=None)
-def verify_email(request: Request, response: Response, auth: Service, token: str, callbackURL: str = "") -> Any:
-    """The link of a mail: what its purpose does, unless it is unknown or too old."""
-
-    def read(db: orm.Session) -> tuple[Verification | None, User | None]:
-        row = find_link(db, token, *LINKS)
-        return row, db.get(User, row.user_id) if row else None
-
-    row, user = auth.transact(read)
-    if row is None or user is None:
-        return link_refused(callbackURL, "INVALID_TOKEN")
-    if row.expires_at <= auth.clock.now():
-        return link_refused(callbackURL, "TOKEN_EXPIRED")
-    return LINKS[row.purpose](request, response, auth, row, user, callbackURL)
-
-
 def confirm_address(
     request: Request, response: Response, auth: Auth, row: Verification, user: User, callback: str
 ) -> Any:
@@ -330,6 +301,3 @@ def confirm_address(
     answer = redirect(callback) if callback else JSONResponse({"status": True, "user": None})
     set_cookies(answer, remembered(auth, request, *opened, True) if opened else [])
     return answer
-
-
-LINKS[VERIFY] = confirm_address

@@ -58,7 +58,37 @@ async def auth_of(request: Request) -> Auth:
 Service = Annotated[Auth, Depends(auth_of)]
 
 
-MESSAGES = {"UNAUTHORIZED": "Unauthorized", "PAYLOAD_TOO_LARGE": "Payload Too Large"}  # by code
+MESSAGES = {  # by code: what Better Auth says, word for word, since front ends show it
+    "UNAUTHORIZED": "Unauthorized",
+    "PAYLOAD_TOO_LARGE": "Payload Too Large",
+    "INVALID_ORIGIN": "Invalid origin",
+    "MISSING_OR_NULL_ORIGIN": "Missing or null Origin",
+    "INVALID_CALLBACK_URL": "Invalid callbackURL",
+    "INVALID_REDIRECT_URL": "Invalid redirectURL",
+    "INVALID_ERROR_CALLBACK_URL": "Invalid errorCallbackURL",
+    "INVALID_NEW_USER_CALLBACK_URL": "Invalid newUserCallbackURL",
+    "CROSS_SITE_NAVIGATION_LOGIN_BLOCKED": (
+        "Cross-site navigation login blocked. This request appears to be a CSRF attack."
+    ),
+    "SESSION_NOT_FRESH": "Session is not fresh",
+    "METHOD_NOT_ALLOWED_DEFER_SESSION_REQUIRED": (
+        "POST method requires deferSessionRefresh to be enabled in session config"
+    ),
+    "USER_ALREADY_EXISTS_USE_ANOTHER_EMAIL": "User already exists. Use another email.",
+    "EMAIL_MISMATCH": "Email mismatch",
+    "EMAIL_ALREADY_VERIFIED": "Email is already verified",
+    "INVALID_TOKEN": "Invalid token",
+    "TOKEN_EXPIRED": "Token expired",
+    "INVALID_EMAIL": "Invalid email",
+    "INVALID_EMAIL_OR_PASSWORD": "Invalid email or password",
+    "EMAIL_NOT_VERIFIED": "Email not verified",
+    "PASSWORD_TOO_LONG": "Password too long",
+    "INVALID_PASSWORD": "Invalid password",
+    "CREDENTIAL_ACCOUNT_NOT_FOUND": "Credential account not found",
+    "SESSION_EXPIRED": "Session expired. Re-authenticate to perform this action.",
+    "INVALID_USER": "Invalid user",
+    "EMAIL_CAN_NOT_BE_UPDATED": "Email can not be updated",
+}
 CODES = {413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_ENTITY"}  # Python has renamed these two, Better Auth has not
 
 
