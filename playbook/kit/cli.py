@@ -459,6 +459,26 @@ def budget(
         raise typer.Exit(FAILED)
 
 
+@app.command("imports")
+def imports_(
+    context: Context,
+    track: Annotated[str, typer.Argument(help="A track, or `pantry`: its modules. Without it the tracks.")] = "",
+) -> None:
+    """Draw what imports what, as a Mermaid diagram; exit 1, and name them, when imports run back up."""
+    from playbook.kit import imports
+
+    course = _course(context)
+    edges = imports.graph(course.root)
+    folders = sorted({module.partition(".")[0] for module in edges})
+    if track and track not in folders:
+        raise InputError(f"no track is called {track!r}: they are {', '.join(folders)}")
+    print(imports.diagram(course, edges, track))
+    if found := list(imports.upward(course, edges)):
+        for line in found:
+            _complain(line)
+        raise typer.Exit(FAILED)
+
+
 @app.command()
 def new(
     context: Context, place: Annotated[str, typer.Argument(metavar="TRACK/NAME", help="Like schema/relationships.")]
