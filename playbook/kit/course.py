@@ -120,6 +120,7 @@ class Course:
             raise InputError(
                 "playbook/course.toml cannot be read: every [[track]] needs a name, a title and a list of playbooks"
             ) from None
+        self.moved = {str(old): tuple(new) for old, new in raw.get("moved", {}).items()}  # pages of before, by name
         self.lift: dict[str, object] = raw.get("lift", {})  # what `playbook lift` is told, by page
 
     def _playbook(self, track: str, name: str) -> Playbook:
@@ -149,6 +150,11 @@ class Course:
         for playbook in self.pairs:
             if wanted in (playbook.key, playbook.name):
                 return playbook
+        now = self.moved.get(wanted.rpartition("/")[2], ())
+        if len(now) == 1:
+            return self.get(now[0])
+        if now:
+            raise InputError(f"{wanted} has become {', '.join(now)}: name one of them")
         names = [p.name for p in self.pairs] + [p.key for p in self.pairs]
         near = get_close_matches(wanted, names, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`playbook list` shows them all"

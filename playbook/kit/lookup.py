@@ -9,7 +9,7 @@ which each word occurs decides, then whether the words stand together.
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -51,8 +51,11 @@ class _Row:
     text: str
 
 
-def _rows(page: int, playbook: Playbook) -> Iterator[_Row]:
+def _rows(page: int, playbook: Playbook, moved: Mapping[str, Sequence[str]]) -> Iterator[_Row]:
     yield _Row(page, "title", "title", playbook.title)
+    for old, now in moved.items():
+        if playbook.name in now:
+            yield _Row(page, "title", f"the page {old} of before", old.replace("_", " "))
     yield _Row(page, "title", "name", playbook.name.replace("_", " "))
     yield _Row(page, "promise", "promise", playbook.promise)
     for row in ("Use it when", "Standard"):
@@ -116,7 +119,7 @@ def find(course: Course, query: str) -> Answer:
     words = list(dict.fromkeys([w for w in words if w not in FILLERS] or words))
     if not words:
         raise InputError(f"nothing to look for in {query!r}: give a word, as in `playbook find idempotency`")
-    rows = [row for page, playbook in enumerate(course.playbooks) for row in _rows(page, playbook)]
+    rows = [row for page, playbook in enumerate(course.playbooks) for row in _rows(page, playbook, course.moved)]
     connection = _connect(rows)
     try:
         hits = {word: _hits(connection, word) for word in words}

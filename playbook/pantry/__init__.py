@@ -1,1 +1,59 @@
-"""What Pantry needs in operation and no page teaches: plain modules, put together in `playbook.pantry.app`."""
+"""Pantry, a package index that a company runs for itself: the service that uses the recipes of the course.
+
+Plain modules. Pantry imports recipes; no recipe imports Pantry (`playbook imports` draws it, a test holds it).
+
+Map
+---
+
+`app`                 assembles the parts, starts and stops them: begin here
+`settings`            what can be told to it, each variable checked at the start
+`server`, `target`, `limits`, `proxies`, `access_log`, `stop`
+                      what stands between the socket and the application
+`http`                one transaction, a caller or none, a request id: what every route has
+`callers`, `roles`    whose session a request carries, and what its owner may do
+`organizations`, `packages`
+                      one module a resource: bodies, list, routes, each written once and whole
+`fields`, `media`, `methods`, `lists`, `conditions`, `keys`
+                      what the routes have in common: texts, media types, methods, pages, ETags, idempotency keys
+`errors`, `strict_input`, `document`, `docs`, `headers`
+                      problem details, input that cannot be misread, the OpenAPI document, security headers
+`auth/`               everything under `/api/auth`, in the contract of Better Auth: `better_auth` assembles it, `wire`
+                      is its form, then one module for each flow: `cross_site`, `sessions`, `session_lookup`,
+                      `sign_up`, `sign_in`, `links`, `password_reset`, `account_changes`; `recorded` compares its
+                      answers with those of a real server
+`mailboxes`           how many mails one address gets
+`housekeeping`, `indexes`, `repair`
+                      expired rows; index entries that a crash has cost, found and mended
+`revisions/`          the Alembic history
+
+Where something new goes: a resource into a module of its own, with its router in `app.resource_api`; a table into a
+revision, and its model beside the recipe or the resource that needs it; an auth flow into `auth/`, with its router in
+`auth.better_auth`; a setting into `settings.Fields`.
+
+One request, from the socket to the row and back
+------------------------------------------------
+
+Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and the cookie of her session.
+
+1.  `server` has accepted the connection and read the head. `proxies` believes `X-Forwarded-For` from the networks that
+    the operator has named, and `access_log` starts its line.
+2.  `headers.SecurityHeaders` will complete the answer. `target.RequestTarget` has made the target a path.
+    `limits.RequestLimits` refuses a head that is too large, and a network that asks too often: 431, 429.
+3.  `SessionLookup` answers `GET /api/auth/get-session` by itself; this request it hands on. `Handover` looks at the
+    path: `/api/auth` is the other application, so the request goes on to the resources.
+4.  `AnswerCookies` opens a place for cookies that must reach the browser whatever the answer will be.
+5.  The middleware, from the outside: `OnlyProblems` (no error leaves in another form), `HeadAsGet`, `RequestId`,
+    `CallerFirst` (of a stranger's body nothing is read), `StrictInput` (no body that two readers could read
+    differently), `IdempotencyKeys` (for a POST with a key; this is none).
+6.  FastAPI finds `organizations.change_organization` and runs its dependencies: `takes` (415), `permission` asks
+    `callers.session_caller`, which reads the cookie, looks for the session in the database, prolongs it and checks the
+    `Origin` (401, 403); `roles.by_membership` reads Ada's role in the organization (403). The body becomes an
+    `OrganizationPatch` (422).
+7.  The route calls `transact(work)`. In one transaction, at snapshot isolation, `work` reads the row (404), compares
+    the ETag of what is there with `If-Match` (428, 412), changes the row, and adds one to its version. If another
+    client has changed the row meanwhile, the database refuses the commit, and `transact` runs `work` again, comparison
+    included: now it is a 412.
+8.  The commit has happened; only then is there an answer. `conditions.tagged` puts the new ETag on it, FastAPI writes
+    the body, and on the way out each layer adds its own: the request id, a renewed cookie, the security headers, the
+    line in the log with the route, the status and the time, and nothing that was sent.
+"""

@@ -68,3 +68,10 @@ def test_the_diagram_of_one_track_has_its_modules_and_their_neighbours() -> None
     shown = str(imports.diagram(Course(ROOT), imports.graph(ROOT), "pantry"))
     assert "pantry_settings --> pantry_app" in shown
     assert "schema_profile_data" not in shown
+
+
+def test_the_map_of_pantry_names_every_module() -> None:
+    text = (ROOT / "playbook" / "pantry" / "__init__.py").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_]+)/?`", text))
+    modules = {m.rpartition(".")[2] for m in imports.modules(ROOT) if m.startswith("pantry.") and "revisions." not in m}
+    assert modules - named == set()
