@@ -29,13 +29,26 @@ service on a free port, asks it two questions over HTTP, and stops it again.
 # %%
 from datetime import UTC, datetime
 
-from playbook.foundations.clock_and_identifiers import FixedClock
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import data_path, lesson_url, serving, show_http
+from playbook.migrations.first_migration import prepare
+from playbook.pantry.app import mirror_of, resource_api
+from playbook.pantry.http import Caller
 from playbook.pantry.settings import Settings
-from playbook.service import pantry
+from playbook.schema.catalog import load_catalog
 
 settings = Settings(environment="test", database_url=lesson_url())
-app = pantry(settings, data_path("packages.csv"), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC)))
+clock = FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
+ids = Identifiers(clock)
+engine = make_engine(settings.database_url)
+prepare(engine)
+mirror, filled = transaction(engine, lambda db: mirror_of(db, clock, ids))
+load_catalog(engine, data_path("packages.csv"), mirror, clock.now())
+
+ada = Caller(ids.new(), "Ada")  # she may do everything here; `playbook serve` asks for a session
+app = resource_api(engine, settings, clock, ids, lambda request: ada, lambda *asked: True)
 with serving(app) as client:
     client.get("/packages/HTTPX")
     yours = {"X-Request-Id": "my-first-request"}

@@ -59,7 +59,8 @@ from playbook.pantry.auth.sign_up import sign_up_routes
 from playbook.pantry.auth.wire import Auth, AuthError, answer_auth_error
 from playbook.pantry.http import Caller, create_app
 from playbook.pantry.keys import install_idempotency
-from playbook.pantry.problems import install_problems
+from playbook.pantry.errors import install_problems
+from playbook.pantry.strict_input import install_strict_input
 from playbook.pantry.settings import Settings
 
 logging.getLogger("pantry").addHandler(logging.NullHandler())  # the log of failures we provoke
@@ -88,6 +89,7 @@ def one_app(url):
     app.state.auth = auth
     app.add_exception_handler(AuthError, answer_auth_error)
     install_problems(app)
+    install_strict_input(app)
     install_idempotency(app)
     return app, engine
 
@@ -152,15 +154,16 @@ from fastapi import FastAPI
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
-from playbook.pantry.conditions import READERS, conditional_router
+from playbook.pantry import organizations, packages
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
+from playbook.pantry.errors import complete_document, install_problems
 from playbook.pantry.http import FindCaller, May, create_app
 from playbook.pantry.keys import install_idempotency
-from playbook.pantry.lists import paginated, replacing, sign_cursors
-from playbook.pantry.problems import install_problems
-from playbook.pantry.resources import complete_methods, resources
+from playbook.pantry.lists import sign_cursors
+from playbook.pantry.methods import complete_methods
 from playbook.pantry.settings import Settings
+from playbook.pantry.strict_input import install_strict_input
 
 BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations
 
@@ -168,15 +171,16 @@ BASELINE = "0002_catalog"  # what `create_all` made, before there were migration
 def resource_api(
     engine: sa.Engine, settings: Settings, clock: Clock, ids: Identifiers, find_caller: FindCaller, may: May
 ) -> FastAPI:
-    """Everything but /api/auth: organizations and packages with conditions, cursors, keys, and problems."""
-    routers = [conditional_router(replacing(resources, paginated), READERS)]
+    """Everything but /api/auth. Who asks and what they may do are given: a test brings its own."""
+    routers = [organizations.router, packages.router]
     app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes)
     describe(app, public=settings.environment != "production")
     complete_methods(app)
     install_problems(app)
+    install_strict_input(app)
     install_idempotency(app)
     sign_cursors(app, settings.secret.get_secret_value())
-    app.state.describers.append(partial(describe_service, app))  # last: it completes what the others say
+    complete_document(app, partial(describe_service, app))  # last: it completes what the others say
     return app
 
 
