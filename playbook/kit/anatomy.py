@@ -44,6 +44,7 @@ ASSERTS, CHANGES, OPTIONS, HAND_OVER = (3, 6), 3, (2, 5), (3, 6)
 USE_LINES = 5  # of the synopsis, below the import
 SHORT_WORDS = 90  # of "In short"
 NEVER = frozenset({"Auth", "Held"})  # objects that carry everything
+FUNCTION_LINES = 25  # an exported function has fewer
 LONG_WORD = 70  # columns: a line with a URL cannot be wrapped
 
 Rule = Callable[[Playbook], list[str]]
@@ -449,6 +450,25 @@ def exported_names(playbook: Playbook) -> set[str]:
     return {name for cell in recipe for name in scopes.binds(cell.content)}
 
 
+@new_form
+def functions(playbook: Playbook) -> Iterator[str]:
+    """An exported function has fewer than 25 lines; it and an exported class say what they do, unless private."""
+    for cell in cells(playbook):
+        if "export" not in cell.tags or not _parses(cell):
+            continue
+        tree = _tree(cell)
+        for node in ast.walk(tree):
+            if not isinstance(node, (*scopes.FUNCTIONS, ast.ClassDef)):
+                continue
+            line = cell.line + node.lineno - 1
+            size = (node.end_lineno or node.lineno) - node.lineno + 1
+            if isinstance(node, scopes.FUNCTIONS) and size >= FUNCTION_LINES:
+                yield finding(playbook, line, f"{node.name} has {size} lines", "name a part of it, and call that")
+            if node in tree.body and not node.name.startswith("_") and ast.get_docstring(node) is None:
+                to_do = "say what it does: units, errors raised, the source"
+                yield finding(playbook, line, f"{node.name} is exported without a docstring", to_do)
+
+
 def recipes(course: Course) -> list[str]:
     """An export cell refers only to libraries and, by symbol, to exports of earlier pages."""
     pages = {p.module: p for p in course.playbooks}
@@ -577,7 +597,7 @@ def strays(course: Course) -> list[str]:
 
 
 PAGE_RULES: tuple[Rule, ...] = (
-    card, order_of_sections, roles, folded_by_hand, parts, synopsis, within_budget, width, introduced, exercise,
-    break_it,
+    card, order_of_sections, roles, folded_by_hand, parts, synopsis, within_budget, width, introduced, functions,
+    exercise, break_it,
 )  # fmt: skip
 COURSE_RULES = (recipes, lifted, strays)
