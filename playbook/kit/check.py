@@ -421,7 +421,7 @@ def _import_finding(
     elif module.startswith("playbook.kit"):
         if in_export:
             yield finding(playbook, line, f"an export imports {module}", "use only libraries and earlier playbooks")
-    elif in_export and (module == "playbook.pantry" or module.startswith("playbook.pantry.")):
+    elif in_export and playbook.old_form and (module == "playbook.pantry" or module.startswith("playbook.pantry.")):
         why = "Pantry uses the recipes, no recipe uses Pantry: hand over what the recipe needs as an argument"
         yield finding(playbook, line, f"an export imports {module}", why)
     elif module == playbook.module:
