@@ -5,7 +5,7 @@
 Build, run and change a real backend, and meet each failure on your own screen before it meets you in production.
 
 The backend is called **Pantry**: a package index that a company runs for itself. People sign up, form organizations
-and publish packages; machines upload and install them. Every page of this course is part of its source code.
+and publish packages; machines upload and install them. Every page builds a recipe, and Pantry uses them all.
 
 ## What you will be able to do
 
@@ -57,26 +57,21 @@ with serving(app) as client:
 
 # %% [markdown]
 """
-`HTTPX` and `httpx` are one package, so the first is found and the second refused. Why that takes thought, and what else
-goes wrong before it does not, is what the pages are about.
+`HTTPX` and `httpx` are one package. So the first request finds it, and the second one is refused.
 
 ## How a playbook works
 
-Each page answers one question, in ten to twenty minutes, and always in this order: the decision with its alternatives;
-the tempting version, **failing in front of you**; the parts, built in short cells; the same situation again, working;
-what changes on PostgreSQL; checks that must never fail again; an exercise; and what the next person needs from you.
+Each page answers one question: first a failure, **in front of you**; then the decision with its alternatives; the parts,
+built in short cells; the same situation again, working; what changes on PostgreSQL; checks that must never fail again; an
+exercise; and what you need to use the recipe in a project of your own. [Start here](foundations/start_here.ipynb) shows
+how to predict, break, solve and lift.
 
-1. **Predict.** Before a failure there is a question. Answer it, then run the cell. A wrong guess is what you remember.
-2. **Run** the page from top to bottom: *Run > Run All Cells*. Running a cell twice does no harm.
-3. **Break it.** Change a number, remove a line, run *Check it*. See which property falls.
-4. **Your turn.** Write over the stub in the exercise cell and run the checker below it. It says in words what is still
-   wrong. The solution is folded away below; click the three dots to open it.
+Cells tagged `export` are the recipe: `from playbook.foundations.transactions import transaction` runs only these. So what
+you lift from a page is what runs, and the tests of this course run it every time.
 
-Cells tagged `export` are Pantry itself: `from playbook.foundations.database import transaction` runs only these. So
-what you lift from a page is what runs, and the tests of this course run it every time.
-
-The same page is a plain text (`playbook/foundations/database.py`), a script (`python playbook/foundations/database.py`)
-and this notebook. Its outputs are stored, and a test compares every one of them with a fresh run.
+The same page is a plain text (`playbook/foundations/transactions.py`), a script
+(`python playbook/foundations/transactions.py`) and this notebook. Its outputs are stored, and a test compares every one
+of them with a fresh run.
 """
 
 # %% [markdown]
