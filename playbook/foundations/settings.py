@@ -164,10 +164,7 @@ class ExplicitSettings(BaseSettings):
     """Frozen settings from the constructor's arguments. Errors hide their input."""
 
     model_config = SettingsConfigDict(
-        frozen=True,
-        hide_input_in_errors=True,
-        loc_by_alias=False,
-        populate_by_name=True,
+        frozen=True, hide_input_in_errors=True, loc_by_alias=False
     )
 
     @classmethod
@@ -417,37 +414,37 @@ with patch.dict(os.environ, corrected), serving(start()) as client:
 """
 ## Check it
 
-The folded cell defines `refusal(environ)`, the error for these variables, and
-`report(error)`: the traceback with all local variables, as an error tracker sends it.
+The folded cell defines `refuse(environ)`. It returns the error for these variables, and
+what an error tracker would send: the traceback with all local variables.
 """
 
 
 # %% tags=["stage"]
-def refusal(environ):
+def refuse(environ):
     with patch.dict(os.environ, environ):
         try:
             read_environment(Settings)
         except SettingsError as error:
-            return error
+            inside = (
+                error.__traceback__.tb_next
+            )  # without `refuse`, which has `environ`
+            report = traceback.TracebackException(
+                type(error), error, inside, capture_locals=True
+            )
+            return str(error), "".join(report.format())
     raise AssertionError(f"accepted: {sorted(environ)}")
-
-
-def report(error):
-    inside = error.__traceback__.tb_next  # without `refusal`, which holds `environ`
-    full = traceback.TracebackException(type(error), error, inside, capture_locals=True)
-    return "".join(full.format())
 
 
 # %%
 wrong = {"SHOP_SECRT": "x7-1", "SHOP_SECRET": "x7-2", "SHOP_PAGE_SIZE": "x7-3"}
-refused = refusal(wrong)
-named = [line.split(":")[0] for line in str(refused).splitlines()]
+error, report = refuse(wrong)
+named = [line.split(":")[0] for line in error.splitlines()]
 settings = read_environment(Settings, corrected)
 shown = f"{settings!r} {settings.model_dump_json()} {pydantics_own}"
 
 assert set(wrong) <= set(named), "a wrong variable is not named"
 assert "SHOP_DATABASE_URL" in named, "production runs with a development default"
-assert "x7" not in report(refused), "the error shows a value"
+assert "x7" not in report, "the error shows a value"
 assert "h0tel" not in shown and key[:20] not in shown, "a secret is shown"
 print("each mistake is named; no value and no secret is shown")
 
