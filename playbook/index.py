@@ -75,13 +75,14 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-29 playbooks, 9 h 44 min in all.
+30 playbooks, 10 h 8 min in all.
 
-### foundations: the ground everything stands on (2 h 2 min)
+### foundations: the ground everything stands on (2 h 26 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Settings](foundations/settings.ipynb) | 49 | Run one program in development, test and production. A wrong configuration stops its start, with one error that names each wrong variable and shows no secret. |
+| [Start here](foundations/start_here.ipynb) | 25 | Know for whom this course is, see a first failure, and learn the few helpers that every page uses. |
+| [Settings](foundations/settings.ipynb) | 48 | Run one program in development, test and production. A wrong configuration stops its start, with one error that names each wrong variable and shows no secret. |
 | [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 20 | Make time, identifiers and randomness testable, and give every row an id that sorts by age and counts nothing. |
 | [Database](foundations/database.ipynb) | 20 | Run one code base on an embedded and on a production database, and lose no update on either. |
 | [HTTP service](foundations/http_service.ipynb) | 18 | Turn a request into exactly one transaction and one honest response, and start and stop the process without losing either. |

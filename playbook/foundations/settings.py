@@ -9,7 +9,7 @@ start, with one error that names each wrong variable and shows no secret.
 |---|---|
 | **Use it when** | a program reads a URL, a secret or a switch from its environment |
 | **You need** | [start here](start_here.ipynb) (*background*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 33 min, exercise 15 min |
 | **Topics** | settings, configuration, environment variables, 12-factor, typo |
 | **Standard** | OWASP ASVS 5.0 (13.3, 13.4, 16.2.5), CWE-209, CWE-532 |
 
@@ -23,7 +23,7 @@ class Settings(CheckedSettings, env_prefix="SHOP_"):
 settings = read_environment(Settings)  # or a SettingsError with every mistake
 ```
 
-*Lift: 78 lines in 1 file; needs pydantic, pydantic_core, pydantic_settings.*
+*Lift: 75 lines in 1 file; needs pydantic, pydantic_core, pydantic_settings.*
 
 ## See it break
 
@@ -115,7 +115,7 @@ log (CWE-532).
 | `os.environ` where it is needed | no code | a mistake waits for a request |
 | Django `settings.py`, Flask `from_prefixed_env` | there already | a typo is accepted |
 | pydantic-settings as it is | types, all mistakes at once | typos; secrets in errors |
-| **a checked class, read at the start** | a mistake stops the start | 80 lines |
+| **a checked class, read at the start** | a mistake stops the start | 75 lines |
 | a configuration service | changes without a restart | one more server |
 
 We choose the **checked class**, built on pydantic-settings. In a rolling deployment new
@@ -575,5 +575,5 @@ documentation, "Service" (environment variables).
 
 # %% [markdown] tags=["nav"]
 """
-[course map](../index.ipynb) · Next: [Clock and identifiers](clock_and_identifiers.ipynb)
+Previous: [Start here](start_here.ipynb) · [course map](../index.ipynb) · Next: [Clock and identifiers](clock_and_identifiers.ipynb)
 """
