@@ -75,9 +75,9 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-30 playbooks, 10 h 8 min in all.
+30 playbooks, 10 h 39 min in all.
 
-### foundations: the ground everything stands on (2 h 26 min)
+### foundations: the ground everything stands on (2 h 57 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -86,7 +86,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 20 | Make time, identifiers and randomness testable, and give every row an id that sorts by age and counts nothing. |
 | [Database](foundations/database.ipynb) | 20 | Run one code base on an embedded and on a production database, and lose no update on either. |
 | [HTTP service](foundations/http_service.ipynb) | 18 | Turn a request into exactly one transaction and one honest response, and start and stop the process without losing either. |
-| [Decisions](foundations/decisions.ipynb) | 15 | Write a decision so that somebody who was not there can keep it, question it, or end it. |
+| [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
 ### schema: from facts to tables (56 min)
 

@@ -107,13 +107,13 @@ On which database should such pages run?
 
 | option | good | costs |
 |---|---|---|
-| SQLite, as Django starts with | comes with Python | loose types; one writer at a time |
+| SQLite, Django's default | comes with Python | loose types; one writer at a time |
 | PostgreSQL in a container | as in production | Docker before the first page |
 | **DuckDB, and PostgreSQL too** | in process, strict types | a second dialect to know |
 
 We choose **DuckDB and PostgreSQL**. DuckDB runs inside the Python process, like SQLite.
 Unlike SQLite, it refuses a text in a column of numbers, and several transactions can
-write at once. If two of them change the same row, DuckDB refuses one. The section *On
+write at once. If two of them change the same value, DuckDB refuses one. The section *On
 PostgreSQL* of a page shows what changes in production. Choose SQLite for an application
 on one device. The recipes run on SQLite too, unless a page says why not.
 

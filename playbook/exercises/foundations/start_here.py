@@ -24,8 +24,7 @@ WRONG = (
     'import sqlalchemy as sa\nexec(TABLE.format(name=", index=True", owner="", more=""))',
     'import sqlalchemy as sa\nexec(TABLE.format(name="", owner=", unique=True", more=""))',
     'import sqlalchemy as sa\nexec(TABLE.format(name=", unique=True", owner=", unique=True", more=""))',
-    "import sqlalchemy as sa\n"
-    'exec(TABLE.format(name="", owner="", more=", sa.UniqueConstraint(\'name\', \'owner\')"))',
+    'import sqlalchemy as sa\nexec(TABLE.format(name="", owner="", more=", sa.UniqueConstraint(\'name\', \'owner\')"))',
     'import sqlalchemy as sa\nexec(TABLE.format(name=", primary_key=True", owner=", primary_key=True", more=""))',
 )
 
