@@ -104,7 +104,7 @@ Where should a team write down why?
 | commit message, pull request | beside the change | nobody finds it two years later |
 | a page in a wiki | easy to write | grows old apart from the code |
 | numbered records (`adr-tools`) | dated, never edited | a folder that few people open |
-| **beside the code, and a log** | readers of the code see it | a test must hold the form |
+| **beside the code, and a log** | readers of the code see it | a test for the form |
 
 We choose a table **beside the code**, in the README or page of the part that it is
 about. The log is gathered from these texts, so it cannot differ from them. Choose
