@@ -121,6 +121,7 @@ def test_says_what_a_record_lacks(old: str, new: str, fault: str) -> None:
 
 def test_a_text_without_the_section_has_no_decision() -> None:
     assert decisions_in("# Title\n\n| option | good | costs |\n", "x") == []
+    assert decisions_in(PLAIN.replace("## The", "### The"), "x") == [], "another level is another heading"
 
 
 def test_the_sums_are_ordered_and_missing_points_are_named() -> None:
