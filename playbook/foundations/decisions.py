@@ -2,104 +2,130 @@
 """
 # Decisions
 
-Write a decision so that somebody who was not there can keep it, question it, or end it.
+Write a decision so that a colleague can keep it, question it or end it two years later,
+and compute how little would change it.
 
 | | |
 |---|---|
-| **Use it when** | two people would choose differently, or the choice costs more than a day to undo |
-| **You need** | nothing |
-| **Time** | 15 minutes |
-| **Topics** | architecture decision record, adr, decision log, trade-off, weighted scoring, decision matrix, sensitivity analysis, rationale, technical debt |
+| **Use it when** | two people would choose differently, or a choice is hard to undo |
+| **You need** | [start here](start_here.ipynb) (*background*) |
+| **Time** | read 31 min, exercise 15 min |
+| **Topics** | decision record, ADR, decision log, trade-off, sensitivity analysis |
 | **Standard** | ISO/IEC/IEEE 42010:2022, 5.7 (architecture rationale) |
-"""
 
-# %% [markdown]
-"""
-## The decision
+```python
+from playbook.foundations.decisions import decisions_in, faults, flip, weigh
 
-| option | good | costs |
-|---|---|---|
-| the code says it all | nothing to write | code says what was chosen, never what was not, nor what would change the mind |
-| a wiki page | easy to write, easy to find for a year | ages apart from the code; nobody dares to correct it |
-| a numbered record per decision (M. Nygard's ADR) | dated, never edited, superseded by the next | a folder of its own; readers of the code do not come by |
-| **the decision in the page that builds it, and a log gathered from all pages** | whoever opens the code meets the reason; the log cannot drift | each page must keep one form, so a test holds it |
+for decision in decisions_in(path.read_text(), path.stem):
+    print(decision.page, decision.choice, decision.otherwise, faults(decision))
 
-We take the **last**: every playbook has a section "The decision" with its options, what each costs, the choice in
-bold, and a sentence that says when to choose otherwise. Choose numbered records when decisions concern several
-repositories, or when an auditor asks who decided, and when.
-"""
+order = weigh(weights, points)  # options with their sums, best first
+change = flip(weights, points)  # the smallest change of a weight that ends the lead
+```
 
-# %% [markdown]
-"""
+*Lift: 80 lines in 1 file; needs nothing.*
+
 ## See it break
 
-An audit lists indexes that no query uses. One of them is on invoices. It was never read in two years, it makes every
-insert slower, and the commit that added it says "add index". Before you run the cell: what can go wrong if it is
-dropped?
+A shop sends invoices. Each night a job calls `bill` for every customer:
 """
 
 # %%
 import sqlalchemy as sa
 
-from playbook.foundations.database import make_engine
-from playbook.kit.lesson import checker, lesson_url, show, table
-
-demo = sa.MetaData()
 invoices = sa.Table(
     "invoices",
-    demo,
+    sa.MetaData(),
     sa.Column("customer", sa.String),
     sa.Column("month", sa.String),
-    sa.Column("cents", sa.Integer),
-    sa.Index("ix_invoices_customer_month", "customer", "month", unique=True),
+    sa.Column("euros", sa.Integer),
 )
-engine = make_engine(lesson_url())
-demo.create_all(engine)
+by_customer = (invoices.c.customer, invoices.c.month)
+index = sa.Index("ix_invoices_1", *by_customer, unique=True)
 
 
-def bill_everybody():
-    """The nightly job. It was killed last night after the first customer, so it runs again."""
-    for customer in ("ada", "grace"):
-        try:
-            with engine.begin() as connection:
-                connection.execute(invoices.insert().values(customer=customer, month="2026-11", cents=1900))
-        except sa.exc.IntegrityError:
-            pass  # billed already
+def bill(engine, customer):
+    row = {"customer": customer, "month": "2026-11", "euros": 19}
+    try:
+        with engine.begin() as connection:
+            connection.execute(invoices.insert().values(row))
+    except sa.exc.IntegrityError:
+        pass
 
-
-def billed():
-    total = sa.select(invoices.c.customer, sa.func.sum(invoices.c.cents)).group_by("customer").order_by("customer")
-    with engine.connect() as connection:
-        return {customer: cents / 100 for customer, cents in connection.execute(total)}
-
-
-bill_everybody()
-bill_everybody()
-print("with the index:   ", billed())
-with engine.begin() as connection:
-    connection.execute(sa.text("DROP INDEX ix_invoices_customer_month"))
-bill_everybody()
-print("after the clean-up:", billed())
 
 # %% [markdown]
 """
-The index was not there to be read. It was the decision "a job that is run again must not bill again", and the only
-trace of it was a name. Whoever removed it did everything right: they measured, they saw no use, no test failed.
+Two years later Ada looks for indexes that no query reads. This one was never read, and
+it makes each insert slower. The commit that added it says "add index". All tests pass
+without it, so she removes it. In the next night the machine stops the job after the
+first customer, Grace, and starts it again.
+
+The folded cell defines `night(with_index)`, which plays this night in a new database
+and returns what each customer has to pay. `show` and `table` display it. Predict: who
+pays how much without the index?
+"""
+
+# %% tags=["stage"]
+from playbook.kit.lesson import lesson_folder, lesson_url, show, table
+
+
+def night(with_index):
+    engine = sa.create_engine(lesson_url(), poolclass=sa.QueuePool)
+    invoices.create(engine)
+    if not with_index:
+        index.drop(engine)
+    bill(engine, "Grace")  # stopped here, and started again
+    for customer in ("Grace", "Linus"):
+        bill(engine, customer)
+    total = sa.select(invoices.c.customer, sa.func.sum(invoices.c.euros))
+    with engine.connect() as connection:
+        found = connection.execute(total.group_by(invoices.c.customer)).all()
+    engine.dispose()
+    return {customer: int(euros) for customer, euros in found}
+
+
+# %% tags=["predict"]
+nights = {"with the index": night(True), "without it": night(False)}
+rows = [(name, paid["Grace"], paid["Linus"]) for name, paid in nights.items()]
+show(table(rows, ["", "Grace pays", "Linus pays"]))
+
+# %% [markdown]
+"""
+The index was not there to be read. It was a decision: a job that runs twice must not
+bill twice. Ada measured, and she did nothing wrong. Code says what was chosen. It does
+not say why, what was not chosen, or when to choose again.
+
+## The decision
+
+Where should a team write down why?
+
+| option | good | costs |
+|---|---|---|
+| commit message, pull request | beside the change | nobody finds it two years later |
+| a page in a wiki | easy to write | grows old apart from the code |
+| numbered records (`adr-tools`) | dated, never edited | a folder that few people open |
+| **beside the code, and a log** | readers of the code see it | a test for the form |
+
+We choose a table **beside the code**, in the README or page of the part that it is
+about. The log is gathered from these texts, so it cannot differ from them. Choose
+numbered records when a decision concerns several repositories, or when an auditor asks
+who decided and when.
 
 ## Build it
 
-A record is data, so that it can be listed, searched and checked. It holds the two things code cannot: the options that
-were **not** taken, and the condition under which the choice should be looked at again.
+### The idea
+
+A record holds what code cannot say: the options that were **not** chosen, what each
+costs, and the condition for choosing again. As data it can be checked:
 """
 
 # %% tags=["export"]
-import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to do it. `chosen`: the row is set in bold."""
+    """One way to do it. `chosen`: its name is set in bold."""
 
     name: str
     good: str
@@ -107,10 +133,9 @@ class Option:
     chosen: bool
 
 
-# %% tags=["export"]
 @dataclass(frozen=True)
 class Decision:
-    """One choice among two or more options, as a page states it. `otherwise`: when to choose differently."""
+    """One choice, as a text states it. `otherwise`: when to choose differently."""
 
     page: str
     options: tuple[Option, ...]
@@ -118,238 +143,353 @@ class Decision:
 
     @property
     def choice(self) -> str:
-        """The chosen option; several are joined by a comma."""
+        """The names of the chosen options."""
         return ", ".join(option.name for option in self.options if option.chosen)
 
-    def faults(self) -> list[str]:
-        """What the record lacks, one line each; empty for a complete one."""
-        found = []
-        if not 2 <= len(self.options) <= 5:
-            found.append(f"{self.page}: {len(self.options)} options; without two there was no choice")
-        if not self.choice:
-            found.append(f"{self.page}: no option is set in bold, so nobody knows what was chosen")
-        if any(not option.costs for option in self.options):
-            found.append(f"{self.page}: an option without costs has not been thought about")
-        if not self.otherwise:
-            found.append(f"{self.page}: no sentence 'Choose ... when ...' says when to choose otherwise")
-        return found
 
+# %%
+container = Option("PostgreSQL", "as in production", "Docker", chosen=False)
+duckdb = Option("DuckDB", "starts in process", "", chosen=True)
+draft = Decision("database", (container, duckdb), otherwise="")
+print(draft.choice)
 
 # %% [markdown]
 """
-The log is gathered, never written: a second copy of a reason is the one that is wrong. `decisions_in` reads the form
-that every page of this course has, a table `option | good | costs` with the choice in bold, in any Markdown text or
-percent script. Several tables in a section are several decisions.
+This draft is not complete. `faults` says what a record lacks:
+"""
+
+
+# %% tags=["export"]
+def faults(decision: Decision) -> list[str]:
+    """What the record lacks, one line each. Empty for a complete one."""
+    found = []
+    if len(decision.options) < 2:
+        found.append("fewer than two options: there was no choice")
+    if not decision.choice:
+        found.append("no option is set in bold")
+    for option in decision.options:
+        if not option.costs:
+            found.append(f"{option.name} has no costs")
+    if not decision.otherwise:
+        found.append("no sentence 'Choose ... when ...'")
+    return [f"{decision.page}: {fault}" for fault in found]
+
+
+# %%
+print(*faults(draft), sep="\n")
+
+# %% [markdown]
+"""
+### Read it from a text
+
+`decisions_in` reads Markdown, also the Markdown of a page of this course. It looks for
+the heading `The decision`. Each table below this heading is one decision, and its
+chosen option is set in bold. A sentence that begins with "Choose" and has "when", "for"
+or "if" is the condition for choosing again.
 """
 
 # %% tags=["export"]
-ROW = re.compile(r"^\|(.+)\|(.+)\|(.+)\|$")
+import re
+
+VERBS = "Choose|Use|Add|Keep|Take|Prefer"
+CONDITION = "when|where|for|if|once|until|between|below|as soon as"
+OTHERWISE = re.compile(rf"\b(?:{VERBS}) [^.]*\b(?:{CONDITION})\b[^.]*\.")
 
 
-def _options(lines: list[str]) -> tuple[Option, ...]:
-    cells = [[part.strip() for part in match.groups()] for line in lines if (match := ROW.match(line))]
-    return tuple(
-        Option(name.strip("*"), good, costs, name.startswith("**"))
-        for name, good, costs in cells
-        if name != "option" and not set(name) <= {"-", ":"}
-    )
+def options_in(rows: str) -> tuple[Option, ...]:
+    """The options of a Markdown table with the columns option, good and costs."""
+    options = []
+    for row in rows.splitlines()[2:]:
+        name, good, costs = (cell.strip() for cell in row.strip("|").split("|"))
+        options.append(Option(name.strip("*"), good, costs, name.startswith("**")))
+    return tuple(options)
 
 
 def decisions_in(text: str, page: str) -> list[Decision]:
-    """The decisions of one page: its section "## The decision", a Decision for each table of options.
-
-    `text` is Markdown or a percent script. Returns an empty list for a page without the section.
-    """
-    section = re.search(r"^## The decision\n(.*?)(?=^## |^# %%.*\n\"\"\"\n## |\Z)", text, re.M | re.S)
+    """The decisions below the heading "## The decision", one for each table there."""
+    section = re.search(r"^## The decision\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     if section is None:
         return []
     tables = re.findall(r"(?:^\|.*\n)+", section[1], re.M)
     prose = " ".join(re.sub(r"^\|.*\n", "", section[1], flags=re.M).split())
-    otherwise = re.findall(r"(?:Choose|Add|Keep|Take) [^.]*\b(?:when|where|for|below|as soon as)\b[^.]*\.", prose)
-    return [Decision(page, _options(rows.splitlines()), " ".join(otherwise)) for rows in tables]
+    otherwise = " ".join(OTHERWISE.findall(prose))
+    return [Decision(page, options_in(rows), otherwise) for rows in tables]
 
+
+# %%
+from playbook.kit.course import Course
+
+[decision] = decisions_in(Course().get("decisions").source, "decisions")
+print(decision.choice, decision.otherwise, faults(decision), sep="\n")
 
 # %% [markdown]
 """
-Some choices are close. Then people write a table of criteria, weights and points, and the winner is announced. What
-the table rarely shows is how *little* would change the winner. `flip` computes it: the smallest change of one weight
-that makes another option win. A choice that flips when "speed" weighs 5 points more was no choice but a mood.
+That was the decision of this page, from its own text.
 
-The winner's lead over a rival is the sum, over all criteria, of the weight times the difference in points. Change one
-weight, and the lead changes by that change times the difference there. So it is gone at minus the lead, divided by the
-difference.
+### How close was it?
+
+For a close choice, people give points to each option and weights to each criterion. The
+sum decides. Here are the points for the decision of the page *Start here*:
 """
 
 # %% tags=["export"]
 from collections.abc import Mapping
 
-Points = Mapping[str, Mapping[str, float]]  # option -> criterion -> points, more is better
+Weights = Mapping[str, float]  # by criterion
+Points = Mapping[str, Mapping[str, float]]  # by option and criterion, more is better
 
 
+def weigh(weights: Weights, points: Points) -> list[tuple[str, float]]:
+    """Options with their weighted sums, best first. Raises ValueError."""
+    sums = []
+    for option, given in points.items():
+        missing = sorted(set(weights) - set(given))
+        if missing:
+            raise ValueError(f"{option} has no points for {', '.join(missing)}")
+        total = sum(weight * given[name] for name, weight in weights.items())
+        sums.append((option, total))
+    return sorted(sums, key=lambda item: (-item[1], item[0]))
+
+
+# %%
+weights = {"easy start": 40, "like production": 35, "one dialect": 25}
+container = {"easy start": 1, "like production": 5, "one dialect": 5}
+sqlite = {"easy start": 5, "like production": 1, "one dialect": 5}
+both = {"easy start": 5, "like production": 4, "one dialect": 2}
+points = {"container": container, "SQLite": sqlite, "both": both}
+show(table(weigh(weights, points), ["option", "sum"]))
+
+# %% [markdown]
+"""
+Such a table looks like a proof. But the weights are opinions, so we ask how much one of
+them may change before another option wins. The lead over a rival is a sum: each weight
+times the difference in points. If one weight changes by `change`, the lead changes by
+`change` times the difference there. So the lead is gone at `-lead / difference`.
+"""
+
+
+# %% tags=["export"]
 @dataclass(frozen=True)
 class Flip:
-    """The smallest change of one criterion's weight that lets `rival` draw level with the winner."""
+    """The smallest change of one weight that lets `rival` draw level."""
 
     criterion: str
     change: float
     rival: str
 
 
-def weigh(weights: Mapping[str, float], points: Points) -> list[tuple[str, float]]:
-    """Options with their weighted sums, best first. Raises ValueError when an option lacks points for a criterion."""
-    for option, given in points.items():
-        if missing := set(weights) - set(given):
-            raise ValueError(f"{option} has no points for {', '.join(sorted(missing))}")
-    sums = {option: sum(weight * given[c] for c, weight in weights.items()) for option, given in points.items()}
-    return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
-
-
-def flip(weights: Mapping[str, float], points: Points) -> Flip | None:
-    """The smallest change of one weight (not below 0) that ends the winner's lead; None when none does."""
-    (winner, best), *others = weigh(weights, points)
+def flip(weights: Weights, points: Points) -> Flip | None:
+    """The nearest flip. No weight falls below 0; None if no change of one is enough."""
+    (winner, best), *rivals = weigh(weights, points)
     flips = []
-    for rival, total in others:
+    for rival, total in rivals:
         for criterion, weight in weights.items():
             difference = points[winner][criterion] - points[rival][criterion]
-            change = -(best - total) / difference if difference else None
-            if change is not None and weight + change >= 0:
+            if difference == 0:
+                continue
+            change = -(best - total) / difference
+            if weight + change >= 0:
                 flips.append(Flip(criterion, change, rival))
-    return min(flips, key=lambda f: (abs(f.change), f.criterion), default=None)
+    return min(flips, key=lambda one: (abs(one.change), one.criterion), default=None)
 
+
+# %%
+nearest = flip(weights, points)
+print(nearest)
 
 # %% [markdown]
 """
 ## See it work
 
-The choice of [database](database.ipynb), weighed. Points from 1 to 5, weights add up to 100.
+The next cell does not use `flip`. It tries weights from 0 to 100 and prints the first
+letter of the winner.
 """
 
 # %%
-WEIGHTS = {"starts without set-up": 40, "same engine as production": 35, "one code path": 25}
-POINTS = {
-    "PostgreSQL in a container": {"starts without set-up": 1, "same engine as production": 5, "one code path": 5},
-    "embedded for development only": {"starts without set-up": 5, "same engine as production": 1, "one code path": 1},
-    "one set of models, two engines": {"starts without set-up": 5, "same engine as production": 3, "one code path": 4},
-}
-show(table([(name, int(total)) for name, total in weigh(WEIGHTS, POINTS)], columns=["option", "weighted points"]))
-nearest = flip(WEIGHTS, POINTS)
-print(
-    f"{nearest.rival} draws level when {nearest.criterion!r} weighs {WEIGHTS[nearest.criterion] + nearest.change:.0f}"
-)
+print(f"{'':16} 0 {'':45} 100")
+for criterion in weights:
+    winners = ""
+    for weight in range(0, 101, 2):
+        tried = weights | {criterion: weight}
+        winners += weigh(tried, points)[0][0][0]
+    print(f"{criterion:16} {winners}")
 
 # %% [markdown]
 """
-That sentence belongs into the record. When starting without set-up weighs 24 instead of 40, because everybody has Docker
-anyway, the decision should be made again. And here is the log of this course, gathered from its pages.
+For "one dialect" the winner changes far from today's weight 25. For "like production"
+it changes near 25, and today's weight is 35. So this sentence belongs in the record: if
+"like production" weighs only 25, SQLite is enough.
+
+And this is the log of the foundations, gathered from their pages:
 """
 
 # %%
-from playbook.kit.course import Course
-
-log = [decision for playbook in Course().playbooks for decision in decisions_in(playbook.source, playbook.name)]
-show(table([(d.page, d.choice, len(d.options)) for d in log], columns=["page", "chosen", "options"]))
+log = []
+for playbook in Course().playbooks:
+    log += decisions_in(playbook.source, playbook.key)
+foundations = [one for one in log if one.page.startswith("foundations/")]
+show(table([(one.page, one.choice) for one in foundations], ["page", "chosen"]))
 
 # %% [markdown]
 """
 ## Check it
 
-Every page of the course decides something, and every record is complete. A page that lacks its reasons turns this red.
+The folded cell defines `winner(criterion, weight)`, the option that wins with this
+weight, and `smaller_changes()`, the winners for changes of each weight that are smaller
+than the flip. `decided` holds the pages of the course that have the section.
 """
 
-# %%
-missing = {playbook.name for playbook in Course().playbooks} - {decision.page for decision in log}
-assert not missing, f"no decision in {sorted(missing)}"
-faults = [fault for decision in log for fault in decision.faults()]
-assert not faults, "\n".join(faults)
 
-winner = weigh(WEIGHTS, POINTS)[0][0]
-for step in (0.99, 1.01):
-    changed = WEIGHTS | {nearest.criterion: WEIGHTS[nearest.criterion] + nearest.change * step}
-    assert (weigh(changed, POINTS)[0][0] == winner) == (step < 1), "flip is not where the winner changes"
-for criterion, weight in WEIGHTS.items():
-    for percent in range(-99, 100):
-        change = abs(nearest.change) * 0.99 * percent / 100
-        assert weigh(WEIGHTS | {criterion: weight + change}, POINTS)[0][0] == winner, "a smaller change flips it"
-assert decisions_in("# A page without reasons\n", "page") == []
-print(
-    "every page has its decision, every decision its options, costs and end; flip is the smallest change that matters"
-)
+# %% tags=["stage"]
+def winner(criterion, weight):
+    return weigh(weights | {criterion: weight}, points)[0][0]
+
+
+def smaller_changes():
+    found = set()
+    for criterion, weight in weights.items():
+        for percent in range(-99, 100, 3):
+            change = abs(nearest.change) * percent / 100
+            found.add(winner(criterion, weight + change))
+    return found
+
+
+decided = {one.key for one in Course().playbooks if "The decision" in one.sections}
+
+# %%
+incomplete = [fault for one in log for fault in faults(one)]
+level = weights[nearest.criterion] + nearest.change
+beyond = winner(nearest.criterion, level + 0.01 * nearest.change)
+
+assert decided == {one.page for one in log}, "a decision is not in the log"
+assert not incomplete, "a decision is not complete"
+assert len(faults(draft)) == 2, "an incomplete record is accepted"
+assert beyond == nearest.rival, "the lead does not end at the flip"
+assert smaller_changes() == {"both"}, "a smaller change is enough"
+print("each decision has its options, costs and end; the flip is where the lead ends")
 
 # %% [markdown]
 """
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `name.startswith("**")` | `False` | a decision is not complete |
+| `if not option.costs:` | `if False:` | an incomplete record is accepted |
+| `-(best - total)` | `(best - total)` | the lead does not end at the flip |
+
 ## Your turn
 
-A record is never edited when a decision changes. A new one *supersedes* it, so that the log tells the story. Given
-pairs (new, old), write `in_force(names, supersedes)`: the decisions that hold today, sorted. Mind three mistakes people
-make in real logs: a decision superseded by one that was itself superseded is still dead; two records that supersede
-each other leave nothing in force and must be reported, by ValueError naming both; and so must a name nobody wrote.
+A record is never edited when a decision changes. A new record *supersedes* it: it takes
+its place. So the log also tells what was tried before. Write `in_force`, which gives
+the names of the records that hold today, sorted. `supersedes` holds pairs (new, old).
+
+- A record does not come back when its successor is superseded too.
+- If records supersede each other in a circle, raise ValueError with all their names.
+- If a pair has a name that is no record, raise ValueError with this name.
 """
 
 
 # %% tags=["exercise"]
-def in_force(names: set[str], supersedes: list[tuple[str, str]]) -> list[str]:
-    return sorted(names - {old for _, old in supersedes})
+def in_force(names, supersedes):
+    return sorted(names)
 
 
 # %%
-@checker
-def check_in_force(in_force) -> str:
-    names = {"cookies", "jwt", "opaque tokens", "uuid", "serial"}
-    chain = [("jwt", "cookies"), ("opaque tokens", "jwt"), ("uuid", "serial")]
-    if in_force(names, []) != sorted(names):
-        return "not yet: when nothing was superseded, everything holds"
-    if in_force(names, chain) != ["opaque tokens", "uuid"]:
-        return "not yet: cookies, then jwt, then opaque tokens; serial, then uuid: two decisions hold"
-    circles = [[("jwt", "cookies"), ("cookies", "jwt")], [("jwt", "cookies"), ("cookies", "uuid"), ("uuid", "jwt")]]
-    for circle in [*circles, [("uuid", "uuid")]]:
-        try:
-            in_force(names, circle)
-            return f"not yet: {' and '.join(sorted({a for a, _ in circle}))} supersede each other, so somebody erred"
-        except ValueError as error:
-            if not all(a in str(error) for a, _ in circle):
-                return f"not yet: the error must name every record of the circle, and says {str(error)!r}"
-    try:
-        in_force(names, [("uuid", "guid")])
-    except ValueError as error:
-        return "right" if "guid" in str(error) else "not yet: the error must name the record that does not exist"
-    return "not yet: nobody wrote a record called guid"
+from playbook.exercises.foundations.decisions import HINTS, check
 
+check(in_force)
 
-check_in_force(in_force)
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
+
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
 
 # %% tags=["solution"]
 from graphlib import CycleError, TopologicalSorter
 
 
-def in_force(names: set[str], supersedes: list[tuple[str, str]]) -> list[str]:
-    if unknown := {name for pair in supersedes for name in pair} - names:
-        raise ValueError(f"no record is called {', '.join(sorted(unknown))}")
+def in_force(names, supersedes):
     graph = TopologicalSorter()
     for new, old in supersedes:
+        for name in (new, old):
+            if name not in names:
+                raise ValueError(f"no record is called {name}")
         graph.add(new, old)
     try:
         graph.prepare()
     except CycleError as error:
-        raise ValueError(f"these supersede each other: {', '.join(error.args[1])}") from None
-    return sorted(names - {old for _, old in supersedes})
+        circle = ", ".join(error.args[1])
+        raise ValueError(f"these supersede each other: {circle}") from None
+    return sorted(set(names) - {old for _, old in supersedes})
 
 
-assert check_in_force(in_force)
+assert check(in_force)
 
 # %% [markdown]
 """
-## Hand it over
+## Take it with you
 
-- **Reviewer**: a change that is expensive to undo comes with options and costs, or goes back. "We always do it so" is not a cost.
-- **Whoever inherits this**: look for "Choose ... when": if its condition holds today, the decision is open again.
-- **Test engineer**: a rule that only an index, a limit or a header enforces gets a test with its reason as name.
-- **Operator**: before you remove something unused, search the log for its name.
+`playbook lift decisions INTO` copies the recipe and its tests. It asks two things of
+your project:
+
+| seam | what you write |
+|---|---|
+| texts | Markdown as in *The decision* above: heading, table, "Choose ... when" |
+| a test | the loop of the next cell, with `assert not faults(one)` |
+
+The folded cell puts two records into a `folder`, as a repository keeps them in
+`docs/decisions`.
+"""
+
+# %% tags=["stage"]
+folder = lesson_folder()
+TABLE = "| option | good | costs |\n|---|---|---|\n"
+for name, rows in {
+    "queue": "| Redis | fast | one more server |\n| **a table** | there | polling |\n",
+    "search": "| **LIKE** | there | slow with many rows |\n",
+}.items():
+    text = (
+        f"# {name}\n\n## The decision\n\n{TABLE}{rows}\nChoose Redis for two readers.\n"
+    )
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+
+# %%
+for path in sorted(folder.glob("*.md")):
+    for decision in decisions_in(path.read_text(encoding="utf-8"), path.stem):
+        print(decision.page, "|", decision.choice, "|", faults(decision))
+
+# %% [markdown]
+"""
+Two traps:
+
+- Weights that were chosen after the points prove nothing. Agree on the weights first.
+- `flip` changes one weight at a time. Two small changes together can be enough as well.
+
+Hand it over:
+
+- **Reviewer**: a change that is expensive to undo comes with options and their costs.
+- **New colleagues**: look for "Choose ... when". If the condition holds today, the
+  decision is open again.
+- **Tests**: if only an index, a limit or a header keeps a rule, write a test for it and
+  name the test after the reason.
+- **Operations**: before you remove what looks unused, search the log.
+
+## In short
+
+Code shows what was chosen, so a record must hold the rest: the other options, their
+costs, and when to choose again. A log that is gathered from the texts cannot differ
+from them. The smallest change of a weight that ends the lead tells how close a choice
+was.
 
 ## Sources
 
-M. Nygard, "Documenting Architecture Decisions" (2011). ISO/IEC/IEEE 42010:2022, 5.7. J. Tyree and A. Akerman, "Architecture
-Decisions: Demystifying Architecture" (IEEE Software, 2005). E. Triantaphyllou and A. Sánchez, "A Sensitivity Analysis
-Approach for Some Deterministic Multi-Criteria Decision-Making Methods" (Decision Sciences, 1997).
+M. Nygard, "Documenting Architecture Decisions" (2011). J. Tyree and A. Akerman,
+"Architecture Decisions: Demystifying Architecture", IEEE Software (2005). E.
+Triantaphyllou and A. Sánchez, "A Sensitivity Analysis Approach for Some Deterministic
+Multi-Criteria Decision-Making Methods", Decision Sciences (1997).
 """
 
 # %% [markdown] tags=["nav"]

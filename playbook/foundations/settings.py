@@ -2,644 +2,578 @@
 """
 # Settings
 
-Run one program in development, test and production, and have it refuse a wrong configuration before the first request.
+Run one program in development, test and production. A wrong configuration stops its
+start, with one error that names each wrong variable and shows no secret.
 
 | | |
 |---|---|
-| **Use it when** | a program reads anything from its environment: a URL, a secret, a switch |
-| **You need** | nothing |
-| **Time** | 20 minutes |
-| **Topics** | settings, configuration, environment variables, secrets, 12-factor, pydantic-settings, SecretStr, DATABASE_URL, typo, masking, secrets in logs, trusted origins |
-| **Standard** | OWASP ASVS 5.0 (13.3, 13.4, 16.2.5), CWE-209, CWE-532, RFC 6454 |
-"""
+| **Use it when** | a program reads a URL, a secret or a switch from its environment |
+| **You need** | [start here](start_here.ipynb) (*background*) |
+| **Time** | read 33 min, exercise 15 min |
+| **Topics** | settings, configuration, environment variables, 12-factor, typo |
+| **Standard** | OWASP ASVS 5.0 (13.3, 13.4, 16.2.5), CWE-209, CWE-532 |
 
-# %% [markdown]
-"""
-## The decision
+```python
+from playbook.foundations.settings import CheckedSettings, Secret
+from playbook.foundations.settings import development_default, read_environment
 
-The same build runs on a laptop, in a test and in production. Something outside it has to say which of them this is.
+class Settings(CheckedSettings, env_prefix="SHOP_"):
+    secret: Secret = development_default("for development only, everybody can read it")
 
-| option | good | costs |
-|---|---|---|
-| `os.environ[...]` where it is needed | no code | nobody knows all the names; types are guessed; a mistake waits for the first request that takes that path |
-| a file per environment in the repository | reviewed, versioned | secrets in version control, for everybody, for ever; a new environment needs a new build |
-| **one typed object, read from the environment once, at start** | one list of names, types and defaults; a mistake stops the start | a module that all others depend on |
-| a configuration service | changed without a restart; every access recorded | one more thing that must run first, and its own credentials come from the environment |
+settings = read_environment(Settings)  # or a SettingsError with every mistake
+```
 
-We take the **typed object** (`pydantic-settings`). In a rolling deployment a version that refuses to start is not
-rolled out: the old one keeps serving. One that starts with a wrong value serves that value. Add a configuration
-service when values must change without a deployment, or when somebody has to say who read a secret; the typed object
-stays in front of it.
-"""
+*Lift: 75 lines in 1 file; needs pydantic, pydantic_core, pydantic_settings.*
 
-# %% [markdown]
-"""
 ## See it break
 
-An operator sets `PANTRY_SECRT`: one letter is missing, in a file nobody looks at again. Before you run the cell: which
-of the two requests fails, and who notices?
+Ada's shop signs its receipts with a secret key. The folded cell imports `serving`,
+which starts a real HTTP server, and `show_http`, which prints requests and answers.
+With `patch` and `traceback` of the standard library we set variables for a while and
+read an error. `sign(key)` makes the signature.
 """
 
-# %%
+# %% tags=["stage"]
 import hmac
-import io
-import logging
-import os
+import traceback
 from unittest.mock import patch
+
+from playbook.kit.lesson import serving, show_http
+
+
+def sign(key):
+    return hmac.digest(key.encode(), b"receipt 1", "sha256").hex()
+
+
+# %%
+import os
 
 from fastapi import FastAPI
 
-from playbook.kit.lesson import checker, on_postgres, serving, show, show_http, table
-
-app = FastAPI()
+naive_shop = FastAPI()
 
 
-@app.get("/health")
-def health() -> dict[str, str]:
+@naive_shop.get("/health")
+def health():
     return {"status": "ok"}
 
 
-@app.post("/sign-in")
-def sign_in() -> dict[str, str]:
-    key = os.environ["PANTRY_SECRET"]
-    return {"session": hmac.new(key.encode(), b"ada", "sha256").hexdigest()}
+@naive_shop.post("/receipts")
+def sign_receipt():
+    return {"signature": sign(os.environ["SHOP_SECRET"])}
 
-
-log = io.StringIO()
-logger, handler = logging.getLogger("uvicorn.error"), logging.StreamHandler(log)
-logger.addHandler(handler)
-with patch.dict(os.environ, {"PANTRY_SECRT": "ohN7aequohqu3ieF9Wae8Ohghah5oosh"}), serving(app) as client:
-    client.get("/health")
-    client.post("/sign-in")
-logger.removeHandler(handler)
-show_http(client)
-print("\nlast line of the log:", log.getvalue().splitlines()[-1])
 
 # %% [markdown]
 """
-The process started, the health check is green, the old version was stopped. The first person to sign in finds the typo.
-With `os.environ.get("PANTRY_SECRET", "")` nobody finds it, and every session is signed with an empty key.
+Ada deploys it and types `SHOP_SECRT`. Her platform starts the new process and asks for
+`/health`. It stops the old process as soon as the answer is 200. Predict: does the new
+process start, and what are the two status codes?
+"""
 
-So the next attempt checks the length at start, with a type that promises to hide its value. This time the name is
-right, and the value was cut short when it was pasted. Which line will be in the log?
+# %% tags=["predict"]
+key = "ohN7aequohqu3ieF9Wae8Ohghah5oosh"
+with patch.dict(os.environ, {"SHOP_SECRT": key}), serving(naive_shop) as client:
+    client.get("/health")
+    client.post("/receipts")
+    show_http(client)
+
+# %% [markdown]
+"""
+The old process is gone, and the first customer finds the typo. So the program has to
+check its variables when it starts.
+
+The next version does this with pydantic-settings. The field has the type `SecretStr`,
+which hides its value. The name is right now, but Ada has pasted only 20 of the 32
+characters. Predict: what will the log show of the key?
+"""
+
+# %% tags=["predict"]
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings
+
+
+class NaiveSettings(BaseSettings, env_prefix="SHOP_"):
+    secret: SecretStr = Field(min_length=32)
+
+
+with patch.dict(os.environ, {"SHOP_SECRET": key[:20]}):
+    try:
+        NaiveSettings()
+    except ValueError:
+        print(*traceback.format_exc().splitlines()[-4:-1], sep="\n")
+
+# %% [markdown]
+"""
+`SecretStr` hides a value only after it has accepted the value. This one was refused
+first, and pydantic's error quotes what it refuses. Many people and programs can read a
+log (CWE-532).
+
+## The decision
+
+| option | good | costs |
+|---|---|---|
+| `os.environ` where it is needed | no code | a mistake waits for a request |
+| Django `settings.py`, Flask `from_prefixed_env` | there already | a typo is accepted |
+| pydantic-settings as it is | types, all mistakes at once | typos; secrets in errors |
+| **a checked class, read at the start** | a mistake stops the start | 75 lines |
+| a configuration service | changes without a restart | one more server |
+
+We choose the **checked class**, built on pydantic-settings. In a rolling deployment new
+processes replace old ones step by step. When a new one refuses to start, the old ones
+keep serving. Choose a configuration service when values must change while the program
+runs.
+
+## Build it
+
+### The idea
+
+Pydantic has a list of all faults. We translate it: each line keeps the name and the
+reason, and leaves out the value.
 """
 
 # %%
-import traceback
+try:
+    NaiveSettings(secret=key[:20])
+except ValueError as error:
+    for fault in error.errors(include_input=False):
+        print(fault["loc"], fault["msg"])
+
+# %% [markdown]
+"""
+### A class that hides its input
+
+`ExplicitSettings` changes three things of pydantic-settings:
+
+- Its constructor takes only what it is given. So no test depends on the variables of a
+  laptop.
+- It is frozen: no code can change a setting later.
+- Its errors do not quote their input.
+
+`Secret` is a type for the fields of your class. It holds at least 32 characters: a key
+of HMAC-SHA-256 should be as long as its result, 32 bytes.
+"""
+
+# %% tags=["export"]
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Naive(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="PANTRY_")
-    secret: SecretStr = Field(min_length=32)
-
-
-pasted = "ohN7aequohqu3ieF9Wae"
-with patch.dict(os.environ, {"PANTRY_SECRET": pasted}):
-    try:
-        Naive()
-    except ValueError:
-        print(*(line.strip() for line in traceback.format_exc().splitlines() if pasted in line), sep="\n")
-
-# %% [markdown]
-"""
-`SecretStr` hides a value once it *is* a `SecretStr`. This one was refused before it became one, and the error quotes
-what it refused. Logs travel to places that are guarded less well than a secret (CWE-532); twenty of its 32 characters
-are there now.
-
-## Build it
-
-Each kind of value gets a function that turns text into something checked, or says what is wrong **without repeating the
-text**: sooner or later somebody pastes a secret into the wrong variable.
-
-An origin is compared, as a string, with what browsers send in `Origin`. So it is kept in their form: lower case, no
-path, no default port (RFC 6454, section 6.2).
-"""
-
-# %%
-import re
-
-
-def origin(text: str) -> str:
-    """`text` as a browser would send it in `Origin`: `https://pantry.example`. Raises ValueError for anything else."""
-    match = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", text.strip().lower())
-    if match is None:
-        raise ValueError("should be an origin: http or https, a host, perhaps a port; no path, no *")
-    scheme, host, port = match[1], match[2], int(match[3] or 0)
-    if match[3] and not 0 < port < 65536:
-        raise ValueError("should have a port between 1 and 65535")
-    return f"{scheme}://{host}" + (f":{port}" if port not in (0, {"http": 80, "https": 443}[scheme]) else "")
-
-
-# %% [markdown]
-"""
-Hosting services hand out `postgres://` and `postgresql://`; SQLAlchemy wants the driver's name as well. Anything else
-is refused here, because the alternative is an error from deep inside the engine: `duckdb://pantry.duckdb`, two slashes
-where three belong, names a host, and DuckDB answers with a `TypeError` about its own arguments.
-"""
-
-# %%
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
-
-def database_url(text: str) -> str:
-    """`text` as a SQLAlchemy URL of DuckDB or of PostgreSQL through psycopg 3. Raises ValueError for anything else."""
-    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text.strip())
-    try:
-        parts = make_url(url)
-    except (ArgumentError, ValueError):
-        raise ValueError("is not a URL") from None
-    if parts.drivername not in ("duckdb", "postgresql+psycopg"):
-        raise ValueError("should begin with duckdb:/// or postgresql://")
-    if parts.drivername == "duckdb" and (parts.host or not parts.database):
-        raise ValueError("should have three slashes and a path")
-    if "@" in (parts.host or "") or (parts.port or 1) not in range(1, 65536):
-        raise ValueError("has a host or port that cannot be; an @ in the password is written %40")
-    return url
-
-
-def mail_url(text: str) -> str:
-    """Where mail goes: `file:PATH` (JSON lines), `smtp://[user:password@]host[:port]`, `memory:`. Raises ValueError."""
-    url = re.sub(r"^file:/{2}/", "file:/", text.strip())
-    smtp = re.fullmatch(r"smtp://([^@/\s]+@)?([\w.-]+|\[[0-9a-fA-F:.]+\])(:([0-9]{1,5}))?", url)
-    if url == "memory:" or re.fullmatch(r"file:(?!//).+", url) or (smtp and 0 < int(smtp[4] or 25) < 65536):
-        return url
-    raise ValueError("should be file:PATH, smtp://host:port or memory:")
-
-
-# %% [markdown]
-"""
-A URL can carry a password, so it is as secret as the secret. `masked` hides too much rather than too little: up to the
-last `@`, and also a `password=` in the query, which PostgreSQL accepts.
-
-`Guarded` is what any settings class of yours can inherit. It cannot be changed after the start, it masks what it
-shows, and its constructor takes **only what it is given**: one that also reads the environment makes a test pass on
-one laptop and fail on the next.
-"""
-
-# %%
-from collections.abc import Iterable
-from typing import Any
-
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-
-
-def masked(url: str) -> str:
-    """`url` with its passwords replaced by `***`; anything else comes back as it is."""
-    url = re.sub(r"(//[^:]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&][a-z]*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
-
-
-class Guarded(BaseSettings):
-    """Base of settings classes: frozen, masked when shown or dumped, silent about values in errors."""
+class ExplicitSettings(BaseSettings):
+    """Frozen settings from the constructor's arguments. Errors hide their input."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PANTRY_", frozen=True, extra="forbid", populate_by_name=True,
-        hide_input_in_errors=True, loc_by_alias=False, enable_decoding=False,
-    )  # fmt: skip
+        frozen=True, hide_input_in_errors=True, loc_by_alias=False
+    )
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **others: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any
+    ) -> tuple[Any, ...]:
         return (init_settings,)
 
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        return [(name, masked(value) if isinstance(value, str) else value) for name, value in super().__repr_args__()]
 
+Secret = Annotated[SecretStr, Field(min_length=32)]  # RFC 2104, section 3
+
+
+# %%
+class Draft(ExplicitSettings, env_prefix="SHOP_"):
+    secret: Secret
+
+
+try:
+    Draft(secret=key[:20])
+except ValueError as error:
+    pydantics_own = str(error)
+    print(pydantics_own)
 
 # %% [markdown]
 """
-Now the types, each with its check, and then the list itself: one line a setting, with its default and an example that
-the error can offer. Defaults are safe (verification on, limits on, NIST's fifteen characters) or, in development,
-convenient.
+### Development defaults
+
+A default lets a colleague start the shop without any variable. In production the same
+default is a published secret. `development_default` marks such a field, and
+`CheckedSettings` refuses the default in production. The mode "before" compares the text
+as it was given.
 """
 
-# %%
-from typing import Annotated, Literal
+# %% tags=["export"]
+from typing import Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
-DEVELOPMENT_SECRET = SecretStr("for development only, everybody can read this")
-NEW_SECRET = "$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
-
-
-def long_enough(secret: SecretStr) -> SecretStr:
-    """At least 32 characters, the length of what HMAC-SHA-256 makes of it (RFC 2104, section 3). Raises ValueError."""
-    if len(secret.get_secret_value()) < 32:
-        raise ValueError("should have at least 32 characters")
-    return secret
+DEVELOPMENT = {"development_default": True}
 
 
-Secret = Annotated[SecretStr, AfterValidator(long_enough)]
-Origin = Annotated[str, AfterValidator(origin)]
-Origins = Annotated[tuple[Origin, ...], BeforeValidator(lambda v: v.split(",") if isinstance(v, str) else v)]
-DatabaseUrl = Annotated[str, AfterValidator(database_url), PlainSerializer(masked)]
-MailUrl = Annotated[str, AfterValidator(mail_url), PlainSerializer(masked)]
+def development_default(text: str, **options: Any) -> Any:
+    """A pydantic Field with a default that production refuses."""
+    return Field(text, json_schema_extra=DEVELOPMENT, **options)
 
 
-# %%
-class Fields(Guarded):
-    """What Pantry can be told: `DATABASE_URL`, and the others with the prefix `PANTRY_`. Sizes are in bytes."""
+class CheckedSettings(ExplicitSettings):
+    """Base of a class with an `env_prefix`. It is production unless told otherwise."""
 
-    environment: Literal["development", "test", "production"] = Field("development", examples=["production"])
-    database_url: DatabaseUrl = Field(
-        "duckdb:///pantry.duckdb", validation_alias="DATABASE_URL", examples=["postgresql://pantry@db.example/pantry"]
-    )
-    base_url: Origin = Field("http://localhost:8000", examples=["https://pantry.example"])
-    trusted_origins: Origins = Field((), examples=["https://pantry.example,https://app.example"])  # () is base_url
-    secret: Secret = Field(DEVELOPMENT_SECRET, examples=[NEW_SECRET])
-    mail_url: MailUrl = Field("file:mail.jsonl", examples=["smtp://mail.example:587"])
-    require_email_verification: bool = Field(True, examples=["on"])
-    password_min_length: int = Field(15, ge=8, le=128, examples=["15"])
-    revoke_sessions_on_reset: bool = Field(True, examples=["on"])
-    rate_limits: bool = Field(True, examples=["on"])
-    max_body_bytes: int = Field(1_048_576, gt=0, examples=["1048576"])
-    network_rate: float = Field(50, gt=0, examples=["50"])  # requests per second of one address, or of an IPv6 /64
-    account_rate: float = Field(20, gt=0, examples=["20"])  # requests per second of one account, wherever signed in
-    max_connections: int = Field(1000, ge=16, le=60_000, examples=["1000"])  # fewer where few files may be open
-    stop_seconds: float = Field(8, ge=2, le=600, examples=["8"])  # Docker kills after 10
+    environment: Literal["development", "test", "production"] = "production"
 
-
-# %% [markdown]
-"""
-The auth track has settings of its own; what they do is said where they are used. Two of them can contradict each other,
-and the one that is read later says so:
-"""
-
-
-# %%
-def mail_address(text: str) -> str:
-    """`text`, when mail can be sent from it: `name@host`. Raises ValueError for anything else."""
-    if not re.fullmatch(r"[\w.+-]+@[A-Za-z0-9.-]+", text):
-        raise ValueError("should be an address, like pantry@pantry.example")
-    return text
-
-
-class AuthFields(Fields):
-    """What the auth flows can be told. Lifetimes are in seconds."""
-
-    password_max_length: int = Field(128, ge=64, le=1024, examples=["128"])
-    password_blocklist: bool = Field(True, examples=["on"])
-    session_lifetime: int = Field(7 * 86_400, gt=0, examples=["604800"])  # without use
-    session_absolute_lifetime: int = Field(30 * 86_400, gt=0, examples=["2592000"])
-    session_refresh_after: int = Field(86_400, ge=0, examples=["86400"])
-    session_fresh: int = Field(86_400, gt=0, examples=["86400"])
-    host_cookies: bool = Field(False, examples=["on"])  # __Host- where Better Auth has __Secure-
-    reauthentication: int = Field(600, gt=0, examples=["600"])  # for a change of e-mail
-    verification_lifetime: int = Field(3600, gt=0, examples=["3600"])
-    reset_lifetime: int = Field(3600, gt=0, examples=["3600"])
-    strict_proof: bool = Field(True, examples=["on"])  # off: what an unproven address may do is Better Auth's
-    verification_on_sign_in: bool = Field(True, examples=["on"])
-    sign_in_after_verification: bool = Field(False, examples=["off"])
-    confirm_email_change: bool = Field(True, examples=["on"])
-    revoke_sessions_on_change: bool = Field(True, examples=["on"])
-    mail_from: Annotated[str, AfterValidator(mail_address)] = Field(
-        "pantry@localhost", examples=["pantry@pantry.example"]
-    )
-
-    @field_validator("password_max_length")
+    @field_validator("*", mode="before")
     @classmethod
-    def _not_less_than_the_least(cls, value: int, info: ValidationInfo) -> int:
-        if value < info.data.get("password_min_length", 0):
-            raise ValueError("should not be less than PANTRY_PASSWORD_MIN_LENGTH")
+    def _refuse_development_default(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields[str(info.field_name)]
+        marked = field.json_schema_extra == DEVELOPMENT and value == field.default
+        if marked and info.data.get("environment", "production") == "production":
+            raise ValueError("needs a value of its own in production")
         return value
 
 
-# %% [markdown]
-"""
-Some values are right alone and wrong together. A field sees the fields above it (`info.data`), so these rules are field
-rules too, and their faults arrive in one list with all others. A rule over the whole object would run only after every
-field is right: an operator would restart once a mistake.
-
-The published secret is refused with `https` as well: somebody deployed this and forgot `PANTRY_ENVIRONMENT`.
-"""
-
-
 # %%
-class Settings(AuthFields):
-    """The settings of one Pantry process; read them with `load_settings`. Development's defaults stop at production."""
+class Settings(CheckedSettings, env_prefix="SHOP_"):
+    database_url: SecretStr = development_default("sqlite:///shop.db")
+    secret: Secret = development_default("for development only, everybody can read it")
+    page_size: int = Field(100, ge=1, le=1000)
 
-    @field_validator("base_url", "trusted_origins")
-    @classmethod
-    def _production_has_https(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
-        if value == ():
-            value = (info.data["base_url"],) if "base_url" in info.data else ()
-        origins = (value,) if isinstance(value, str) else value
-        if info.data.get("environment") == "production" and any(o.startswith("http:") for o in origins):
-            raise ValueError("should use https, because PANTRY_ENVIRONMENT is production")
-        return value
 
-    @field_validator("database_url", "secret", "mail_url")
-    @classmethod
-    def _production_has_its_own(cls, value: Any, info: ValidationInfo) -> Any:
-        environment, base_url = info.data.get("environment"), info.data.get("base_url", "")
-        default = cls.model_fields[str(info.field_name)].default
-        if environment == "production" and value in (default, "memory:"):
-            raise ValueError("has a value for development only, and PANTRY_ENVIRONMENT is production")
-        if environment == "development" and base_url.startswith("https:") and value == DEVELOPMENT_SECRET:
-            raise ValueError("has the value that everybody can read, and PANTRY_BASE_URL is https")
-        return value
-
+print(Settings(environment="test"))
 
 # %% [markdown]
 """
-pydantic-settings ignores a variable it does not know: the environment belongs to everybody. The *prefix* is ours,
-though, so an unknown name behind it is a typo, and is refused. A typo in the prefix itself (`PANTY_SECRET`) looks like
-somebody else's variable; it is found because production accepts no default that matters.
+A URL can contain a password, so it is a `SecretStr` too.
+
+### Names
+
+The environment belongs to many programs, so pydantic-settings ignores names that it
+does not know. But the prefix `SHOP_` is ours: an unknown name behind it is a typo.
 """
 
 # %%
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-
-class SettingsError(ValueError):
-    """The environment is wrong. One line a problem: the variable, what is wrong, an example; never a value."""
+Environ = Mapping[str, str]
 
 
-def variables(kind: type[Guarded]) -> dict[str, str]:
-    """The environment variables that `kind` reads: by field, the name in upper case."""
+def variables(kind: type[CheckedSettings]) -> dict[str, str]:
+    """Each field's variable: its alias, or prefix and field name in upper case."""
     prefix = kind.model_config.get("env_prefix", "").upper()
-    return {name: str(f.validation_alias or prefix + name.upper()) for name, f in kind.model_fields.items()}
+    if not prefix:
+        raise TypeError(f"{kind.__name__} needs an env_prefix: without it typos pass")
+    names = {}
+    for field, info in kind.model_fields.items():
+        names[field] = str(info.validation_alias or prefix + field.upper())
+    return names
 
 
-def unknown_variables(kind: type[Guarded], environ: Mapping[str, str]) -> list[str]:
-    """A line for every variable that has the prefix of `kind` and no field."""
+def unknown_variables(kind: type[CheckedSettings], environ: Environ) -> list[str]:
+    """One line per variable that has the prefix of `kind` and belongs to no field."""
     prefix = kind.model_config.get("env_prefix", "").upper()
     known = {name.removeprefix(prefix): name for name in variables(kind).values()}
     lines = []
     for name in sorted(environ):
-        if prefix and name.upper().startswith(prefix) and name.upper() not in known.values():
+        if name.upper().startswith(prefix) and name not in known.values():
             near = get_close_matches(name.upper().removeprefix(prefix), known, n=1)
-            lines.append(f"{name}: is not a setting; " + (f"did you mean {known[near[0]]}?" if near else "remove it"))
+            advice = f"did you mean {known[near[0]]}?" if near else "remove it"
+            lines.append(f"{name}: is not a setting; {advice}")
     return lines
 
 
+# %%
+typos = {"SHOP_SECRT": key, "SHOP_COLOUR": "red", "SHPO_SECRET": key, "HOME": "/"}
+for line in unknown_variables(Settings, typos):
+    print(line)
+
 # %% [markdown]
 """
-The error is raised **after** the `except` block. Raised inside it, it would keep pydantic's error as its `__context__`,
-refused values and all. `from None` hides that from a traceback, not from a program that walks the chain.
+A typo in the prefix itself, as in `SHPO_SECRET`, looks like the variable of another
+program. In production the check of development defaults finds it.
+
+### All mistakes at once
+
+`in_words` writes one line for one of pydantic's faults. `validated` collects
+all lines:
 """
 
-# %%
-import os
+# %% tags=["export"]
 from typing import TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource
 
-AnySettings = TypeVar("AnySettings", bound=Guarded)
-
-
-def in_words(kind: type[Guarded], fault: ErrorDetails) -> str:
-    """One line for one of pydantic's errors: the variable, what is wrong, an example; not what was typed."""
-    field, *item = (str(part) for part in fault["loc"])
-    words = re.sub(r"^(Value error, |Input )", "", fault["msg"])
-    name, example = variables(kind)[field], (kind.model_fields[field].examples or ["..."])[0]
-    return f"{name}: {'an item ' if item else ''}{words}; for example {name}={example}"
+AnySettings = TypeVar("AnySettings", bound=CheckedSettings)
 
 
-def read_environment(kind: type[AnySettings], environ: Mapping[str, str]) -> AnySettings:
-    """The settings of class `kind` from `environ`. Raises SettingsError with every problem found, one a line."""
-    source, known = EnvSettingsSource(kind), variables(kind).values()
-    source.env_vars = {name.lower(): value for name, value in environ.items() if name.upper() in known}
+def in_words(kind: type[CheckedSettings], fault: ErrorDetails) -> str:
+    """One line: the variable and what is wrong with it, never its value."""
+    words = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not fault["loc"]:  # a rule about the whole object
+        return words
+    return f"{variables(kind)[str(fault['loc'][0])]}: {words}"
+
+
+def validated(kind: type[AnySettings], environ: Environ) -> AnySettings | list[str]:
+    """The settings in `environ`, or one line per problem."""
+    names = variables(kind).items()
+    values = {field: environ[name] for field, name in names if name in environ}
     problems = unknown_variables(kind, environ)
     try:
-        settings = kind(**source())
+        settings = kind(**values)
     except ValidationError as error:
-        problems += dict.fromkeys(in_words(kind, fault) for fault in error.errors(include_input=False))
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return settings
+        for fault in error.errors(include_input=False):
+            problems.append(in_words(kind, fault))
+    return problems or settings
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Pantry's settings from `environ`, by default the process's own. Raises SettingsError."""
-    return read_environment(Settings, os.environ if environ is None else environ)
+# %%
+print(*validated(Settings, {"SHOP_PAGE_SIZE": "5,000"}), sep="\n")
+
+# %% [markdown]
+"""
+`read_environment` raises the error, in a function of its own for two reasons:
+
+- An exception that is raised inside `except` keeps pydantic's error as its
+  `__context__`, with every value.
+- Error trackers such as Sentry send the local variables of each function in the
+  traceback. No local variable of this function holds a value.
+"""
+
+# %% tags=["export"]
+import os
+
+
+class SettingsError(ValueError):
+    """The environment is wrong: one line per problem, and never a value."""
+
+
+def read_environment(
+    kind: type[AnySettings], environ: Environ | None = None
+) -> AnySettings:
+    """The settings in `environ`, by default the process's. Raises SettingsError."""
+    checked = validated(kind, os.environ if environ is None else environ)
+    if isinstance(checked, list):
+        raise SettingsError("\n".join(checked))
+    return checked
 
 
 # %% [markdown]
 """
 ## See it work
 
-The service again. It gets its settings as an argument, so it cannot exist without them. The operator makes the first
-mistake, the second, and three more.
+The folded cell defines `make_shop(settings)`: the same shop, with its settings as an
+argument, so that it cannot exist without them.
 """
 
 
-# %%
-def create_app(settings: Settings) -> FastAPI:
-    app = FastAPI()
+# %% tags=["stage"]
+def make_shop(settings):
+    shop = FastAPI()
 
-    @app.post("/sign-in")
-    def sign_in() -> dict[str, str]:
-        key = settings.secret.get_secret_value()
-        return {"session": hmac.new(key.encode(), b"ada", "sha256").hexdigest()}
+    @shop.post("/receipts")
+    def sign_receipt():
+        return {"signature": sign(settings.secret.get_secret_value())}
 
-    return app
+    return shop
 
-
-environ = {
-    "DATABASE_URL": "postgres://pantry:h0tel-key@db.example/pantry",
-    "PANTRY_ENVIRONMENT": "production",
-    "PANTRY_BASE_URL": "https://pantry.example/",
-    "PANTRY_SECRT": "ohN7aequohqu3ieF9Wae8Ohghah5oosh",
-    "PANTRY_SECRET": pasted,
-    "PANTRY_RATE_LIMITS": "yep",
-}
-try:
-    create_app(load_settings(environ))
-except SettingsError as error:
-    print(error)
 
 # %% [markdown]
 """
-Every mistake at once, also the variable that nobody set (nobody would have got mail), each on a line that says what to
-type, and not one value among them. Corrected, the service starts and signs. When somebody logs the whole object, this
-is what they get.
+`start` is what the program runs first. `SystemExit` with a text prints the text,
+without a traceback, and ends the process with the code 1. Ada deploys with three
+variables, and `SHOP_ENVIRONMENT` is not one of them. Predict: how many lines will the
+error have?
 """
 
-# %%
-environ["PANTRY_SECRET"] = environ.pop("PANTRY_SECRT")
-environ["PANTRY_BASE_URL"] = "https://pantry.example"
-environ["PANTRY_MAIL_URL"] = "smtp://pantry:p0stbox@mail.example:587"
-environ["PANTRY_RATE_LIMITS"] = "on"
-settings = load_settings(environ)
-with serving(create_app(settings)) as client:
-    client.post("/sign-in")
-show_http(client)
-print(f"\n{settings}".replace(" ", "\n"))
+
+# %% tags=["predict"]
+def start():
+    try:
+        return make_shop(read_environment(Settings))
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+
+
+deployed = {"SHOP_SECRT": key, "SHOP_SECRET": key[:20], "SHOP_PAGE_SIZE": "5000"}
+with patch.dict(os.environ, deployed):
+    try:
+        start()
+    except SystemExit as stopped:
+        print(stopped)
 
 # %% [markdown]
 """
-The operator's page is made from the class, so it cannot be out of date.
+One of these lines is about a variable that Ada did not set. Each line says what to
+change, and none shows a value. Ada corrects all of them, and the shop starts:
 """
 
 # %%
-defaults = Settings().model_dump(mode="json")
-rows = [(name, str(defaults[field]), Settings.model_fields[field]) for field, name in variables(Settings).items()]
-show(table([(name, default, field.examples[0]) for name, default, field in rows], ["variable", "default", "example"]))
-
-# %% [markdown]
-"""
-## On PostgreSQL
-
-Nothing but `DATABASE_URL` changes. The three spellings that hosting services and manuals use reach the same server.
-"""
-
-# %%
-import sqlalchemy
-
-
-def reach(url: str) -> None:
-    for scheme in ("postgres://", "postgresql://", "postgresql+psycopg://"):
-        given = scheme + url.removeprefix("postgresql+psycopg://")
-        engine = sqlalchemy.create_engine(load_settings({"DATABASE_URL": given}).database_url)
-        with engine.connect():
-            print(f"{scheme:22} connected through {engine.dialect.driver}")
-        engine.dispose()
-
-
-on_postgres(reach)
+url = "postgresql+psycopg://shop:h0tel-key@db.example/shop"
+corrected = {"SHOP_SECRET": key, "SHOP_DATABASE_URL": url}
+with patch.dict(os.environ, corrected), serving(start()) as client:
+    client.post("/receipts")
+    show_http(client)
 
 # %% [markdown]
 """
 ## Check it
 
-Three properties, over every variable there is: a wrong value is refused by name and not repeated, a typo is refused and
-corrected, and production starts on no default that matters.
+The folded cell defines `refuse(environ)`. It returns the error for these variables, and
+what an error tracker would send: the traceback with all local variables.
 """
 
 
-# %%
-def refusal(environ: dict[str, str]) -> SettingsError:
-    try:
-        load_settings(environ)
-    except SettingsError as error:
-        return error
+# %% tags=["stage"]
+def refuse(environ):
+    with patch.dict(os.environ, environ):
+        try:
+            read_environment(Settings)
+        except SettingsError as error:
+            inside = (
+                error.__traceback__.tb_next
+            )  # without `refuse`, which has `environ`
+            report = traceback.TracebackException(
+                type(error), error, inside, capture_locals=True
+            )
+            return str(error), "".join(report.format())
     raise AssertionError(f"accepted: {sorted(environ)}")
 
 
-names = list(variables(Settings).values())
-wrong = {name: f"://{number}-qX7" for number, name in enumerate(names)}
-refused = refusal(wrong)
-assert [line.split(":")[0] for line in str(refused).splitlines()] == names, "each variable once, in a line of its own"
-assert not any(value in "".join(traceback.format_exception(refused)) for value in wrong.values())
-assert refused.__context__ is None, "pydantic's error, with the values, came along"
+# %%
+wrong = {"SHOP_SECRT": "x7-1", "SHOP_SECRET": "x7-2", "SHOP_PAGE_SIZE": "x7-3"}
+error, report = refuse(wrong)
+named = [line.split(":")[0] for line in error.splitlines()]
+settings = read_environment(Settings, corrected)
+shown = f"{settings!r} {settings.model_dump_json()} {pydantics_own}"
 
-for name in names:
-    for at in range(len("PANTRY_"), len(name) if name.startswith("PANTRY_") else 0):
-        assert f"did you mean {name}?" in str(refusal({name[:at] + name[at + 1 :]: "x"}))
-for name in ("DATABASE_URL", "PANTRY_BASE_URL", "PANTRY_SECRET", "PANTRY_MAIL_URL"):
-    assert f"{name}: " in str(refusal({"PANTRY_ENVIRONMENT": "production"}))
-
-shown = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
-assert not any(secret in shown for secret in (environ["PANTRY_SECRET"], "h0tel-key", "p0stbox"))
-print("wrong values, typos and forgotten variables are refused by name; no secret is shown")
+assert set(wrong) <= set(named), "a wrong variable is not named"
+assert "SHOP_DATABASE_URL" in named, "production runs with a development default"
+assert "x7" not in report, "the error shows a value"
+assert "h0tel" not in shown and key[:20] not in shown, "a secret is shown"
+print("each mistake is named; no value and no secret is shown")
 
 # %% [markdown]
 """
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `and name not in known.values()` | `and False` | a wrong variable is not named |
+| `== "production":` | `== "staging":` | production runs with a development default |
+| `hide_input_in_errors=True` | `hide_input_in_errors=False` | a secret is shown |
+
 ## Your turn
 
-Behind a load balancer every request comes from the balancer's address; the caller's own arrives in `X-Forwarded-For`, a
-header that anybody can write. So Pantry must know whose header to believe. Give it a setting `trusted_proxies`:
+Behind a load balancer, each request comes from the balancer's address. The address of
+the client stands in the header `X-Forwarded-For`, which any client can write. So the
+shop has to know whose header it may believe. Write the setting `trusted_proxies`:
 
-- `PANTRY_TRUSTED_PROXIES=10.0.0.0/8, 192.168.1.7` becomes a tuple of networks (`ipaddress.ip_network`); by default nobody;
-- on a laptop everybody may be trusted; **production must refuse a list that trusts everybody**, however it is written;
-- its error keeps the promise that all the others keep.
+- `SHOP_TRUSTED_PROXIES=10.0.0.0/8, 192.168.1.7` becomes a tuple of networks
+  (`ipaddress.ip_network`). Without the variable the tuple is empty.
+- Production refuses a list that trusts every IPv4 address or every IPv6 address, in
+  whatever way it is written. Development accepts it.
+- A mistake names the variable and does not show the value.
 """
 
 
 # %% tags=["exercise"]
-class WithProxies(Settings):
-    trusted_proxies: tuple[str, ...] = ()  # replace this, and add what production needs
+class ProxySettings(CheckedSettings, env_prefix="SHOP_"):
+    trusted_proxies: tuple[str, ...] = ()  # replace this, and add a check
 
 
 # %%
-from ipaddress import ip_network
+from playbook.exercises.foundations.settings import HINTS, check
 
+check(ProxySettings)
 
-@checker
-def check_proxies(kind: type[Settings]) -> str:
-    def proxies(value: str, environ: dict[str, str]) -> tuple | str:
-        try:
-            return read_environment(kind, environ | {"PANTRY_TRUSTED_PROXIES": value}).trusted_proxies
-        except SettingsError as error:
-            return str(error)
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
 
-    if read_environment(kind, {}).trusted_proxies != ():
-        return "not yet: without the variable nobody should be trusted"
-    if proxies("10.0.0.0/8, 192.168.1.7", environ) != (ip_network("10.0.0.0/8"), ip_network("192.168.1.7/32")):
-        return "not yet: '10.0.0.0/8, 192.168.1.7' should become two networks"
-    if proxies("0.0.0.0/0,::/0", {}) != (ip_network("0.0.0.0/0"), ip_network("::/0")):
-        return "not yet: development should accept 0.0.0.0/0"
-    for value in ("0.0.0.0/0", "10.0.0.0/8,::/0", "128.0.0.0/1,10.0.0.0/8,0.0.0.0/1", "::/1,0.0.0.0/1,8000::/1"):
-        answer = proxies(value, environ)
-        if not isinstance(answer, str):
-            return f"not yet: {value} trusts every address there is, and production accepted it"
-        if "PANTRY_TRUSTED_PROXIES: " not in answer:
-            return "not yet: the error should name PANTRY_TRUSTED_PROXIES"
-    answer = proxies("10.0.0.0/8,hunter2/24", environ)
-    if not isinstance(answer, str):
-        return "not yet: hunter2/24 is no network"
-    return "not yet: the error repeats what was typed" if "hunter2" in answer else "right"
-
-
-check_proxies(WithProxies)
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
 
 # %% tags=["solution"]
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+
+from pydantic import BeforeValidator
 
 
-def networks(text: object) -> object:
+def networks(value):
+    if not isinstance(value, str):
+        return value
     try:
-        return tuple(ip_network(part.strip()) for part in text.split(",")) if isinstance(text, str) else text
+        return tuple(ip_network(part.strip()) for part in value.split(","))
     except ValueError:  # its message quotes the part
-        raise ValueError("should be addresses or networks, separated by commas") from None
+        raise ValueError("should be networks, separated by commas") from None
 
 
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(networks)]
 
 
-class WithProxies(Settings):
-    trusted_proxies: Networks = Field((), examples=["10.0.0.0/8,192.168.1.7"])
+class ProxySettings(CheckedSettings, env_prefix="SHOP_"):
+    trusted_proxies: Networks = ()
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _somebody_is_a_stranger(cls, value: Networks, info: ValidationInfo) -> Networks:
-        # Two halves make a whole, so neighbours are joined first; versions 4 and 6 cannot be mixed.
-        joined = [n for version in (4, 6) for n in collapse_addresses(n for n in value if n.version == version)]
-        if info.data.get("environment") == "production" and any(n.prefixlen == 0 for n in joined):
-            raise ValueError("should leave somebody out, because PANTRY_ENVIRONMENT is production")
+    def _leave_an_address_out(cls, value, info):
+        joined = []
+        for version in (4, 6):  # collapse_addresses takes one version at a time
+            same = [network for network in value if network.version == version]
+            joined += collapse_addresses(same)
+        trusts_all = any(network.prefixlen == 0 for network in joined)
+        if trusts_all and info.data.get("environment", "production") == "production":
+            raise ValueError("should not trust every address in production")
         return value
 
 
-assert check_proxies(WithProxies)
+assert check(ProxySettings)
 
 # %% [markdown]
 """
-## Hand it over
+## Take it with you
 
-- **Operator**: `PANTRY_ENVIRONMENT=production`, and four values of your own: `DATABASE_URL`, `PANTRY_SECRET`, `PANTRY_BASE_URL`, `PANTRY_MAIL_URL`. The start fails with a line for each one that is missing.
-- **Front end**: your origin belongs in `PANTRY_TRUSTED_ORIGINS`. What is given there replaces the default, so name the service's own origin too.
-- **Security reviewer**: `get_secret_value` is the one word to search for, and a new setting that can hold a password needs `PlainSerializer(masked)`. A debugger, a core dump and the process's own environment still show the values.
-- **Reviewer**: no `os.environ` outside `load_settings`; no validator quotes its input.
-- **Test engineer**: build `Settings(environment="test", ...)`; the constructor never reads the environment.
+`playbook lift settings INTO` copies the recipe and its tests. It asks three things of
+your project:
+
+| seam | what you write |
+|---|---|
+| your class | a subclass of `CheckedSettings` with `env_prefix`, one line per setting |
+| the start | `start` as above, before any connection or thread |
+| the environment | nothing, or a mapping of names to texts |
+
+A file `.env` is such a mapping: `dotenv_values(".env") | os.environ`. So is a secret
+that Docker mounts as a file: `{"SHOP_SECRET": path.read_text().strip()} | os.environ`.
+
+Four traps:
+
+- FastAPI's manual reads settings in a cached dependency. That dependency runs at the
+  first request. Call `read_environment` before you make the app.
+- Your own validators must not quote their input: `in_words` passes on what they say.
+- A list needs a validator that splits the text, as in the exercise.
+- If a Kubernetes service is called `shop`, each pod gets `SHOP_SERVICE_HOST`. Choose
+  another prefix, or switch `enableServiceLinks` off.
+
+Hand it over:
+
+- **Operations**: each line of the error names one variable. The exit code is 1.
+- **Security**: search for `get_secret_value`. A debugger and the process's own
+  environment still show the values.
+- **Reviewer**: no `os.environ` outside of the recipe, no secret of type `str`.
+- **Tests**: write `Settings(environment="test")`; the constructor reads nothing else.
+
+## In short
+
+Read all settings once, at the start, so that a mistake stops a deployment and not a
+request. An unknown name behind your own prefix is a typo. A type that hides a secret
+does not hide a refused one, so an error must be built without the value and outside of
+the `except` block.
 
 ## Sources
 
-The Twelve-Factor App, III "Config". OWASP ASVS 5.0, 13.3 (secret management), 13.4 (unintended information leakage),
-16.2.5 (sensitive data in logs). CWE-209, CWE-532. RFC 6454, section 6.2 (serializing an origin). RFC 2104, section 3
-(length of an HMAC key). NIST SP 800-63B-4, section 3.1.1.2 (password length). Pydantic documentation, "Settings
-Management".
+The Twelve-Factor App, III "Config". OWASP ASVS 5.0: 13.3 (secret management), 13.4
+(information leakage), 16.2.5 (sensitive data in logs). CWE-209, CWE-532. RFC 2104,
+section 3 (keys of HMAC). Pydantic documentation, "Settings Management". Kubernetes
+documentation, "Service" (environment variables).
 """
 
 # %% [markdown] tags=["nav"]
 """
-[course map](../index.ipynb) · Next: [Clock and identifiers](clock_and_identifiers.ipynb)
+Previous: [Start here](start_here.ipynb) · [course map](../index.ipynb) · Next: [Clock and identifiers](clock_and_identifiers.ipynb)
 """

@@ -76,7 +76,7 @@ def code(cells: list[Any]) -> list[Any]:
 
 def printing(cells: list[Any]) -> tuple[int, Any]:
     """The first code cell that printed something, and its number."""
-    return next((i, cell) for i, cell in enumerate(code(cells)) if cell["outputs"])
+    return next((i, c) for i, c in enumerate(code(cells)) if any("text" in output for output in c["outputs"]))
 
 
 def number_of_printing(copy: Path) -> int:
@@ -155,7 +155,7 @@ def test_the_notebook_edited_without_its_text(copy: Path) -> None:
 
 
 def test_the_text_edited_without_its_notebook(copy: Path) -> None:
-    replace(copy / "playbook" / f"{PAGE}.py", "## Hand it over\n", "## Hand it over\n\nRead this first.\n")
+    replace(copy / "playbook" / f"{PAGE}.py", "## In short\n", "## In short\n\nRead this first.\n")
     assert red(copy, PAGE) == {"cell_by_cell_the_notebook_is_the_text", "the_notebook_written_as_text_is_the_text"}
 
 
