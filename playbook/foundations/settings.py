@@ -245,7 +245,7 @@ The environment belongs to many programs, so pydantic-settings ignores names tha
 does not know. But the prefix `SHOP_` is ours: an unknown name behind it is a typo.
 """
 
-# %%
+# %% tags=["export"]
 from collections.abc import Mapping
 from difflib import get_close_matches
 

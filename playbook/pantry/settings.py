@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -17,19 +16,13 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import EnvSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from playbook.auth.mail import mail_server_url, origin
+from playbook.foundations.settings import CheckedSettings, SettingsError, unknown_variables, variables
 
-# `SecretStr` hides a value once it *is* a `SecretStr`. This one was refused before it became one, and the error
-# quotes what it refused. Logs travel to places that are guarded less well than a secret (CWE-532); twenty of its 32
-# characters are there now.
-#
-# Each kind of value gets a function that turns text into something checked, or says what is wrong **without repeating
-# the text**: sooner or later somebody pastes a secret into the wrong variable.
-#
 # An origin is compared, as a string, with what browsers send in `Origin`. So it is kept in their form: lower case, no
 # path, no default port (RFC 6454, section 6.2).
 
@@ -57,10 +50,6 @@ def database_url(text: str) -> str:
 
 # A URL can carry a password, so it is as secret as the secret. `masked` hides too much rather than too little: up to
 # the last `@`, and also a `password=` in the query, which PostgreSQL accepts.
-#
-# `Guarded` is what any settings class of yours can inherit. It cannot be changed after the start, it masks what it
-# shows, and its constructor takes **only what it is given**: one that also reads the environment makes a test pass on
-# one laptop and fail on the next.
 
 
 def masked(url: str) -> str:
@@ -69,27 +58,17 @@ def masked(url: str) -> str:
     return re.sub(r"([?&][a-z]*password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
 
 
-class Guarded(BaseSettings):
-    """Base of settings classes: frozen, masked when shown or dumped, silent about values in errors."""
+class Guarded(CheckedSettings, env_prefix="PANTRY_"):
+    """Base of Pantry's settings: unknown arguments are refused, and URLs are masked when they are shown."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="PANTRY_", frozen=True, extra="forbid", populate_by_name=True,
-        hide_input_in_errors=True, loc_by_alias=False, enable_decoding=False,
-    )  # fmt: skip
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **others: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    model_config = SettingsConfigDict(extra="forbid", populate_by_name=True, enable_decoding=False)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return [(name, masked(value) if isinstance(value, str) else value) for name, value in super().__repr_args__()]
 
 
-# Now the types, each with its check, and then the list itself: one line a setting, with its default and an example
-# that the error can offer. Defaults are safe (verification on, limits on, NIST's fifteen characters) or, in
-# development, convenient.
+# One line per setting, with its default and an example that the error can offer. Defaults are safe (verification on,
+# limits on, NIST's fifteen characters) or, in development, convenient.
 
 
 DEVELOPMENT_SECRET = SecretStr("for development only, everybody can read this")
@@ -205,38 +184,6 @@ class Settings(AuthFields):
         return value
 
 
-# pydantic-settings ignores a variable it does not know: the environment belongs to everybody. The *prefix* is ours,
-# though, so an unknown name behind it is a typo, and is refused. A typo in the prefix itself (`PANTY_SECRET`) looks
-# like somebody else's variable; it is found because production accepts no default that matters.
-
-
-class SettingsError(ValueError):
-    """The environment is wrong. One line a problem: the variable, what is wrong, an example; never a value."""
-
-
-def variables(kind: type[Guarded]) -> dict[str, str]:
-    """The environment variables that `kind` reads: by field, the name in upper case."""
-    prefix = kind.model_config.get("env_prefix", "").upper()
-    return {name: str(f.validation_alias or prefix + name.upper()) for name, f in kind.model_fields.items()}
-
-
-def unknown_variables(kind: type[Guarded], environ: Mapping[str, str]) -> list[str]:
-    """A line for every variable that has the prefix of `kind` and no field."""
-    prefix = kind.model_config.get("env_prefix", "").upper()
-    known = {name.removeprefix(prefix): name for name in variables(kind).values()}
-    lines = []
-    for name in sorted(environ):
-        if prefix and name.upper().startswith(prefix) and name.upper() not in known.values():
-            near = get_close_matches(name.upper().removeprefix(prefix), known, n=1)
-            lines.append(f"{name}: is not a setting; " + (f"did you mean {known[near[0]]}?" if near else "remove it"))
-    return lines
-
-
-# The error is raised **after** the `except` block. Raised inside it, it would keep pydantic's error as its
-# `__context__`, refused values and all. `from None` hides that from a traceback, not from a program that walks the
-# chain.
-
-
 AnySettings = TypeVar("AnySettings", bound=Guarded)
 
 
@@ -249,15 +196,17 @@ def in_words(kind: type[Guarded], fault: ErrorDetails) -> str:
 
 
 def read_environment(kind: type[AnySettings], environ: Mapping[str, str]) -> AnySettings:
-    """The settings of class `kind` from `environ`. Raises SettingsError with every problem found, one a line."""
-    source, known = EnvSettingsSource(kind), variables(kind).values()
-    source.env_vars = {name.lower(): value for name, value in environ.items() if name.upper() in known}
-    problems = unknown_variables(kind, environ)
+    """The settings of class `kind` from `environ`, in any case. Raises SettingsError with every problem, one a line."""
+    known = variables(kind).values()
+    given = {name.upper() if name.upper() in known else name: value for name, value in environ.items()}
+    source = EnvSettingsSource(kind)
+    source.env_vars = {name.lower(): value for name, value in given.items() if name in known}
+    problems = unknown_variables(kind, given)
     try:
         settings = kind(**source())
     except ValidationError as error:
         problems += dict.fromkeys(in_words(kind, fault) for fault in error.errors(include_input=False))
-    if problems:
+    if problems:  # not inside of `except`: pydantic's error, values and all, would be its `__context__`
         raise SettingsError("\n".join(problems))
     return settings
 

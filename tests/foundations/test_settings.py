@@ -19,7 +19,7 @@ from playbook.pantry.settings import (
     SettingsError,
     database_url,
     load_settings,
-    mail_url,
+    mail_server_url,
     masked,
     origin,
     variables,
@@ -321,8 +321,8 @@ def test_what_is_no_database_url(text: str) -> None:
     ],
 )
 def test_mail_urls(given: str, kept: str) -> None:
-    assert mail_url(given) == kept
-    assert mail_url(kept) == kept
+    assert mail_server_url(given) == kept
+    assert mail_server_url(kept) == kept
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_mail_urls(given: str, kept: str) -> None:
 )
 def test_what_is_no_mail_url(text: str) -> None:
     with pytest.raises(ValueError, match="should be file:PATH"):
-        mail_url(text)
+        mail_server_url(text)
 
 
 @given(PASSWORDS)
