@@ -127,8 +127,8 @@ runs.
 
 ### The idea
 
-Pydantic has a list of all faults. We translate it: each line keeps the name and the
-reason, and leaves out the value.
+Pydantic's error has a list of all faults. We translate this list. Each line keeps the
+name and the reason, and leaves out the value.
 """
 
 # %%
@@ -142,7 +142,7 @@ except ValueError as error:
 """
 ### A class that hides its input
 
-`ExplicitSettings` changes three things of pydantic-settings:
+`ExplicitSettings` differs from pydantic-settings in three ways:
 
 - Its constructor takes only what it is given. So no test depends on the variables of a
   laptop.
@@ -425,9 +425,7 @@ def refuse(environ):
         try:
             read_environment(Settings)
         except SettingsError as error:
-            inside = (
-                error.__traceback__.tb_next
-            )  # without `refuse`, which has `environ`
+            inside = error.__traceback__.tb_next  # `refuse` itself has `environ`
             report = traceback.TracebackException(
                 type(error), error, inside, capture_locals=True
             )
