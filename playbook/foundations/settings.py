@@ -127,8 +127,8 @@ runs.
 
 ### The idea
 
-Pydantic has a list of all faults. We translate it: each line keeps the name and the
-reason, and leaves out the value.
+Pydantic's error has a list of all faults. We translate this list. Each line keeps the
+name and the reason, and leaves out the value.
 """
 
 # %%
@@ -142,7 +142,7 @@ except ValueError as error:
 """
 ### A class that hides its input
 
-`ExplicitSettings` changes three things of pydantic-settings:
+`ExplicitSettings` differs from pydantic-settings in three ways:
 
 - Its constructor takes only what it is given. So no test depends on the variables of a
   laptop.
@@ -425,9 +425,7 @@ def refuse(environ):
         try:
             read_environment(Settings)
         except SettingsError as error:
-            inside = (
-                error.__traceback__.tb_next
-            )  # without `refuse`, which has `environ`
+            inside = error.__traceback__.tb_next  # `refuse` itself has `environ`
             report = traceback.TracebackException(
                 type(error), error, inside, capture_locals=True
             )
@@ -436,7 +434,7 @@ def refuse(environ):
 
 
 # %%
-wrong = {"SHOP_SECRT": "x7-1", "SHOP_SECRET": "x7-2", "SHOP_PAGE_SIZE": "x7-3"}
+wrong = {"SHOP_SECRT": "hunter1", "SHOP_SECRET": "hunter2", "SHOP_PAGE_SIZE": "hunter3"}
 error, report = refuse(wrong)
 named = [line.split(":")[0] for line in error.splitlines()]
 settings = read_environment(Settings, corrected)
@@ -444,7 +442,7 @@ shown = f"{settings!r} {settings.model_dump_json()} {pydantics_own}"
 
 assert set(wrong) <= set(named), "a wrong variable is not named"
 assert "SHOP_DATABASE_URL" in named, "production runs with a development default"
-assert "x7" not in report, "the error shows a value"
+assert "hunter" not in report, "the error shows a value"
 assert "h0tel" not in shown and key[:20] not in shown, "a secret is shown"
 print("each mistake is named; no value and no secret is shown")
 
