@@ -217,8 +217,8 @@ def root_of(request: Request) -> str:
 
 def path_of(request: Request, route: str, **values: object) -> str:
     """The encoded path of a route, for `Location`; NoMatchFound if there is none."""
-    routes = request.scope.get("router") or request.app
-    path = root_of(request) + routes.url_path_for(route, **values)
+    router = request.scope.get("router") or request.app
+    path = root_of(request) + router.url_path_for(route, **values)
     return "/" + quote(path.lstrip("/"))  # "//" at the start would name a host
 
 
@@ -287,7 +287,8 @@ methods of the first. So we ask each route about each method.
 """
 
 # %% tags=["export"]
-from starlette.applications import Starlette
+from typing import Any
+
 from starlette.routing import BaseRoute, Host, Match, Mount
 
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
@@ -304,8 +305,8 @@ def takes_method(route: BaseRoute, scope: Scope) -> bool:
     return match is Match.FULL and known
 
 
-def allowed_methods(app: Starlette, path: str, root_path: str = "") -> list[str]:
-    """All methods that work at `path`, sorted; empty for an unknown path."""
+def allowed_methods(app: Any, path: str, root_path: str = "") -> list[str]:
+    """All methods that an application or a router has at `path`, sorted."""
     found = set()
     scope = {"type": "http", "path": path, "root_path": root_path, "headers": []}
     for method in METHODS:
@@ -328,8 +329,8 @@ project makes it.
 
 # %% tags=["export"]
 from inspect import isawaitable
-from typing import Any
 
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
@@ -338,7 +339,8 @@ async def method_not_allowed(request: Request, error: Any) -> Response:
     """Answer 405 with the whole `Allow`, and OPTIONS with 204 (RFC 9110, 15.5.6)."""
     headers = dict(error.headers or {})
     own = headers.get("Allow", "").replace(" ", "").split(",")
-    routes = allowed_methods(request.app, request.scope["path"], root_of(request))
+    router = request.scope.get("router") or request.app
+    routes = allowed_methods(router, request.scope["path"], root_of(request))
     headers["Allow"] = ", ".join(sorted({*own, *routes} - {""}))
     if request.method == "OPTIONS":
         return Response(status_code=204, headers=headers)
