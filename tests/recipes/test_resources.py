@@ -1,5 +1,6 @@
 """What the recipe promises, for FastAPI and Starlette. Needs pytest and httpx, nothing else."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -176,3 +177,20 @@ def test_each_broken_promise_is_named() -> None:
     for words in ("GET is not safe", "PUT is not idempotent", "GET and HEAD differ", "Allow of PATCH is"):
         assert any(sentence.startswith(words) for sentence in broken), words
     assert not any(sentence.startswith("POST") for sentence in broken)
+
+
+def test_head_sends_no_byte_and_a_405_without_allow_gets_one() -> None:
+    async def refuse(request: Request) -> Response:
+        raise HTTPException(405)
+
+    app = Starlette(routes=[Route("/", refuse), Route("/shelf", Shelf)])
+    complete_methods(app)
+    assert TestClient(app).get("/").headers["allow"] == "GET, HEAD, OPTIONS"
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "HEAD", "path": "/shelf", "headers": [], "query_string": b""}
+    asyncio.run(app(scope, None, send))  # type: ignore[arg-type]
+    assert [message.get("body", b"") for message in sent] == [b"", b""]
