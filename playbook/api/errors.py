@@ -773,5 +773,5 @@ validation) and 16.5.1 (generic errors). PostgreSQL documentation, appendix A (S
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Resources](resources.ipynb) · [course map](../index.ipynb) · Next: [Pagination](pagination.ipynb)
+Previous: [Representations](representations.ipynb) · [course map](../index.ipynb) · Next: [Pagination](pagination.ipynb)
 """

@@ -483,8 +483,7 @@ print(found)
 with serving(shop) as client:
     head = client.head("/orders/1")
     created = client.post("/orders?item=rope", headers={"host": "mallory.example"})
-location = created.headers["location"]
-assert location == "/orders/3", "Location is not the new order's path"
+assert created.headers["location"] == "/orders/3", "Location is not the order's path"
 assert (head.status_code, head.content) == (200, b""), "HEAD is refused"
 for url, by_method in answers.items():
     assert broken_promises(by_method) == [], f"HTTP promises something else of {url}"
@@ -497,7 +496,7 @@ assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
-| `root_of(request) +` | `str(request.base_url) +` | Location is not the new order's path |
+| `root_of(request) +` | `str(request.base_url) +` | Location is not the order's path |
 | `"method": "GET"}` | `"method": "HEAD"}` | HEAD is refused |
 | `{*own, *routes}` | `{*own}` | HTTP promises something else of /orders |
 
@@ -643,5 +642,5 @@ RFC 9110: 9.2 (safe, idempotent), 9.3 (methods), 10.2.1 (`Allow`), 10.2.2 (`Loca
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Test migrations](../migrations/test_migrations.ipynb) · [course map](../index.ipynb) · Next: [Errors](errors.ipynb)
+Previous: [Test migrations](../migrations/test_migrations.ipynb) · [course map](../index.ipynb) · Next: [Representations](representations.ipynb)
 """

@@ -1,0 +1,632 @@
+# %% [markdown]
+"""
+# Representations
+
+Decide which bodies come in and go out: strict input, patches that change only what they
+name, and media types that odd clients survive.
+
+| | |
+|---|---|
+| **Use it when** | a PATCH erases a field, or a client with an odd header gets 406 |
+| **You need** | [resources](resources.ipynb) (*background*) |
+| **Time** | read 35 min, exercise 15 min |
+| **Topics** | patch, merge patch, accept, content negotiation, mass assignment, 413 |
+| **Standard** | RFC 9110; RFC 5789; RFC 7396 |
+
+```python
+from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, takes
+
+# NotePatch is a subclass of Strict: the fields that a client may change
+@app.patch("/notes/1", dependencies=[takes(MERGE_PATCH, JSON)])
+def change_note(changes: NotePatch):
+    changed = apply_patch(note, changes)
+```
+
+*Lift: 0 lines in 1 file; needs nothing.*
+
+## See it break
+
+A shop keeps a customer in memory. The folded cell defines `Customer`, its object `ada`,
+and `reset()`, which gives Ada her first values again. It imports FastAPI's usual names
+(`FastAPI`, `APIRouter`, `HTTPException`, `Request`, `Body`, `Annotated`), pydantic's `BaseModel`,
+and `serving` and `show_http`, which prints what a client sent and got.
+"""
+
+# %% tags=["stage"]
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Body, FastAPI, HTTPException, Request
+from pydantic import BaseModel, ValidationError
+
+from playbook.kit.lesson import lesson_folder, serving, show, show_http, table
+
+
+@dataclass
+class Customer:
+    name: str
+    phone: str | None
+    address: dict | None
+    discount: int
+
+
+ada = Customer("", None, None, 0)
+
+
+def reset():
+    ada.name, ada.phone = "Ada", "555-1"
+    ada.address = {"city": "London", "zip": "NW1"}
+    ada.discount = 0
+
+
+reset()
+
+# %%
+first_shop = FastAPI()
+
+
+class Changes(BaseModel):
+    name: str | None = None
+    phone: str | None = None
+    discount: int | None = None
+
+
+@first_shop.patch("/customers/ada")
+def change_in_haste(changes: Changes, request: Request) -> Customer:
+    accept = request.headers["accept"]
+    if "application/json" not in accept and accept != "*/*":
+        raise HTTPException(406, "this service gives JSON")
+    for field, value in changes.model_dump().items():
+        setattr(ada, field, value)
+    return ada
+
+
+print(ada)
+
+# %% [markdown]
+"""
+Three clients send a PATCH. The first changes the phone. The second mistypes `phone`, and
+tries its luck with a discount. The third is a Java program; its library sends this
+`Accept` header by itself. Predict: which requests are refused, and what is left of Ada?
+"""
+
+# %% tags=["predict"]
+java = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
+with serving(first_shop) as client:
+    client.patch("/customers/ada", json={"phone": "555-2"})
+    client.patch("/customers/ada", json={"fone": "555-3", "discount": "90"})
+    client.patch("/customers/ada", json={"name": "Ada"}, headers={"accept": java})
+    show_http(client)
+
+# %% [markdown]
+"""
+A field that was not sent got its default, `None`. So a change of the phone erased the
+name. The typing error erased the phone and looked like a success.
+
+Nobody meant to give clients the field `discount`. It was in the model because it is in
+the table. This is **mass assignment**: a client sets what only the service should set.
+
+The Java client accepts anything: its header ends with `*/*`. The check did not read it.
+
+## The decision
+
+| option for a change | good | costs |
+|---|---|---|
+| PUT of the whole | simplest meaning | a client erases fields that it does not know |
+| JSON Patch (RFC 6902) | tests, moves, edits lists | clients compute operations |
+| **JSON Merge Patch (RFC 7396)** | the body holds what changes | null means: remove |
+
+We choose the **merge patch**. In it no field can be set to null and stay. A list is
+replaced as a whole. Choose JSON Patch for long lists.
+
+What frameworks bring: DRF's `partial=True` separates "not sent" from null, and ignores
+unknown fields. Django and Flask bring no patch. FastAPI ignores unknown fields and turns
+`"90"` into 90, unless the model forbids it. All leave `Accept` to you, except DRF.
+Flask and Starlette can limit a body (`MAX_CONTENT_LENGTH`, `max_body_size`).
+
+## Build it
+
+### The idea
+
+Pydantic remembers which fields came in. `exclude_unset` leaves the others out:
+"""
+
+# %%
+for body in ({}, {"phone": None}, {"phone": "555-2"}):
+    changes = Changes(**body)
+    print(body, "->", changes.model_dump(exclude_unset=True))
+
+# %% [markdown]
+"""
+### Strict bodies
+
+Whoever sends an unknown field expects that something happens. So it is an error. So is
+a wrong type: a client that sends `"90"` for a number has a mistake that is cheap to find
+today.
+"""
+
+# %% tags=["export"]
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A body that comes in: unknown fields and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+# %% [markdown]
+"""
+The model of a patch lists what a client may change, and nothing else. Every field has a
+default, which `exclude_unset` never lets through. A field that allows null can be
+removed; `name` does not allow it. The folded cell defines `verdict(model, body)`.
+"""
+
+
+# %% tags=["stage"]
+def verdict(model, body):
+    try:
+        model.model_validate_json(json.dumps(body))
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{first['loc'][0]}: {first['msg']}"
+    return "accepted"
+
+
+# %%
+class CustomerPatch(Strict):
+    name: str = ""
+    phone: str | None = None
+    address: dict[str, str | None] | None = None
+
+
+for body in ({"phone": None}, {"name": None}, {"fone": "5"}, {"discount": 90}):
+    print(body, "->", verdict(CustomerPatch, body))
+
+# %% [markdown]
+"""
+### Merge
+
+RFC 7396 defines the merge in ten lines of pseudocode. An object is merged field by
+field, null removes a field, and everything else replaces what was there.
+"""
+
+# %% tags=["export"]
+from typing import Any
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """What `patch` makes of the JSON value `target`, which stays as it is (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result
+
+
+def apply_patch(row: object, changes: BaseModel) -> bool:
+    """Set the attributes of `row` that the client sent; whether that changed any."""
+    changed = False
+    for name, value in changes.model_dump(exclude_unset=True).items():
+        before = getattr(row, name)
+        after = merge_patch(before, value)
+        if after != before:
+            setattr(row, name, after)
+            changed = True
+    return changed
+
+
+# %%
+reset()
+changes = CustomerPatch(phone=None, address={"zip": None, "street": "Baker Street"})
+print(apply_patch(ada, changes), ada)
+print(apply_patch(ada, changes))
+
+# %% [markdown]
+"""
+The second call returned False. Use it to leave `updated_at` and a version number alone.
+
+### The type of a body
+
+A body in a type that the service does not read is answered with 415. A header says what
+would do: `Accept-Patch` for a patch, `Accept` for other bodies. Many generated clients
+can only send `application/json`, so a patch may have that type, too.
+"""
+
+# %% tags=["export"]
+from fastapi import Depends, Request
+from starlette.exceptions import HTTPException
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+
+def takes(*media_types: str) -> Any:
+    """A dependency: 415 for a body of another type, and what would do (RFC 5789, 2.2)."""
+    these = ", ".join(media_types)
+    header = "Accept-Patch" if MERGE_PATCH in media_types else "Accept"
+
+    async def check(request: Request) -> None:
+        sent = request.headers.get("content-type", "").split(";")[0].strip().lower()
+        if sent not in media_types:
+            detail = f"send {these}, not {sent or 'a body without a type'}"
+            raise HTTPException(415, detail, {header: these})
+
+    return Depends(check)
+
+
+# %%
+router = APIRouter()
+patch_body = Body(media_type=MERGE_PATCH)  # the type for the OpenAPI document
+
+
+@router.patch("/customers/ada", dependencies=[takes(MERGE_PATCH, JSON)])
+def change(changes: Annotated[CustomerPatch, patch_body]) -> Customer:
+    apply_patch(ada, changes)
+    return ada
+
+
+shop = FastAPI()
+shop.include_router(router)
+with serving(shop) as client:
+    client.patch("/customers/ada", data={"phone": "555-2"})
+    show_http(client)
+
+# %% [markdown]
+"""
+### The type of an answer
+
+`Accept` is a list of **media ranges**, each with a weight `q` from 0 (never) to 1. The
+first step reads the list. Commas in quotes do not separate, and what is no number is
+not a weight.
+"""
+
+# %% tags=["export"]
+import re
+from typing import NamedTuple
+
+ELEMENT = re.compile(r'(?:^|,)\s*([^\s;,"]+)((?:"(?:[^"\\]|\\.)*"|[^,"])*)')
+WEIGHT = re.compile(r";\s*q\s*=\s*(\d+\.?\d*|\.\d+)\s*(;|$)")
+VARIANT = re.compile(r";\s*(?!q\s*=|charset\s*=)[^\s;]")  # such as version=2
+
+
+class Range(NamedTuple):
+    """A media range of an Accept header; `variant`: it names parameters of its own."""
+
+    name: str
+    weight: float
+    variant: bool
+
+
+def media_ranges(accept: str) -> list[Range]:
+    """The ranges of an Accept header (RFC 9110, 12.5.1); an unreadable weight is 1."""
+    ranges = []
+    for name, rest in ELEMENT.findall(accept.lower()):
+        parameters = re.sub('"[^"]*"', "", rest)
+        number = WEIGHT.search(parameters)
+        weight = min(float(number[1]), 1.0) if number else 1.0
+        ranges.append(Range(name, weight, bool(VARIANT.search(parameters))))
+    return ranges
+
+
+# %%
+for one in media_ranges(java):
+    print(one)
+
+# %% [markdown]
+"""
+The second step finds the range that decides: the most precise one that fits, whatever
+its weight. A client says "never" with `q=0`, or by leaving JSON out of a list that we
+can read. What cannot be read is not "never": a header without any range takes anything.
+"""
+
+# %% tags=["export"]
+MAX_ACCEPT = 1000  # characters; a longer header is disregarded (RFC 9110, 12.5.1)
+MEDIA_RANGE = re.compile(r"\*|(\*|[^*/]+)/(\*|[^*/]+)")
+
+
+def quality(accept: str, offered: str) -> float:
+    """How much a client wants the media type `offered`: 0 (never) to 1."""
+    ranges = media_ranges(accept) if len(accept) <= MAX_ACCEPT else []
+    if not any(MEDIA_RANGE.fullmatch(one.name) for one in ranges):
+        return 1.0
+    kind = offered.split("/")[0]
+    precision = {"*": 0, "*/*": 0, f"{kind}/*": 1, offered: 3}
+    best = (-1, 0.0)
+    for one in ranges:
+        other = one.variant and one.weight == 0  # another variant is excluded, not ours
+        if one.name in precision and not other:
+            best = max(best, (precision[one.name] - one.variant, one.weight))
+    return best[1]
+
+
+async def gives_json(request: Request) -> None:
+    """406 for a client that does not take JSON (RFC 9110, 15.5.7)."""
+    accept = ",".join(request.headers.getlist("accept"))
+    if quality(accept, JSON) == 0:
+        raise HTTPException(406, f"this resource is given as {JSON}")
+
+
+# %% [markdown]
+"""
+The folded cell holds `ACCEPT`, pairs of a header and the right weight of JSON.
+Predict: which of these headers mean "never JSON"?
+"""
+
+# %% tags=["stage"]
+ACCEPT = [
+    ("", 1),
+    ("*/*", 1),
+    (java, 0.2),
+    ("text/html", 0),
+    ("text/html, application/json;q=0.3", 0.3),
+    ("*/*, application/json;q=0", 0),
+    ("application/*;q=0, application/json", 1),
+    ("application/json;q=nonsense", 1),
+    ("json", 1),
+    ('text/html;a="x, application/json"', 0),
+    ("application/json;version=2;q=0, */*", 1),
+]
+
+# %% tags=["predict"]
+weights = [quality(header, JSON) for header, _ in ACCEPT]
+rows = [(header, weight) for (header, _), weight in zip(ACCEPT, weights, strict=True)]
+show(table(rows, ["Accept", "weight of JSON"]))
+
+# %% [markdown]
+"""
+### The size of a body
+
+A service reads a body into memory before it can validate it. `Content-Length` is what a
+client claims, and a chunked body has none. So `BodyLimit` counts what arrives.
+"""
+
+# %% tags=["export"]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class BodyLimit:
+    """ASGI middleware: 413 as soon as more than `max_bytes` of a body have arrived."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int = 1_048_576) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrived = 0
+
+        async def receive_counted() -> Message:
+            nonlocal arrived
+            message = await receive()
+            arrived += len(message.get("body", b""))
+            if scope["type"] == "http" and arrived > self.max_bytes:
+                raise HTTPException(413, f"send at most {self.max_bytes:,} bytes")
+            return message
+
+        await self.app(scope, receive_counted, send)
+
+
+# %% [markdown]
+"""
+## See it work
+
+The three clients of the beginning come again. A fourth sends 17 chunks of 64 KiB.
+"""
+
+# %%
+shop = FastAPI(dependencies=[Depends(gives_json)])
+shop.add_middleware(BodyLimit)
+shop.include_router(router)
+reset()
+url = "/customers/ada"
+chunks = (b" " * 65_536 for _ in range(17))
+with serving(shop) as client:
+    client.patch(url, json={"phone": "555-2"})
+    client.patch(url, json={"fone": "555-3", "discount": "90"})
+    client.patch(url, json={"name": "Ada L."}, headers={"accept": java})
+    client.patch(url, content=chunks, headers={"content-type": JSON})
+statuses = [exchange.status for exchange in client.exchanges]
+print(statuses, ada)
+
+# %% [markdown]
+"""
+The list of status codes for bodies is short. **406**: no answer in a type that you take.
+**413**: too long. **415**: a type that is not read. **422**: the type is right, the
+content is not.
+
+## Check it
+
+The folded cell holds `RFC_7396`, the table of examples in appendix A of the RFC:
+target, patch and result. It also sends every combination of absent, null and new, and
+keeps in `wrong` those that changed something else.
+"""
+
+# %% tags=["stage"]
+RFC_7396 = [
+    ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+    ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+    ({"a": "b"}, {"a": None}, {}),
+    ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+    ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+    ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+    ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+    ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+    (["a", "b"], ["c", "d"], ["c", "d"]),
+    ({"a": "b"}, ["c"], ["c"]),
+    ({"a": "foo"}, None, None),
+    ({"a": "foo"}, "bar", "bar"),
+    ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+    ([1, 2], {"a": "b", "c": None}, {"a": "b"}),
+    ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+]
+wrong = []
+for name in ({}, {"name": "New"}):
+    for phone in ({}, {"phone": None}, {"phone": "new"}):
+        for address in ({}, {"address": None}, {"address": {"zip": None}}):
+            reset()
+            sent = name | phone | address
+            expected = merge_patch(asdict(ada), sent)
+            apply_patch(ada, CustomerPatch(**sent))
+            if asdict(ada) != {"phone": None, "address": None} | expected:
+                wrong.append(sent)
+
+# %%
+merged = [merge_patch(target, patch) for target, patch, _ in RFC_7396]
+assert merged == [result for *_, result in RFC_7396], "an example of RFC 7396 differs"
+assert wrong == [], f"a patch changed what it did not name: {wrong[:1]}"
+assert verdict(CustomerPatch, {"discount": 1}) != "accepted", "a client sets a discount"
+assert weights == [weight for _, weight in ACCEPT], "an Accept header is misread"
+assert statuses == [200, 422, 200, 413], f"the four clients got {statuses}"
+print(len(merged), "examples of the RFC and", len(weights), "headers are right")
+
+# %% [markdown]
+"""
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `exclude_unset=True` | `exclude_unset=False` | a patch changed what it did not name |
+| `extra="forbid"` | `extra="ignore"` | a client sets a discount |
+| `float(number[1]), 1.0) if number else 1.0` | `float(number[1]), 1.0) if number else 0.0` | an Accept header is misread |
+
+## Your turn
+
+The front end has a form. It knows the document as it was, `before`, and as the user left
+it, `after`. Write `make_patch(before, after)`: the merge patch that it sends. Applied to
+`before`, it must give `after`. It names nothing that stayed the same, in inner objects
+too, because another user may have changed that meanwhile. Neither document holds null.
+"""
+
+
+# %% tags=["exercise"]
+def make_patch(before, after):
+    """The smallest merge patch that turns `before` into `after`; both are objects."""
+    raise NotImplementedError
+
+
+# %%
+from playbook.exercises.api.representations import HINTS, check
+
+check(make_patch)
+
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
+
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
+
+
+# %% tags=["solution"]
+def make_patch(before, after):
+    patch = {name: None for name in before if name not in after}
+    for name, value in after.items():
+        old = before.get(name)
+        if old == value:
+            continue
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = make_patch(old, value)
+        patch[name] = value
+    return patch
+
+
+assert check(make_patch)
+
+# %% [markdown]
+"""
+## Take it with you
+
+`playbook lift representations INTO` copies the recipe and its tests. Its seams:
+
+| seam | what you give |
+|---|---|
+| model | a subclass of `Strict` for each body that comes in |
+| row | for `apply_patch`: any object with attributes of the same names |
+| application | `BodyLimit` as its middleware, `gives_json` as its dependency |
+
+The folded cell makes a table of notes in SQLite, with one row and the ORM class `Note`.
+It imports `Session`.
+"""
+
+# %% tags=["stage"]
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+
+class Base(DeclarativeBase): ...
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    tags: Mapped[dict] = mapped_column(sa.JSON)
+
+
+engine = sa.create_engine(f"sqlite:///{lesson_folder() / 'notes.db'}")
+Base.metadata.create_all(engine)
+with Session(engine) as session, session.begin():
+    session.add(Note(id=1, title="shopping", tags={"urgent": "yes"}))
+
+
+# %%
+class NotePatch(Strict):
+    title: str = ""
+    tags: dict[str, str | None] = {}
+
+
+app = FastAPI()
+
+
+@app.patch("/notes/1", dependencies=[takes(MERGE_PATCH, JSON)])
+def change_note(changes: NotePatch):
+    with Session(engine) as session, session.begin():
+        note = session.get_one(Note, 1)
+        changed = apply_patch(note, changes)
+        return {"changed": changed, "title": note.title, "tags": note.tags}
+
+
+with serving(app) as client:
+    client.patch("/notes/1", json={"tags": {"urgent": None, "shop": "corner"}})
+    show_http(client)
+
+# %% [markdown]
+"""
+Traps:
+
+- A strict model takes no text for a date or UUID, once FastAPI has parsed the JSON. Mark
+  the field: `Annotated[UUID, Field(strict=False)]`.
+- A service may change a JSON column in place; SQLAlchemy does not notice.
+  `merge_patch` returns a new object, so it does.
+- With Starlette's own `max_body_size`, leave `BodyLimit` out.
+
+Hand it over:
+
+- **Front end**: send only what the user changed; null removes.
+- **Reviewer**: every body is a `Strict` model of its own, never the table's model.
+- **Security**: a field that only the service sets is in no such model.
+- **Tests**: keep the tables of the RFC and of the `Accept` headers.
+- **Operations**: a proxy has a limit for bodies, too. Keep it above the service's.
+
+## In short
+
+A field that was not sent is not null, and only the fields that came in count. Input is
+strict so that mistakes are found early. Negotiation is lenient, because what cannot be
+read is not a refusal.
+
+## Sources
+
+RFC 7396 (merge patch) and its appendix A. RFC 5789 (PATCH). RFC 9110, 12.5.1 (Accept),
+15.5.7 (406), 15.5.14 (413), 15.5.16 (415). OWASP API Security Top 10 2023, API3 (mass
+assignment). Pydantic documentation, "Strict mode". DRF documentation, "Serializers".
+"""
+
+# %% [markdown] tags=["nav"]
+"""
+Previous: [Resources](resources.ipynb) · [course map](../index.ipynb) · Next: [Errors](errors.ipynb)
+"""
