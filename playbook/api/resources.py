@@ -23,7 +23,7 @@ answers = {method: ask(client, method, url, state) for method in METHODS}
 assert broken_promises(answers) == []
 ```
 
-*Lift: 84 lines in 1 file; needs starlette.*
+*Lift: 85 lines in 1 file; needs starlette.*
 
 ## See it break
 
