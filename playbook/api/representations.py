@@ -28,8 +28,8 @@ def change_note(changes: NotePatch):
 ## See it break
 
 A shop keeps a customer in memory. The folded cell defines the class `Customer` with
-`name`, `phone`, `address` and `discount`; its object `ada`; and `reset()`, which gives
-Ada her first values: the phone 555-1, an address in London, no discount. It imports
+`name`, `phone`, `address` and `discount`; its object `ada` and the `url` for it; and
+`reset()`, which gives Ada her first values again. It imports
 `Annotated`; FastAPI's `FastAPI`, `HTTPException`, `Request`, `Depends` and `Body`;
 `BaseModel`; and `serving`, `show`, `show_http` and `table`.
 """
@@ -53,6 +53,7 @@ class Customer:
     discount: int = 0
 
 
+url = "/customers/ada"
 ada = Customer("Ada", "555-1", {"city": "London", "zip": "NW1"})
 
 
@@ -81,7 +82,8 @@ def change_in_haste(changes: Changes, request: Request) -> Customer:
     return ada
 
 
-ada
+print(ada)
+
 # %% [markdown]
 """
 Three clients send a PATCH. The first changes the phone. The second mistypes `phone` and
@@ -92,9 +94,9 @@ tries its luck with a discount. The third is a Java program; its library sends t
 # %% tags=["predict"]
 java = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
 with serving(first_shop) as client:
-    client.patch("/customers/ada", json={"phone": "555-2"})
-    client.patch("/customers/ada", json={"fone": "555-3", "discount": "90"})
-    client.patch("/customers/ada", json={"name": "Ada"}, headers={"accept": java})
+    client.patch(url, json={"phone": "555-2"})
+    client.patch(url, json={"fone": "555-3", "discount": "90"})
+    client.patch(url, json={"name": "Ada"}, headers={"accept": java})
     show_http(client)
 
 # %% [markdown]
@@ -120,7 +122,7 @@ replaced as a whole. Choose JSON Patch for long lists.
 
 What frameworks bring: DRF's `partial=True` separates "not sent" from null, and ignores
 unknown fields. Django and Flask bring no patch. FastAPI ignores unknown fields, and
-turns `"90"` into 90, unless the model forbids it. All leave `Accept` to you, except DRF.
+turns `"90"` into 90, unless the model forbids it. Only DRF reads `Accept` for you.
 Flask and Starlette can limit a body (`MAX_CONTENT_LENGTH`, `max_body_size`).
 
 ## Build it
@@ -132,8 +134,7 @@ Pydantic remembers which fields came in. `exclude_unset` leaves the others out:
 
 # %%
 for body in ({}, {"phone": None}, {"phone": "555-2"}):
-    changes = Changes(**body)
-    print(body, "->", changes.model_dump(exclude_unset=True))
+    print(body, "->", Changes(**body).model_dump(exclude_unset=True))
 
 # %% [markdown]
 """
@@ -225,7 +226,8 @@ print(apply_patch(ada, changes), apply_patch(ada, changes), ada)
 
 # %% [markdown]
 """
-The second call changed nothing and returned False. Use it to leave `updated_at` and a version number alone.
+The second call changed nothing and returned False. So a service can leave `updated_at`
+and a version number alone.
 """
 
 # %% [markdown]
@@ -273,7 +275,7 @@ can read. What cannot be read is not "never": a header without any range takes a
 """
 
 # %% tags=["export"]
-from fastapi import HTTPException, Request
+from fastapi import Depends, HTTPException, Request
 
 JSON = "application/json"
 MAX_ACCEPT = 1000  # characters; a longer header is disregarded (RFC 9110, 12.5.1)
@@ -333,8 +335,6 @@ type in the OpenAPI document.
 """
 
 # %% tags=["export"]
-from fastapi import Depends
-
 MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -362,7 +362,7 @@ def change(changes: Annotated[CustomerPatch, Body(media_type=MERGE_PATCH)]):
 
 
 with serving(shop) as client:
-    client.patch("/customers/ada", data={"phone": "555-2"})
+    client.patch(url, data={"phone": "555-2"})
     show_http(client)
 
 # %% [markdown]
@@ -406,7 +406,6 @@ The three clients of the beginning come again. A fourth sends 17 chunks of 64 Ki
 """
 
 # %%
-url = "/customers/ada"
 with serving(BodyLimit(shop)) as client:
     client.patch(url, json={"phone": "555-2"})
     client.patch(url, json={"fone": "555-3", "discount": "90"})
