@@ -299,9 +299,7 @@ def takes_method(route: BaseRoute, scope: Scope) -> bool:
     match, inner = route.matches(dict(scope))
     if match is Match.FULL and isinstance(route, Mount | Host):
         return any(takes_method(one, {**scope, **inner}) for one in route.routes or ())
-    known = (
-        getattr(route, "methods", ()) is not None
-    )  # a class knows its methods itself
+    known = getattr(route, "methods", ()) is not None  # None: a class knows them
     return match is Match.FULL and known
 
 
@@ -393,6 +391,11 @@ def ask(
 # %%
 with serving(shop) as client:
     print(ask(client, "POST", "/orders?item=rope", orders.copy))
+
+# %% [markdown]
+"""
+`broken_promises` compares all answers of one URL with what RFC 9110 promises.
+"""
 
 # %% tags=["export"]
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -625,7 +628,6 @@ Hand it over:
 - **Front end**: trust the status code before the body, and follow `Location`.
 - **Reviewer**: accept no verb in a path, and no GET that changes something.
 - **Tests**: call `ask` and `broken_promises` for every URL of your service.
-- **Security**: build no link from the `Host` header.
 - **Operations**: a proxy may repeat GET, PUT and DELETE, but not POST.
 
 ## In short
