@@ -75,7 +75,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-30 playbooks, 10 h 35 min in all.
+30 playbooks, 10 h 34 min in all.
 
 ### foundations: the ground everything stands on (1 h 33 min)
 
@@ -103,11 +103,11 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Expand and contract](migrations/expand_and_contract.ipynb) | 20 | Rename a column in five releases while clients read and write, so that no request fails and no row is wrong. |
 | [Test migrations](migrations/test_migrations.ipynb) | 20 | Run every migration up, down and up again over rows that nobody chose, and be told what it loses, what it leaves behind and where it works on an empty table only. |
 
-### api: a contract strangers can rely on (2 h 58 min)
+### api: a contract strangers can rely on (2 h 57 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Resources](api/resources.ipynb) | 51 | Give each thing in your service a URL, and use HTTP's methods and status codes as clients, caches and proxies already understand them. |
+| [Resources](api/resources.ipynb) | 50 | Give each thing in your service a URL, and use HTTP's methods and status codes as clients, caches and proxies already understand them. |
 | [Representations](api/representations.ipynb) | 49 | Decide which bodies come in and go out: strict input, patches that change only what they name, and media types that odd clients survive. |
 | [Errors](api/errors.ipynb) | 20 | Answer every failure of a service in one form that tells the client what to do next and a stranger nothing. |
 | [Pagination](api/pagination.ipynb) | 20 | Read a list page by page so that every row which stays is seen exactly once, whatever comes and goes meanwhile. |

@@ -9,7 +9,7 @@ clients, caches and proxies already understand them.
 |---|---|
 | **Use it when** | you write the first endpoint, or a repeated request works twice |
 | **You need** | [start here](../foundations/start_here.ipynb) (*background*) |
-| **Time** | read 36 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | rest, crud, http methods, status codes, head, options, location, allow |
 | **Standard** | RFC 9110 |
 
@@ -23,7 +23,7 @@ answers = {method: ask(client, method, url, state) for method in METHODS}
 assert broken_promises(answers) == []
 ```
 
-*Lift: 85 lines in 1 file; needs starlette.*
+*Lift: 83 lines in 1 file; needs starlette.*
 
 ## See it break
 

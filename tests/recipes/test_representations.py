@@ -37,12 +37,15 @@ values = st.recursive(
 class BookPatch(Strict):
     title: str = ""
     shelf: str | None = None
+    copies: int = 1
     facts: dict[str, Any] | None = None
 
 
 @pytest.fixture
 def book() -> SimpleNamespace:
-    return SimpleNamespace(title="Emma", shelf="A1", facts={"pages": 400, "author": {"name": "Austen"}}, price=9)
+    return SimpleNamespace(
+        title="Emma", shelf="A1", copies=1, facts={"pages": 400, "author": {"name": "Austen"}}, price=9
+    )
 
 
 @pytest.fixture
@@ -107,7 +110,9 @@ def test_a_patch_changes_what_it_names(client: TestClient, book: SimpleNamespace
         assert held == facts  # an ORM notices a new object, and no change within one
 
 
-@pytest.mark.parametrize("body", ['{"title": null}', '{"title": 1}', '{"price": 0}', "[]", "null", "{", ""])
+@pytest.mark.parametrize(
+    "body", ['{"title": null}', '{"title": 1}', '{"copies": "2"}', '{"price": 0}', "[]", "null", "{", ""]
+)
 def test_a_body_that_is_not_understood_changes_nothing(client: TestClient, book: SimpleNamespace, body: str) -> None:
     before = copy.deepcopy(vars(book))
     assert client.patch("/book", content=body, headers={"content-type": MERGE_PATCH}).status_code == 422
