@@ -1,5 +1,6 @@
 """What the recipe promises for bodies and media types. Needs pytest, hypothesis and httpx, nothing else."""
 
+import asyncio
 import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import pytest
 from fastapi import Body, Depends, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
 from playbook.api.representations import (
@@ -164,3 +166,19 @@ def test_a_body_ends_at_the_limit_with_and_without_its_length(client: TestClient
         piece = b" " * (size // pieces)
         for content in (piece * pieces, iter([piece] * pieces)):
             assert client.patch("/book", content=content, headers={"content-type": JSON}).status_code == status
+
+
+def test_the_pieces_of_a_body_are_added_up() -> None:
+    async def read_all(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    async def piece() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * 10, "more_body": next(more)}
+
+    more = iter([True] * 2 + [False])
+    asyncio.run(BodyLimit(read_all, 30)({"type": "http"}, piece, None))  # type: ignore[arg-type]
+    more = iter([True] * 9)
+    with pytest.raises(HTTPException) as refused:
+        asyncio.run(BodyLimit(read_all, 30)({"type": "http"}, piece, None))  # type: ignore[arg-type]
+    assert (refused.value.status_code, len(list(more))) == (413, 5)
