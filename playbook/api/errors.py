@@ -43,11 +43,11 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
+from playbook.api.resources import JSON, MERGE_PATCH, complete_methods, resources
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.http_service import Caller, Transaction, anyone, create_app
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, show_http, table
-from playbook.pantry.http import Caller, Transaction, anyone, create_app
-from playbook.pantry.resources import JSON, MERGE_PATCH, complete_methods, resources
 from playbook.schema.identity import add_user
 
 helpful = APIRouter(dependencies=[Depends(anyone)])
@@ -116,7 +116,7 @@ First the catalogue. A problem has a **type**, a URI that programs compare and p
 should do, since that is the only question a client has. A later page adds its own with one line.
 """
 
-# %%
+# %% tags=["export"]
 import re
 from dataclasses import dataclass
 
@@ -147,7 +147,7 @@ def problem_type(slug: str, status: int, title: str, client: str) -> ProblemType
     return PROBLEM_TYPES[slug]
 
 
-# %%
+# %% tags=["export"]
 MALFORMED = problem_type("malformed-request", 400, "The request cannot be read", "Correct it; do not send it again.")
 NOT_SIGNED_IN = problem_type("not-signed-in", 401, "Nobody is signed in", "Sign in, then send the request again.")
 NOT_PERMITTED = problem_type("not-permitted", 403, "You may not do this", "Ask an owner for the permission.")
@@ -170,7 +170,7 @@ keeps its headers. From 500 upwards only a `Problem`, whose author chose the wor
 error's text is for the log.
 """
 
-# %%
+# %% tags=["export"]
 import json
 from collections.abc import Mapping
 from http.client import responses
@@ -179,7 +179,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from playbook.pantry.http import request_id
+from playbook.foundations.http_service import request_id
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -194,7 +194,7 @@ class Problem(HTTPException):
         self.kind, self.members = kind, members
 
 
-# %%
+# %% tags=["export"]
 def problem_response(error: HTTPException) -> Response:
     """`error` as problem+json with its headers; a status below 400 is passed on without a body."""
     if error.status_code < 400:
@@ -218,7 +218,7 @@ sent is never repeated: Pydantic's messages do not, but your own validators may,
 them. At most twenty: 80,000 unknown fields must not buy an answer of ten megabytes.
 """
 
-# %%
+# %% tags=["export"]
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from urllib.parse import quote
@@ -264,7 +264,7 @@ characters; RFC 7493 (I-JSON) forbids them, and so do we: who reads differently 
 a bound. The parser goes first, with hooks, because the pattern for strings is fast on valid JSON only.
 """
 
-# %%
+# %% tags=["export"]
 MAX_DEPTH, MAX_NUMBER, MAX_PARTS = 32, 40, 5000  # levels; characters; commas, colons and opening brackets
 NOT_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^][{}"]+')
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -285,7 +285,7 @@ def number(literal: str) -> float:
     return value
 
 
-# %%
+# %% tags=["export"]
 def json_fault(body: bytes) -> str:
     """Why `body` is not taken as JSON; empty when it is."""
     opening = body.count(b"[") + body.count(b"{")
@@ -316,7 +316,7 @@ The URL is input too: what is not UTF-8 or contains NUL is refused before anybod
 parameter that the route does not declare in the OpenAPI document is an error, as an unknown field is.
 """
 
-# %%
+# %% tags=["export"]
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -340,7 +340,7 @@ def url_fault(scope: Scope) -> Problem | None:
     return None
 
 
-# %%
+# %% tags=["export"]
 def query_fault(scope: Scope) -> Problem | None:
     """The problem of a query parameter that is unknown, given twice where one is taken, or an odd number (`1_0`)."""
     app, method = scope["app"], scope["method"].lower()
@@ -368,10 +368,10 @@ def query_fault(scope: Scope) -> Problem | None:
 The body is checked when the route first reads it, where the handlers see the `Problem`. Who asks is known by then.
 """
 
-# %%
+# %% tags=["export"]
 from starlette.datastructures import Headers, MutableHeaders
 
-from playbook.pantry.http import off_the_loop
+from playbook.foundations.http_service import off_the_loop
 
 IS_JSON = re.compile(r"application/(?:json|[^;\s]+\+json)\s*(?:;|$)", re.IGNORECASE)
 
@@ -392,7 +392,7 @@ class StrictInput:
         await self.app(scope, receive, send)
 
 
-# %%
+# %% tags=["export"]
 def checked_body(receive: Receive) -> Receive:
     """`receive` that gives the whole body at once and raises Problem when it is not strict JSON."""
     done = False
@@ -421,7 +421,7 @@ def checked_body(receive: Receive) -> Receive:
 `TimeoutError` is an empty pool. They will pass: 503 with `Retry-After`. Anything else is a bug, and 500.
 """
 
-# %%
+# %% tags=["export"]
 import logging
 
 import sqlalchemy as sa
@@ -449,7 +449,7 @@ outermost layer has the last word: an error of any other form keeps its status a
 """
 
 
-# %%
+# %% tags=["export"]
 class OnlyProblems:
     """ASGI, outermost: an error that is not problem+json is replaced by the problem of its status."""
 
@@ -487,14 +487,14 @@ class OnlyProblems:
 Each type has a page, and the OpenAPI document says of every route that its errors are problems.
 """
 
-# %%
+# %% tags=["export"]
 from html import escape
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 from starlette.middleware import Middleware
 
-from playbook.pantry.http import anyone
+from playbook.foundations.http_service import anyone
 
 problem_pages = APIRouter(tags=["problems"], dependencies=[Depends(anyone)])
 
@@ -508,7 +508,7 @@ def read_problem_type(slug: str) -> str:
     return f"<!doctype html><title>{title}</title><h1>{PROBLEM_TYPES[slug].status} {title}</h1><p>{client}"
 
 
-# %%
+# %% tags=["export"]
 def describe_problems(document: dict[str, Any]) -> None:
     """Write into an OpenAPI document that every error of every operation is a problem."""
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
@@ -524,7 +524,7 @@ def describe_problems(document: dict[str, Any]) -> None:
             answers[status]["content"] = content
 
 
-# %%
+# %% tags=["export"]
 def install_problems(app: FastAPI) -> None:
     """Make every error of `app` problem+json and its input strict. Before or after `complete_methods`, once."""
     app.state.describers = [describe_problems]  # what a later page writes into the document goes in front
@@ -773,5 +773,5 @@ validation) and 16.5.1 (generic errors). PostgreSQL documentation, appendix A (S
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Resources](resources.ipynb) · [course map](../index.ipynb) · Next: [Pagination](pagination.ipynb)
+Previous: [Representations](representations.ipynb) · [course map](../index.ipynb) · Next: [Pagination](pagination.ipynb)
 """

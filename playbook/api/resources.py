@@ -2,257 +2,262 @@
 """
 # Resources
 
-Give organizations and packages URLs, methods and status codes that clients, caches and proxies already understand.
+Give each thing in your service a URL, and use HTTP's methods and status codes as
+clients, caches and proxies already understand them.
 
 | | |
 |---|---|
-| **Use it when** | you write the first endpoint, or a client asks "how do I know whether it worked?" |
-| **You need** | [http_service](../foundations/http_service.ipynb), [identity](../schema/identity.ipynb), [catalog](../schema/catalog.ipynb) |
-| **Time** | 20 minutes |
-| **Topics** | rest, resources, crud, http methods, status codes, get, post, put, patch, delete, head, options, location header, allow header, method not allowed, merge patch, json patch, content negotiation, unsupported media type, not acceptable, payload too large, safe, idempotent |
-| **Standard** | RFC 9110; RFC 5789; RFC 7396 |
+| **Use it when** | you write the first endpoint, or a repeated request works twice |
+| **You need** | [start here](../foundations/start_here.ipynb) (*background*) |
+| **Time** | read 35 min, exercise 15 min |
+| **Topics** | rest, crud, http methods, status codes, head, options, location, allow |
+| **Standard** | RFC 9110 |
+
+```python
+from playbook.api.resources import METHODS, ask, broken_promises
+from playbook.api.resources import complete_methods, path_of
+
+complete_methods(app)  # HEAD, OPTIONS and a complete Allow header for every URL
+location = path_of(request, "read_tag", name=name)  # a path for the Location header
+answers = {method: ask(client, method, url, state) for method in METHODS}
+assert broken_promises(answers) == []
+```
+
+*Lift: 83 lines in 1 file; needs starlette.*
+
+## See it break
+
+A shop keeps its orders in a dictionary. Its first API has one URL per function. It says
+what went wrong in the body.
 """
+
+# %%
+from fastapi import APIRouter, FastAPI, HTTPException
+
+orders = {1: "anvil", 2: "rocket"}
+first_shop = FastAPI()
+
+
+@first_shop.get("/listOrders")
+def list_all_orders():
+    return [f"/cancelOrder?number={number}" for number in orders]
+
+
+@first_shop.get("/cancelOrder")
+def cancel_order(number: int):
+    return {"cancelled": orders.pop(number, "error: no such order")}
+
+
+list_all_orders()
 
 # %% [markdown]
 """
+The folded cell defines `check_links(app, start)`. It is a link checker, a program that
+looks for broken links on web sites. It serves `app` (with `serving`), reads `start`,
+and requests each link in it, two times. It prints the status codes and the orders that
+are left. From here on, `show_http(client)` prints what a client sent and got.
+"""
+
+# %% tags=["stage"]
+import re
+
+from playbook.kit.lesson import serving, show, show_http, table
+
+
+def check_links(app, start, method="GET"):
+    rounds = []
+    with serving(app) as client:
+        links = re.findall(r'"(/[^"]+)"', client.get(start).text)
+        for _ in (1, 2):
+            rounds.append([client.request(method, url).status_code for url in links])
+    requests = [f"{method} {url}" for url in links]
+    rows = zip(requests, *rounds, strict=True)
+    show(table(rows, ["request", "round 1", "round 2"]))
+    print("orders left:", orders)
+
+
+# %% [markdown]
+"""
+Predict: how many orders are left? And which status codes does the second round get?
+"""
+
+# %% tags=["predict"]
+check_links(first_shop, "/listOrders")
+
+# %% [markdown]
+"""
+The link checker did nothing wrong. HTTP promises that GET changes nothing, so it may
+follow every link. The URL says `cancel`, but programs do not read English.
+
+They do not read the words "no such order" in the body either. Monitoring, retries and
+`raise_for_status` look at the status code, and it said success.
+
 ## The decision
 
 | option | good | costs |
 |---|---|---|
-| procedures over POST (`/createPackage`) | reads like the code | nothing between client and server understands it: no cache, no safe retry, no standard error |
-| **resources and HTTP's own methods** | what a method promises holds for every URL; caches, proxies, generators and browsers know it | some actions must be found a noun |
-| GraphQL | the client chooses fields; one round trip | no HTTP caching; cost of a query must be bounded (see the api track) |
+| a URL per function (`/cancelOrder`) | reads like code | programs know no promise |
+| **resources, HTTP's methods** | programs know the promises | some nouns are invented |
+| GraphQL | clients choose fields | one URL, one method: no HTTP cache |
 
-We take **resources**. The nouns are plural, the key in the URL is the natural one (`/packages/httpx`), nothing is
-nested deeper than one level.
+We choose **resources**. A URL names a thing: a plural noun and a key, such as
+`/orders/1`. The method says what happens to it. Choose functions for a computation
+without state (`POST /render`). Frameworks bring a part of the recipe:
 
-And how is a part of one changed?
+| framework | HEAD | OPTIONS | `Allow` with status 405 |
+|---|---|---|---|
+| Flask | yes | yes | all methods of the URL |
+| Django, DRF (class-based) | yes | yes | all methods of the view |
+| Starlette | yes | no | the first route's methods |
+| FastAPI | no | no | the first route's methods |
 
-| option | good | costs |
-|---|---|---|
-| `PUT` of the whole | simplest meaning | a client that does not know a new field erases it |
-| JSON Patch (RFC 6902) | can move and test, edits lists | clients must compute operations |
-| **JSON Merge Patch (RFC 7396)** | the body is what changes: `{"description": null}` | null means "remove", so no field can have the value null *and* be kept |
+## Build it
 
-We take the **merge patch**. Choose procedures for what has no state (`POST /render`), JSON Patch for long lists.
-"""
+### The idea
 
-# %% [markdown]
-"""
-## See it break
-
-The tempting API: a verb a path, and every answer 200, since "the request arrived". Its client asks for what does not
-exist. Before you run the cell: does `raise_for_status` notice? And what is left after only the name was changed?
+A method is **safe** if it only reads: GET, HEAD and OPTIONS. It is **idempotent** if
+the same request sent twice leaves the same state as sent once: the safe methods, PUT
+and DELETE. After a timeout, a client may repeat an idempotent request. POST and PATCH
+promise neither.
 """
 
 # %%
-import sqlalchemy as sa
-from fastapi import FastAPI
-from pydantic import BaseModel
-
-from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, show_http, table
-
-naive = FastAPI()
-stored = {"acme": {"name": "Acme", "description": "Anvils and more"}}
+router = APIRouter()
 
 
-class Organization(BaseModel):
-    name: str | None = None
-    description: str | None = None
+@router.get("/orders/{number}")
+def read_order(number: int):
+    if number not in orders:
+        raise HTTPException(404, f"there is no order {number}")
+    return {"number": number, "item": orders[number]}
 
 
-@naive.post("/getOrganization")
-def get_organization(slug: str):
-    return stored.get(slug, {"error": "not found"})
+# %% [markdown]
+"""
+The folded cell adds three routes in the same style: `GET /orders` lists the links of
+all orders, `PUT /orders/1` replaces an order's item, and `DELETE /orders/1` answers 204
+(no content). It defines `new_shop()`, an application with these routes and the first
+two orders. It imports `Request` and `Response`, and makes `hasty_shop` for the next
+section.
+"""
+
+# %% tags=["stage"]
+from fastapi import Request, Response
 
 
-@naive.patch("/organizations/{slug}")
-def update_organization(slug: str, changes: Organization):
-    stored[slug] = changes.model_dump()
-    return stored[slug]
+@router.get("/orders")
+def list_orders():
+    return [f"/orders/{number}" for number in orders]
 
 
-@naive.get("/organizations/{slug}")
-def read_organization(slug: str):
-    return stored[slug]
+@router.put("/orders/{number}")
+def replace_order(number: int, item: str):
+    read_order(number)
+    orders[number] = item
+    return read_order(number)
 
 
-with serving(naive) as client:
-    answer = client.post("/getOrganization?slug=acne").raise_for_status()
-    print(f"raise_for_status saw nothing; the name is {answer.json().get('name')}")
-    client.patch("/organizations/acme", json={"name": "Acme Ltd"})
-    client.put("/organizations/acme", json={"name": "Acme Ltd"})
-    client.head("/organizations/acme")
+@router.delete("/orders/{number}", status_code=204)
+def delete_order(number: int):
+    read_order(number)
+    del orders[number]
+
+
+def new_shop():
+    orders.clear()
+    orders.update({1: "anvil", 2: "rocket"})
+    app = FastAPI(redirect_slashes=False)
+    app.include_router(router)
+    return app
+
+
+hasty_shop = new_shop()
+
+
+@hasty_shop.post("/orders", status_code=201)
+def create_in_haste(request: Request, response: Response):
+    response.headers["Location"] = str(request.url_for("read_order", number=3))
+
+
+# %%
+check_links(new_shop(), "/orders")
+
+# %% [markdown]
+"""
+### 201 and Location
+
+The answer to a POST that creates is 201. Its `Location` header holds the URL of the new
+order. The route of `hasty_shop` builds it with Starlette's own function:
+`request.url_for("read_order", number=3)`. A client sends a `Host` header of its own
+choice. Predict: which host stands in `Location`?
+"""
+
+# %% tags=["predict"]
+with serving(hasty_shop) as client:
+    client.post("/orders", headers={"host": "mallory.example"})
     show_http(client)
 
 # %% [markdown]
 """
-Three failures. A typo came back as success, and `None` goes on into the client's program. The change of a name erased
-a description nobody had mentioned. And the last two: the framework answers 405, which is right for PUT, but `Allow`
-names one of this URL's methods, and HEAD, which RFC 9110 demands beside GET and link checkers use, is refused.
-
-## Build it
-
-First the representations. What comes in is strict: an unknown field is an error, since its sender expects something
-to happen. In a patch only what was sent counts: `model_fields_set` tells "not given" from "null".
+A cache that stores such an answer, or a mail with such a link, sends others to the
+attacker. RFC 9110 allows a path in `Location`, and a path has no host. `path_of` also
+encodes it, because names can hold spaces and question marks.
 """
 
-# %%
-import re
-from datetime import datetime
-from typing import Annotated, Any
+# %% tags=["export"]
+from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
-
-CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
-BLANK = r" \u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"  # also what has no width
-SEEN = rf"^[^{CONTROL}]*[^{CONTROL}{BLANK}][^{CONTROL}]*$"
+from starlette.requests import Request
 
 
-def seen(name: str) -> str:
-    """`name` without the spaces around it. Raises ValueError for one that nobody can see, or that moves a cursor."""
-    if not re.fullmatch(SEEN[1:-1], name):
-        raise ValueError("write something that can be seen, on one line")
-    return name.strip()
+def root_of(request: Request) -> str:
+    """The prefix that a proxy took from the path; in a mounted application, too."""
+    return str(request.scope.get("app_root_path", request.scope.get("root_path", "")))
 
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", min_length=2, max_length=40)]
-Length = StringConstraints(min_length=1, max_length=100)
-Name = Annotated[str, Length, AfterValidator(seen), Field(json_schema_extra={"pattern": SEEN})]
-Text = Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$", max_length=2000)]
-PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)]
+def path_of(request: Request, route: str, **values: object) -> str:
+    """The encoded path of a route, for `Location`; NoMatchFound if there is none."""
+    router = request.scope.get("router") or request.app
+    path = root_of(request) + router.url_path_for(route, **values)
+    return "/" + quote(path.lstrip("/"))  # "//" at the start would name a host
 
 
 # %%
-class Strict(BaseModel):
-    """A body that comes in: unknown fields and wrong types are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class NewOrganization(Strict):
-    slug: Slug
-    name: Name
-    description: Text | None = None
+@router.post("/orders", status_code=201)
+def create_order(item: str, request: Request, response: Response):
+    number = max(orders, default=0) + 1
+    orders[number] = item
+    response.headers["Location"] = path_of(request, "read_order", number=number)
+    return read_order(number)
 
 
-class OrganizationPatch(Strict):
-    name: Name = Field(default_factory=str, description="left out: unchanged")  # no default in the schema
-    description: Text | None = Field(default=None, description="left out: unchanged; null: removed")
-
-
-class NewPackage(Strict):
-    name: PackageName
-    organization: Slug
-    summary: Text | None = None
-
-
-class PackagePatch(Strict):
-    summary: Text | None = Field(default=None, description="left out: unchanged; null: removed")
-
-
-# %%
-class OrganizationOut(BaseModel):
-    slug: str
-    name: str
-    description: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class PackageOut(BaseModel):
-    name: str
-    organization: str
-    summary: str | None
-    popularity_rank: int | None
-    latest_version: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class OrganizationList(BaseModel):
-    """An object, not a bare array, so that a field such as `next` can be added later. `complete`: these are all."""
-
-    items: list[OrganizationOut]
-    complete: bool
-
-
-class PackageList(BaseModel):
-    items: list[PackageOut]
-    complete: bool
-
+with serving(new_shop()) as client:
+    client.post("/orders?item=magnet", headers={"host": "mallory.example"})
+    show_http(client)
 
 # %% [markdown]
 """
-Then what HTTP promises for *every* URL. 415 says what media type would be taken, 406 that the answer has another one
-than asked for; dependencies do it, before the body is looked at. A patch may come as `application/json`, too, and means
-the same: generated clients (openapi-fetch) send nothing else.
+### HEAD
+
+Most link checkers send HEAD, which asks for the headers of GET without the body.
+RFC 9110 demands GET and HEAD of every server. FastAPI does not bring HEAD:
 """
 
 # %%
-from fastapi import APIRouter, Body, Depends, HTTPException, Request
-
-JSON, MERGE_PATCH = "application/json", "application/merge-patch+json"
-PatchBody = Body(media_type=MERGE_PATCH)  # for the document; `takes` enforces it
-MAX_ACCEPT = 1000  # characters; a longer Accept is disregarded, as RFC 9110, 12.5.1 allows
-ELEMENT = re.compile(r'(?:^|,)\s*([^\s;,"]+)((?:"(?:[^"\\]|\\.)*"|[^,"])*)')  # a range, its parameters
-MEDIA_RANGE = re.compile(r"\*|(\*|[^*/]+)/(\*|[^*/]+)")
-WEIGHT, VARIANT = re.compile(r";\s*q\s*=\s*(\d+\.?\d*|\.\d+)\s*(;|$)"), re.compile(r";\s*(?!q\s*=|charset\s*=)[^\s;]")
-
-
-def quality(accept: str, offered: str) -> float:
-    """How much a client wants media type `offered`, 0 to 1, by its Accept header (RFC 9110, 12.5.1).
-
-    What cannot be read is not "never": a weight that is no number is 1, a header without a media range takes anything.
-    """
-    precision = {"*": 0, "*/*": 0, offered.split("/")[0] + "/*": 1, offered: 3}  # "*" is what older Java sends
-    best, readable = (-1, 0.0), False  # the most precise range decides, whatever its weight
-    for media_range, rest in ELEMENT.findall(accept.lower()) if len(accept) <= MAX_ACCEPT else ():
-        parameters = re.sub('"[^"]*"', "", rest)
-        weight = min(float(number[1]), 1.0) if (number := WEIGHT.search(parameters)) else 1.0
-        variant = VARIANT.search(parameters) is not None  # `version=2` may be wanted, but only that is excluded by q=0
-        if media_range in precision and (weight or not variant):
-            best = max(best, (precision[media_range] - variant, weight))
-        readable = readable or MEDIA_RANGE.fullmatch(media_range) is not None
-    return best[1] if readable else 1.0
-
-
-# %%
-async def gives_json(request: Request) -> None:
-    """406 for a client that does not take JSON (RFC 9110, 15.5.7)."""
-    if quality(",".join(request.headers.getlist("accept")), JSON) == 0:
-        raise HTTPException(406, f"this resource is given as {JSON}")
-
-
-def takes(*media_types: str) -> Any:
-    """A dependency: 415 for a body of another type, with the header that says which would do (RFC 5789, 2.2)."""
-    header, these = "Accept-Patch" if MERGE_PATCH in media_types else "Accept", ", ".join(media_types)
-
-    async def check(request: Request) -> None:
-        sent = request.headers.get("content-type", "").split(";")[0].strip().lower()
-        if sent not in media_types:
-            raise HTTPException(415, f"send {these}, not {sent or 'a body without a type'}", {header: these})
-
-    return Depends(check)
-
+check_links(new_shop(), "/orders", "HEAD")
 
 # %% [markdown]
 """
-And the methods. HEAD is GET without the body. `Allow` names all methods of a URL, so it has to look at every route
-that matches, not at the first. OPTIONS answers with the same list.
+A **middleware** wraps the whole application and sees each request first. This one runs
+HEAD as GET, and empties the body on its way out.
 """
 
-# %%
-from fastapi import FastAPI, Response
-from fastapi.exception_handlers import http_exception_handler
-from fastapi.routing import iter_route_contexts
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.routing import compile_path
+# %% tags=["export"]
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """ASGI middleware: a HEAD request runs as GET and loses its body, but not its headers (RFC 9110, 9.3.2)."""
+    """ASGI middleware: HEAD runs as GET and loses the body only (RFC 9110, 9.3.2)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -270,533 +275,374 @@ class HeadAsGet:
 
 
 # %%
-def allowed_methods(app: FastAPI, path: str) -> list[str]:
-    """All methods that `path` has, for the Allow header; empty for an unknown path."""
-    found: set[str] = set()
-    for route in iter_route_contexts(app.routes):
-        if route.path and route.methods and compile_path(route.path)[0].match(path):
-            found |= route.methods
-    return sorted(found | ({"HEAD"} if "GET" in found else set()) | ({"OPTIONS"} if found else set()))
+check_links(HeadAsGet(new_shop()), "/orders", "HEAD")
+
+# %% [markdown]
+"""
+### Allow
+
+Status 405 means: this URL exists, but not with this method. Its `Allow` header must
+list the methods that work. The URL `/orders/1` has three routes, and FastAPI lists the
+methods of the first. So we ask each route about each method.
+"""
+
+# %% tags=["export"]
+from typing import Any
+
+from starlette.routing import BaseRoute, Host, Match, Mount
+
+METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 
 
-def complete_methods(app: FastAPI) -> None:
-    """Give every URL of `app` HEAD, OPTIONS and a complete Allow header on 405."""
+def takes_method(route: BaseRoute, scope: Scope) -> bool:
+    """Whether this route, or one that is mounted below it, takes the scope's method."""
+    match, inner = route.matches(dict(scope))
+    if match is Match.FULL and isinstance(route, Mount | Host):
+        return any(takes_method(one, {**scope, **inner}) for one in route.routes or ())
+    known = getattr(route, "methods", ()) is not None  # None: a class knows them
+    return match is Match.FULL and known
+
+
+def allowed_methods(app: Any, path: str, root_path: str = "") -> list[str]:
+    """All methods that an application or a router has at `path`, sorted."""
+    found = set()
+    scope = {"type": "http", "path": path, "root_path": root_path, "headers": []}
+    for method in METHODS:
+        if any(takes_method(route, scope | {"method": method}) for route in app.routes):
+            found |= {method, "OPTIONS"}
+    if "GET" in found:
+        found.add("HEAD")
+    return sorted(found)
+
+
+# %%
+allowed_methods(new_shop(), "/orders/1")
+
+# %% [markdown]
+"""
+`complete_methods` puts this list into every 405. An OPTIONS request asks for nothing
+but the list, so its 405 becomes 204 (no content). The body of the error stays as your
+project makes it.
+"""
+
+# %% tags=["export"]
+from inspect import isawaitable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
+
+
+async def method_not_allowed(request: Request, error: Any) -> Response:
+    """Answer 405 with the whole `Allow`, and OPTIONS with 204 (RFC 9110, 15.5.6)."""
+    headers = dict(error.headers or {})
+    own = headers.get("Allow", "").replace(" ", "").split(",")
+    router = request.scope.get("router") or request.app
+    routes = allowed_methods(router, request.scope["path"], root_of(request))
+    headers["Allow"] = ", ".join(sorted({*own, *routes} - {""}))
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers=headers)
+    error.headers = headers
+    respond = request.app.exception_handlers.get(HTTPException)
+    if respond is None:
+        return PlainTextResponse(error.detail, 405, headers)
+    answer = respond(request, error)
+    return await answer if isawaitable(answer) else answer
+
+
+def complete_methods(app: Starlette) -> None:
+    """Give every URL of `app` HEAD, OPTIONS and a complete `Allow` with status 405."""
     app.add_middleware(HeadAsGet)
+    app.add_exception_handler(405, method_not_allowed)
 
-    @app.exception_handler(405)
-    async def method_not_allowed(request: Request, error: StarletteHTTPException) -> Response:
-        headers = {"Allow": ", ".join(allowed_methods(app, request.url.path))}
-        if request.method == "OPTIONS":
-            return Response(status_code=204, headers=headers)
-        return await http_exception_handler(request, StarletteHTTPException(405, error.detail, headers))
 
+# %%
+shop = new_shop()
+complete_methods(shop)
+with serving(shop) as client:
+    client.post("/orders/1")
+    client.options("/orders/1")
+    show_http(client)
 
 # %% [markdown]
 """
-Now the organizations. Each endpoint is one transaction. Who makes an organization owns it, so the creator is held. The
-answer to POST is 201, the new resource and its URL.
+### Ask the running service
+
+Is a method really safe and idempotent? `ask` sends a request twice and compares the
+state before, between and after. `state` is a function that returns all that may change.
+Further arguments, such as `json=`, are the body.
 """
 
+# %% tags=["export"]
+from collections.abc import Callable, Mapping
+
+
+def ask(
+    client: Any, method: str, url: str, state: Callable[[], Any], **body: Any
+) -> tuple[Any, int]:
+    """Send a request twice: the first response, and how many changed the state."""
+    before = state()
+    response = client.request(method, url, **body)
+    between = state()
+    client.request(method, url, **body)
+    return response, (before != between) + (between != state())
+
+
 # %%
-import sqlalchemy as sa
-from fastapi import Query
-from sqlalchemy import orm
+with serving(shop) as client:
+    print(ask(client, "POST", "/orders?item=rope", orders.copy))
 
-from playbook.foundations.database import hold
-from playbook.pantry.http import CurrentCaller, NewIds, Now, Permit, Transaction, permission
-from playbook.schema.catalog import File, Package, PackageRole, Release
-from playbook.schema.identity import Invitation, Member, Organization, User
+# %% [markdown]
+"""
+`broken_promises` compares all answers of one URL with what RFC 9110 promises.
+"""
 
-resources = APIRouter(dependencies=[Depends(gives_json)])
-Limit = Annotated[int, Query(ge=1, le=100, description="at most this many items")]
+# %% tags=["export"]
+SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-def organization_or_404(session: orm.Session, slug: str) -> Organization:
-    found = session.scalar(sa.select(Organization).where(Organization.slug == slug))
-    if found is None:
-        raise HTTPException(404, f"there is no organization {slug!r}")
+def broken_promises(answers: Mapping[str, tuple[Any, int]]) -> list[str]:
+    """What `ask` found at one URL, by method, against RFC 9110 (9.2, 9.3.2, 15.5.6)."""
+    status = {method: response.status_code for method, (response, _) in answers.items()}
+    works = {method for method in status if status[method] != 405}
+    found = []
+    for method, (response, changes) in answers.items():
+        if method in SAFE and changes > 0:
+            found.append(f"{method} is not safe")
+        elif method in ("PUT", "DELETE") and changes > 1:
+            found.append(f"{method} is not idempotent")
+        allow = response.headers.get("allow", "")
+        if method not in works and set(allow.split(", ")) != works:
+            found.append(f"Allow of {method} is {allow!r}")
+    if status["GET"] != status["HEAD"]:
+        found.append("GET and HEAD differ")
     return found
-
-
-def shown(organization: Organization) -> OrganizationOut:
-    return OrganizationOut.model_validate(organization, from_attributes=True)
-
-
-# %%
-@resources.get("/organizations", dependencies=[permission("organizations:read")])
-def list_organizations(transact: Transaction, limit: Limit = 20) -> OrganizationList:
-    rows = transact(lambda s: s.scalars(sa.select(Organization).order_by(Organization.slug).limit(limit + 1)).all())
-    return OrganizationList(items=[shown(row) for row in rows[:limit]], complete=len(rows) <= limit)
-
-
-@resources.post("/organizations", status_code=201, dependencies=[takes(JSON), permission("organizations:create")])
-def create_organization(
-    new: NewOrganization, response: Response, caller: CurrentCaller, transact: Transaction, clock: Now, ids: NewIds
-) -> OrganizationOut:
-    def work(session: orm.Session) -> Organization:
-        if not hold(session, User.id, caller.id):
-            raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": "Bearer"})
-        now = clock.now()
-        organization = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
-        session.add(organization)
-        try:
-            session.flush()
-        except sa.exc.IntegrityError:
-            raise HTTPException(409, f"there is an organization {new.slug!r} already") from None
-        session.add(
-            Member(id=ids.new(), organization_id=organization.id, user_id=caller.id, role="owner", created_at=now)
-        )
-        return organization
-
-    organization = transact(work)
-    response.headers["Location"] = f"/organizations/{organization.slug}"
-    return shown(organization)
-
-
-# %% [markdown]
-"""
-Reading, changing, deleting. `Location` and all links are paths: a whole URL would be built from the Host header, which
-the client chooses. An organization that owns packages is not deleted: 409, and the client knows what to do first.
-"""
-
-
-# %%
-@resources.get("/organizations/{slug}", dependencies=[permission("organizations:read")])
-def read_organization(slug: str, transact: Transaction) -> OrganizationOut:
-    return shown(transact(lambda session: organization_or_404(session, slug)))
-
-
-@resources.patch("/organizations/{slug}", dependencies=[takes(MERGE_PATCH, JSON), permission("organizations:write")])
-def change_organization(
-    slug: str, changes: Annotated[OrganizationPatch, PatchBody], transact: Transaction, clock: Now
-) -> OrganizationOut:
-    def work(session: orm.Session) -> Organization:
-        organization = organization_or_404(session, slug)
-        given = changes.model_dump(include=changes.model_fields_set)
-        if any(getattr(organization, field) != value for field, value in given.items()):
-            for field, value in given.items():
-                setattr(organization, field, value)
-            organization.version += 1
-            organization.updated_at = clock.now()
-        return organization
-
-    return shown(transact(work))
-
-
-@resources.delete("/organizations/{slug}", status_code=204, dependencies=[permission("organizations:delete")])
-def delete_organization(slug: str, transact: Transaction) -> None:
-    def work(session: orm.Session) -> None:
-        organization = organization_or_404(session, slug)
-        owned = session.scalar(sa.select(sa.func.count()).where(Package.organization_id == organization.id))
-        if owned:
-            raise HTTPException(409, f"organization {slug!r} owns {owned} packages: delete or transfer them first")
-        for model in (Member, Invitation):
-            session.execute(sa.delete(model).where(model.organization_id == organization.id))
-        session.delete(organization)
-
-    transact(work)
-
-
-# %% [markdown]
-"""
-Packages are alike; two things are new. The name in the URL may be spelled in any of its ways, the answer has the
-normalized one. And the newest version comes in the same statement: none that was yanked, a pre-release for want of others.
-"""
-
-# %%
-from packaging.utils import canonicalize_name
-
-NEWEST = (
-    sa.select(Release.version)
-    .where(Release.package_id == Package.id, Release.yanked_at.is_(None))
-    .order_by(Release.is_prerelease, Release.version_key.desc())
-    .limit(1)
-    .correlate(Package)
-    .scalar_subquery()
-)
-PACKAGES = sa.select(Package, Organization.slug, NEWEST).join(Organization, Organization.id == Package.organization_id)
-
-
-def package_out(row: Any) -> PackageOut:
-    package, organization, latest = row
-    values = {field: getattr(package, field) for field in ("summary", "popularity_rank", "created_at", "updated_at")}
-    return PackageOut(name=package.normalized_name, organization=organization, latest_version=latest, **values)
-
-
-def package_or_404(session: orm.Session, name: str) -> Any:
-    row = session.execute(PACKAGES.where(Package.normalized_name == canonicalize_name(name))).one_or_none()
-    if row is None:
-        raise HTTPException(404, f"there is no package {name!r}")
-    return row
-
-
-@resources.get("/packages", dependencies=[permission("packages:read")])
-def list_packages(transact: Transaction, organization: str | None = None, limit: Limit = 20) -> PackageList:
-    select = PACKAGES.order_by(Package.normalized_name).limit(limit + 1)
-    if organization is not None:
-        select = select.where(Organization.slug == organization)
-    rows = transact(lambda session: session.execute(select).all())
-    return PackageList(items=[package_out(row) for row in rows[:limit]], complete=len(rows) <= limit)
-
-
-@resources.get("/packages/{name}", dependencies=[permission("packages:read")])
-def read_package(name: str, transact: Transaction) -> PackageOut:
-    return package_out(transact(lambda session: package_or_404(session, name)))
-
-
-# %% [markdown]
-"""
-Who may create a package depends on the organization, which is in the body. A dependency sees only the path, so this
-endpoint asks itself.
-"""
-
-
-# %%
-@resources.post("/packages", status_code=201, dependencies=[takes(JSON)])
-def create_package(
-    new: NewPackage, response: Response, permit: Permit, transact: Transaction, clock: Now, ids: NewIds
-) -> PackageOut:
-    permit("packages:create", {"organization": new.organization})
-    key = canonicalize_name(new.name)
-
-    def work(session: orm.Session) -> Any:
-        now, owner = clock.now(), session.scalar(sa.select(Organization).where(Organization.slug == new.organization))
-        if owner is None or not hold(session, Organization.id, owner.id):
-            raise HTTPException(409, f"there is no organization {new.organization!r} to own the package")
-        package = Package(
-            id=ids.new(), organization_id=owner.id, name=new.name, normalized_name=key, summary=new.summary
-        )
-        package.created_at = package.updated_at = now
-        session.add(package)
-        try:
-            session.flush()
-        except sa.exc.IntegrityError:
-            raise HTTPException(409, f"the name {new.name!r} is taken by package {key!r}") from None
-        return package, owner.slug, None
-
-    created = package_out(transact(work))
-    response.headers["Location"] = f"/packages/{key}"
-    return created
-
-
-# %%
-@resources.patch("/packages/{name}", dependencies=[takes(MERGE_PATCH, JSON), permission("packages:write")])
-def change_package(
-    name: str, changes: Annotated[PackagePatch, PatchBody], transact: Transaction, clock: Now
-) -> PackageOut:
-    def work(session: orm.Session) -> Any:
-        row = package_or_404(session, name)
-        if "summary" in changes.model_fields_set and changes.summary != row[0].summary:
-            row[0].summary, row[0].updated_at = changes.summary, clock.now()
-            row[0].version += 1
-        return row
-
-    return package_out(transact(work))
-
-
-# %%
-@resources.delete("/packages/{name}", status_code=204, dependencies=[permission("packages:delete")])
-def delete_package(name: str, transact: Transaction) -> None:
-    def work(session: orm.Session) -> None:
-        package, _, _ = package_or_404(session, name)
-        releases = sa.select(Release.id).where(Release.package_id == package.id)
-        session.execute(sa.delete(File).where(File.release_id.in_(releases)))
-        for model in (Release, PackageRole):
-            session.execute(sa.delete(model).where(model.package_id == package.id))
-        session.delete(package)
-
-    transact(work)
 
 
 # %% [markdown]
 """
 ## See it work
 
-Over the catalogue of 14,971 real packages:
+The folded cell defines `ask_all(app, urls)`. It asks a served application about every
+method of every URL, each time with the first two orders. It shows the status codes, and
+returns the answers by URL and method. A plus sign stands for a request that changed the
+orders: `+` for one of the two, `++` for both.
 """
 
-# %%
-from datetime import UTC
 
-from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, make_engine, transaction
-from playbook.pantry.http import Caller, create_app
-from playbook.schema.catalog import load_catalog
-from playbook.schema.identity import add_user
-
-
-def service(url, catalog=None, extra=()):
-    """The service with a fixed clock and Alice as its caller, who owns the organization "mirror"."""
-    engine, clock = make_engine(url), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
-    Base.metadata.create_all(engine)
-    ids, now = Identifiers(clock, SeededBytes(1)), clock.now()
-    mirror = Organization(id=ids.new(), slug="mirror", name="Mirror", created_at=now, updated_at=now)
-    mirror_id = mirror.id
-    transaction(engine, lambda session: session.add(mirror))
-    user = transaction(engine, lambda session: add_user(session, clock, ids, "alice@example.com", "Alice"))
-    if catalog:
-        load_catalog(engine, catalog, mirror_id, now)
-    alice = Caller(user.id, user.name)
-    app = create_app(engine, [resources, *extra], clock, ids, lambda request: alice, lambda *asked: True)
-    complete_methods(app)
-    return app
-
-
-with serving(service(lesson_url(), data_path("packages.csv"))) as client:
-    client.get("/packages?limit=2")
-    client.get("/packages/Zope_Interface")
-    client.post("/packages", json={"name": "zope.interface", "organization": "mirror"})
-    show_http(client)
-
-# %% [markdown]
-"""
-A name that looks free is taken. Now an organization's life, with the change that lost a description before:
-"""
-
-# %%
-patch_type = {"content-type": MERGE_PATCH}
-with serving(service(lesson_url())) as client:
-    created = client.post("/organizations", json={"slug": "acme", "name": "Acme", "description": "Anvils"})
-    client.patch(created.headers["Location"], content='{"name": "Acme Ltd"}', headers=patch_type)
-    client.patch("/organizations/acme", content='{"description": null}', headers=patch_type)
-    client.delete("/organizations/acme")
-    client.delete("/organizations/acme")
-    show_http(client)
-
-# %% [markdown]
-"""
-And what each URL answers to each method, asked of the running server:
-"""
-
-# %%
-BODIES = {
-    ("POST", "/organizations"): (JSON, '{"slug": "acme", "name": "Acme"}'),
-    ("POST", "/packages"): (JSON, '{"name": "new", "organization": "mirror"}'),
-    ("PATCH", "/organizations/mirror"): (MERGE_PATCH, '{"name": "Mirror 2"}'),
-    ("PATCH", "/packages/tool"): (MERGE_PATCH, '{"summary": "a tool"}'),
-}
-METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
-TOOL = {"name": "tool", "organization": "mirror"}
-
-
-def snapshot(client):  # everything a client can see
-    return [client.get(f"/{kind}?limit=100").json() for kind in ("organizations", "packages")]
-
-
-def method_table(url):
-    rows, facts = [], []
-    with serving(service(url)) as client:
-        client.post("/packages", json=TOOL)
-        for path in ("/organizations", "/organizations/mirror", "/packages", "/packages/tool"):
-            row = {"URL": path}
+# %% tags=["stage"]
+def ask_all(app, urls):
+    everything = {}
+    rows = []
+    with serving(app) as client:
+        for url in urls:
+            row = {"URL": url}
+            everything[url] = {}
             for method in METHODS:
-                content_type, body = BODIES.get((method, path), (JSON, "{}"))
-                before = snapshot(client)
-                first = client.request(method, path, content=body, headers={"content-type": content_type})
-                after_one = snapshot(client)
-                client.request(method, path, content=body, headers={"content-type": content_type})
-                facts.append((method, path, first, before, after_one, snapshot(client)))
-                row[method] = str(first.status_code)
-                client.post("/packages", json=TOOL)
+                orders.clear()
+                orders.update({1: "anvil", 2: "rocket"})
+                full = f"{url}?item=rope&number=1"
+                response, changes = ask(client, method, full, orders.copy)
+                everything[url][method] = response, changes
+                row[method] = f"{response.status_code} {'+' * changes}".strip()
             rows.append(row)
-    return rows, facts
+    show(table(rows))
+    return everything
 
-
-rows, facts = method_table(lesson_url())
-show(table(rows))
 
 # %% [markdown]
 """
-`DELETE /organizations/mirror` is 409: it owns a package.
+The same DELETE sent twice gets 204 and then 404. Predict: which cells of the table have
+two plus signs?
+"""
 
-## On PostgreSQL
+# %% tags=["predict"]
+answers = ask_all(shop, ["/orders", "/orders/1", "/orders/7"])
 
-The same table, cell by cell. There the rows of a deleted package would go by themselves, through foreign keys; here the
-same statements delete them on both.
+# %% [markdown]
+"""
+Idempotent is about the state of the service, not about the answer. The second DELETE
+finds the order gone, which is what its client wants. A POST that may be repeated needs
+an idempotency key, which has its own page.
+
+The table shows most status codes that a service needs. **200**: the answer is in the
+body. **201**: created, see `Location`. **204**: done, no body. **404**: this URL names
+nothing. **405**: not with this method. Two more: **409**, the state forbids it now;
+**422**, the body is wrong.
+
+The first shop does not pass:
 """
 
 # %%
-on_production = on_postgres(method_table)
-if on_production:
-    print("the same answers" if on_production[0] == rows else "the engines differ")
+found = broken_promises(ask_all(first_shop, ["/cancelOrder"])["/cancelOrder"])
+print(found)
 
 # %% [markdown]
 """
 ## Check it
-
-Of every URL: safe methods change nothing, idempotent ones nothing the second time, 405 names what would work and it
-does. Then the merge patch, over every combination of absent, null and new.
 """
 
 # %%
-import itertools
-import json
-
-assert on_production is None or on_production[0] == rows
-for method, path, answer, before, once, twice in facts:
-    if method in ("GET", "HEAD", "OPTIONS"):
-        assert before == once, f"{method} {path} is not safe"
-    if method != "POST":
-        assert once == twice, f"{method} {path} is not idempotent"
-    if answer.status_code == 405:
-        would_work = {m for m, p, a, *_ in facts if p == path and a.status_code != 405}
-        assert set(answer.headers["allow"].split(", ")) == would_work, f"{method} {path}: Allow is wrong"
-    if method == "HEAD":
-        get = next(a for m, p, a, *_ in facts if (m, p) == ("GET", path))
-        assert (answer.content, answer.headers["content-type"]) == (b"", get.headers["content-type"])
-
-with serving(service(lesson_url())) as client:
-    for number, (name, description) in enumerate(itertools.product(("absent", "New"), ("absent", None, "new"))):
-        old = {"slug": f"o{number}", "name": "Old", "description": "old"}
-        url = client.post("/organizations", json=old).headers["location"]
-        patch = {k: v for k, v in (("name", name), ("description", description)) if v != "absent"}
-        after = client.patch(url, content=json.dumps(patch), headers=patch_type).json()
-        assert (after["name"], after["description"]) == (patch.get("name", "Old"), patch.get("description", "old"))
-    answers = {
-        415: client.post("/organizations", content="slug=acme", headers={"content-type": "text/plain"}),
-        406: client.get("/organizations", headers={"accept": "text/html, application/json;q=0"}),
-        413: client.post("/organizations", content=b'"' + b"x" * 1_048_576 + b'"', headers={"content-type": JSON}),
-        422: client.post("/organizations", json={"slug": "acme", "name": "Acme", "colour": "red"}),
-        404: client.get("/packages/no-such-package"),
-    }
-    assert {status: answer.status_code for status, answer in answers.items()} == {status: status for status in answers}
-    assert client.patch(url, content='{"name": null}', headers=patch_type).status_code == 422
-print("safe methods are safe, idempotent ones idempotent, Allow is complete, a patch changes what it names and no more")
+with serving(shop) as client:
+    head = client.head("/orders/1")
+    created = client.post("/orders?item=rope", headers={"host": "mallory.example"})
+assert created.headers["location"] == "/orders/3", "Location is not the order's path"
+assert (head.status_code, head.content) == (200, b""), "HEAD is refused"
+for url, by_method in answers.items():
+    assert broken_promises(by_method) == [], f"HTTP promises something else of {url}"
+assert "GET is not safe" in found, "a GET that cancels an order is not noticed"
 
 # %% [markdown]
 """
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `root_of(request) +` | `str(request.base_url) +` | Location is not the order's path |
+| `"method": "GET"}` | `"method": "HEAD"}` | HEAD is refused |
+| `{*own, *routes}` | `{*own}` | HTTP promises something else of /orders |
+
 ## Your turn
 
-`PUT /organizations/{slug}` is missing. Write `add_put(router)`: PUT creates (201, with `Location`) or replaces (200)
-the organization that the URL names. A replacement is whole: a description that is not sent is gone. The body is that
-of POST, so it may contradict the URL. And two clients may PUT the same new organization at once: one gets 201, the
-other 200, as if they had come one after the other.
+How is an order cancelled without a verb? Invent a noun: the **cancellation** of an
+order. Write `add_cancellation(app, status, refund)`, which gives `app` two routes at
+`/orders/{number}/cancellation`. `status` maps numbers of orders to `"paid"` or
+`"shipped"`. `refund(number)` pays the money back, and raises if the bank does not
+answer.
+
+- PUT of a paid order pays back, sets its status to `"cancelled"`, and answers 201 with
+  `Location`. PUT again answers 200, and pays nothing back.
+- PUT of a shipped order is refused. So is PUT of an unknown one, for another reason.
+- GET answers 200 if the order is cancelled. If not, there is no such resource.
+- After a failed refund the client sends the same PUT again, and gets the money.
 """
 
 
 # %% tags=["exercise"]
-def add_put(router: APIRouter) -> None:
-    @router.put("/organizations/{slug}", dependencies=[takes(JSON), permission("organizations:write")])
-    def put_organization(slug: str, new: NewOrganization, transact: Transaction) -> OrganizationOut:
-        raise HTTPException(501, "nothing is written yet")
+def add_cancellation(app, status, refund):
+    """Give `app` GET and PUT of `/orders/{number}/cancellation`."""
+    raise NotImplementedError
 
 
 # %%
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from playbook.exercises.api.resources import HINTS, check
 
+check(add_cancellation)
 
-@checker
-def check_put(add_put):
-    extra = APIRouter(dependencies=[Depends(gives_json)])
-    add_put(extra)
-    app = service(lesson_url(), extra=[extra])
-    with serving(app) as client:
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
 
-        def put(url, **body):
-            return client.put(f"/organizations/{url}", json={"slug": url, "name": "Acme", **body})
-
-        first = put("acme", description="Anvils")
-        if first.status_code != 201 or first.headers.get("location") != "/organizations/acme":
-            return f"not yet: the first PUT creates: 201 and Location, not {first.status_code}"
-        second = put("acme", name="Acme Ltd")
-        if second.status_code != 200:
-            return f"not yet: the second PUT replaces: 200, not {second.status_code}"
-        if client.get("/organizations/acme").json()["description"] is not None:
-            return "not yet: a replacement is whole: the description was not sent and must be gone"
-        if (second.json()["name"], second.json()["created_at"]) != ("Acme Ltd", first.json()["created_at"]):
-            return "not yet: the replaced organization has the new name and keeps the time it was created"
-        if put("acme", slug="other").status_code not in (400, 409, 422):
-            return "not yet: the body names another organization than the URL; that is a client's mistake"
-        with app.state.engine.connect() as connection:
-            owners = connection.scalar(
-                sa.select(sa.func.count())
-                .select_from(sa.join(Member, Organization, Member.organization_id == Organization.id))
-                .where(Organization.slug == "acme")
-            )
-        if owners != 1:
-            return f"not yet: acme should have one owner, its creator, and has {owners}"
-        start = threading.Barrier(2)
-
-        def race(slug):
-            start.wait(30)
-            return put(slug).status_code
-
-        for attempt in range(5):
-            with ThreadPoolExecutor(2) as threads:
-                statuses = sorted(threads.map(race, [f"race-{attempt}"] * 2))
-            if statuses != [200, 201]:
-                return f"not yet: two PUTs at once answered {statuses} instead of 200 and 201"
-    return "right"
-
-
-check_put(add_put)
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
 
 
 # %% tags=["solution"]
-def add_put(router: APIRouter) -> None:
-    @router.put("/organizations/{slug}", dependencies=[takes(JSON), permission("organizations:write")])
-    def put_organization(
-        slug: str,
-        new: NewOrganization,
-        response: Response,
-        caller: CurrentCaller,
-        transact: Transaction,
-        clock: Now,
-        ids: NewIds,
-    ) -> OrganizationOut:
-        if new.slug != slug:
-            raise HTTPException(422, f"the body is about {new.slug!r}, the URL about {slug!r}")
+def add_cancellation(app, status, refund):
+    url = "/orders/{number}/cancellation"
 
-        def work(session: orm.Session) -> tuple[Organization, bool]:
-            found = session.scalar(sa.select(Organization).where(Organization.slug == slug))
-            if found is not None:
-                found.name, found.description, found.updated_at = new.name, new.description, clock.now()
-                found.version += 1
-                return found, False
-            now = clock.now()
-            created = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
-            session.add(created)
-            session.flush()
-            session.add(
-                Member(id=ids.new(), organization_id=created.id, user_id=caller.id, role="owner", created_at=now)
-            )
-            return created, True
+    @app.get(url)
+    def read_cancellation(number: int):
+        if status.get(number) != "cancelled":
+            raise HTTPException(404, f"order {number} has no cancellation")
+        return {"order": number}
 
-        try:
-            organization, created = transact(work)
-        except (
-            sa.exc.IntegrityError
-        ):  # the other client was first: in a new transaction, its row is there to be replaced
-            organization, created = transact(work)
-        if created:
-            response.status_code, response.headers["Location"] = 201, f"/organizations/{slug}"
-        return shown(organization)
+    @app.put(url)
+    def put_cancellation(number: int, request: Request, response: Response):
+        if number not in status:
+            raise HTTPException(404, f"there is no order {number}")
+        if status[number] == "shipped":
+            raise HTTPException(409, "the order was shipped: send it back instead")
+        if status[number] == "paid":
+            refund(number)  # first: if it fails, the order is still paid
+            status[number] = "cancelled"
+            response.status_code = 201
+            location = path_of(request, "read_cancellation", number=number)
+            response.headers["Location"] = location
+        return {"order": number}
 
 
-assert check_put(add_put)
+assert check(add_cancellation)
 
 # %% [markdown]
 """
-## Hand it over
+## Take it with you
 
-- **Front end**: trust the status code before the body; follow `Location`; send patches as
-  `application/merge-patch+json`, null to remove.
-- **Reviewer**: no verb in a path; a new route names its permission and its media type; what comes in is a `Strict`
-  model.
-- **Security reviewer**: names are compared by their PEP 503 form; no link is built from the Host header; bodies end
-  at 1 MiB.
-- **Test engineer**: the method table is data. Add a URL and its row is checked for safe, idempotent and `Allow`.
-- **Operator**: list sizes are capped at 100; what is not complete says so.
+`playbook lift resources INTO` copies the recipe and its tests. Its seams:
+
+| seam | what you give |
+|---|---|
+| application | a FastAPI or Starlette application, for `complete_methods` |
+| name of a route | for `path_of`; FastAPI names a route after its function |
+| client, state | for `ask`: any HTTP client; a function that reads your data |
+
+The next service is Starlette without FastAPI. The folded cell makes its application
+`app`, a set of `tags`, and the route `read_tag` at `/tags/{name}`; it imports
+`JSONResponse`.
+"""
+
+# %% tags=["stage"]
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+
+tags = set()
+app = Starlette()
+
+
+async def read_tag(request):
+    name = request.path_params["name"]
+    return JSONResponse(name, 200 if name in tags else 404)
+
+
+app.router.add_route("/tags/{name}", read_tag)
+
+
+# %%
+async def create_tag(request):
+    name = await request.json()
+    tags.add(name)
+    location = path_of(request, "read_tag", name=name)
+    return JSONResponse(name, 201, {"Location": location})
+
+
+app.router.add_route("/tags", create_tag, methods=["POST"])
+complete_methods(app)
+with serving(app) as client:
+    url = client.post("/tags", json="50% off?").headers["location"]
+    client.get(url)
+    show_http(client)
+    answers = {method: ask(client, method, url, tags.copy) for method in METHODS}
+print(broken_promises(answers))
+
+# %% [markdown]
+"""
+Traps:
+
+- FastAPI redirects `/orders/` to a whole URL, built from the `Host` header. Switch it
+  off: `FastAPI(redirect_slashes=False)`.
+- Add `CORSMiddleware` after `complete_methods`. It must see a browser's OPTIONS first.
+- A mounted FastAPI application answers its own 405. Call `complete_methods` for it too.
+
+Hand it over:
+
+- **Front end**: trust the status code before the body, and follow `Location`.
+- **Reviewer**: accept no verb in a path, and no GET that changes something.
+- **Tests**: call `ask` and `broken_promises` for every URL of your service.
+- **Operations**: a proxy may repeat GET, PUT and DELETE, but not POST.
+
+## In short
+
+A noun in the URL and HTTP's own methods tell programs what a request may do. Safe means
+that nothing changes. Idempotent means that a repeated request changes nothing more.
 
 ## Sources
 
-RFC 9110, 9.2 (safe, idempotent), 9.3 (methods), 12.5.1 (Accept), 15.3.2 (201), 15.5.6 (405), 15.5.7 (406), 15.5.10
-(409), 15.5.14 (413), 15.5.16 (415). RFC 5789 (PATCH). RFC 7396 (JSON Merge Patch). OWASP API Security Top 10 2023,
-API3 (mass assignment). R. Fielding, dissertation, chapter 5.
+RFC 9110: 9.2 (safe, idempotent), 9.3 (methods), 10.2.1 (`Allow`), 10.2.2 (`Location`),
+15 (status codes). R. Fielding, dissertation, chapter 5. Starlette documentation,
+"Routing". Flask documentation, "HTTP Methods". Django documentation, "Base views".
 """
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Test migrations](../migrations/test_migrations.ipynb) · [course map](../index.ipynb) · Next: [Errors](errors.ipynb)
+Previous: [Test migrations](../migrations/test_migrations.ipynb) · [course map](../index.ipynb) · Next: [Representations](representations.ipynb)
 """
