@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import orm
 
+from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.database import make_engine, transaction
 from playbook.migrations.first_migration import prepare
@@ -20,7 +21,6 @@ from playbook.pantry.headers import secure
 from playbook.pantry.http import Caller
 from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.lists import sign_cursors
-from playbook.pantry.methods import complete_methods
 from playbook.pantry.settings import Settings
 from playbook.pantry.strict_input import install_strict_input
 from playbook.schema.catalog import load_catalog

@@ -13,8 +13,8 @@ Map
 `callers`, `roles`    whose session a request carries, and what its owner may do
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
-`fields`, `media`, `methods`, `lists`, `conditions`, `keys`
-                      what the routes have in common: texts, media types, methods, pages, ETags, idempotency keys
+`fields`, `lists`, `conditions`, `keys`
+                      what the routes have in common: kinds of text, pages, ETags, idempotency keys
 `errors`, `strict_input`, `document`, `docs`, `headers`
                       problem details, input that cannot be misread, the OpenAPI document, security headers
 `auth/`               everything under `/api/auth`, in the contract of Better Auth: `better_auth` assembles it, `wire`

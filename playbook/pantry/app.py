@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from sqlalchemy import orm
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playbook.api.resources import complete_methods
 from playbook.auth.mail import Sender, sender_of
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
@@ -40,7 +41,6 @@ from playbook.pantry.keys import install_idempotency
 from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
 from playbook.pantry.lists import sign_cursors
 from playbook.pantry.mailboxes import PerMailbox, proven_in
-from playbook.pantry.methods import complete_methods
 from playbook.pantry.roles import by_membership
 from playbook.pantry.settings import Settings
 from playbook.pantry.stop import Stop

@@ -12,10 +12,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from playbook.api.representations import JSON, MERGE_PATCH
 from playbook.pantry.auth.sessions import SESSION, cookies_of
 from playbook.pantry.errors import GENERAL, PROBLEM_CONTENT
 from playbook.pantry.http import calls_of
-from playbook.pantry.media import JSON, MERGE_PATCH
 
 Json = dict[str, Any]
 

@@ -1,9 +1,9 @@
-"""The kinds of text that Pantry takes, and what every body has in common."""
+"""The kinds of text that Pantry takes."""
 
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
 BLANK = r" \u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"  # also what has no width
@@ -22,9 +22,3 @@ Length = StringConstraints(min_length=1, max_length=100)
 Name = Annotated[str, Length, AfterValidator(seen), Field(json_schema_extra={"pattern": SEEN})]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$", max_length=2000)]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)]
-
-
-class Strict(BaseModel):
-    """A body that comes in: unknown fields and wrong types are refused, since the sender expects something of them."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)

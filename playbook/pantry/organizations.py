@@ -8,16 +8,16 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, Body, Depends, HTTPException, Query, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import orm
 
+from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
 from playbook.foundations.database import hold
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
-from playbook.pantry.fields import Name, Slug, Strict, Text
+from playbook.pantry.fields import Name, Slug, Text
 from playbook.pantry.http import CurrentCaller, NewIds, Now, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
-from playbook.pantry.media import JSON, MERGE_PATCH, PatchBody, gives_json, takes
 from playbook.schema.catalog import Package
 from playbook.schema.identity import Invitation, Member, Organization, User
 
@@ -124,7 +124,7 @@ def read_organization(slug: str, transact: Transaction, conditions: Reading) -> 
 )
 def change_organization(
     slug: str,
-    changes: Annotated[OrganizationPatch, PatchBody],
+    changes: Annotated[OrganizationPatch, Body(media_type=MERGE_PATCH)],
     transact: Transaction,
     clock: Now,
     conditions: Writing,
@@ -132,10 +132,7 @@ def change_organization(
     def work(session: orm.Session) -> OrganizationOut:
         organization = organization_or_404(session, slug)
         conditions.check(shown(organization))
-        given = changes.model_dump(include=changes.model_fields_set)
-        if any(getattr(organization, field) != value for field, value in given.items()):
-            for field, value in given.items():
-                setattr(organization, field, value)
+        if apply_patch(organization, changes):
             organization.version += 1
             organization.updated_at = clock.now()
         session.flush()

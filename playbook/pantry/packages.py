@@ -4,17 +4,17 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, Body, Depends, HTTPException, Query, Response
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, Field
 from sqlalchemy import orm
 
+from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
 from playbook.foundations.database import hold
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
-from playbook.pantry.fields import PackageName, Slug, Strict, Text
+from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
-from playbook.pantry.media import JSON, MERGE_PATCH, PatchBody, gives_json, takes
 from playbook.schema.catalog import NO_RANK, File, Package, PackageRole, Release
 from playbook.schema.identity import Organization
 
@@ -141,14 +141,17 @@ def create_package(
     openapi_extra=IF_MATCH,
 )
 def change_package(
-    name: str, changes: Annotated[PackagePatch, PatchBody], transact: Transaction, clock: Now, conditions: Writing
+    name: str,
+    changes: Annotated[PackagePatch, Body(media_type=MERGE_PATCH)],
+    transact: Transaction,
+    clock: Now,
+    conditions: Writing,
 ) -> PackageOut:
     def work(session: orm.Session) -> PackageOut:
         row = package_or_404(session, name)
         conditions.check(package_out(row))
         package = row[0]
-        if "summary" in changes.model_fields_set and changes.summary != package.summary:
-            package.summary = changes.summary
+        if apply_patch(package, changes):
             package.updated_at = clock.now()
             package.version += 1
         session.flush()

@@ -161,7 +161,7 @@ from playbook.pantry.errors import complete_document, install_problems
 from playbook.pantry.http import FindCaller, May, create_app
 from playbook.pantry.keys import install_idempotency
 from playbook.pantry.lists import sign_cursors
-from playbook.pantry.methods import complete_methods
+from playbook.api.resources import complete_methods
 from playbook.pantry.settings import Settings
 from playbook.pantry.strict_input import install_strict_input
 

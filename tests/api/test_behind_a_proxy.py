@@ -15,8 +15,8 @@ import httpx
 import pytest
 from before_sign_in import pantry
 
+from playbook.api.representations import MERGE_PATCH
 from playbook.kit.live import LiveClient, serving
-from playbook.pantry.media import MERGE_PATCH
 from playbook.pantry.settings import Settings
 
 APACHE = """

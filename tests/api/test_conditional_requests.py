@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import orm
 from starlette.datastructures import Headers
 
+from playbook.api.representations import MERGE_PATCH
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
@@ -33,7 +34,6 @@ from playbook.pantry.conditions import (
 )
 from playbook.pantry.errors import PROBLEM_JSON, Problem
 from playbook.pantry.http import Caller, Transaction, anyone, create_app, undeclared_routes
-from playbook.pantry.media import MERGE_PATCH
 from playbook.pantry.organizations import OrganizationOut, organization_or_404, shown
 from playbook.pantry.packages import package_or_404, package_out
 from playbook.pantry.settings import Settings

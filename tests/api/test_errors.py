@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
+from playbook.api.representations import JSON
+from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
@@ -32,8 +34,6 @@ from playbook.pantry.errors import (
     pointer,
 )
 from playbook.pantry.http import Caller, anyone, create_app, nobody, request_id
-from playbook.pantry.media import JSON
-from playbook.pantry.methods import complete_methods
 from playbook.pantry.strict_input import MAX_DEPTH, MAX_URL, json_fault
 from playbook.schema.identity import add_user
 

@@ -18,12 +18,12 @@ from fastapi.routing import iter_route_contexts
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playbook.api.representations import JSON
+from playbook.api.resources import HeadAsGet, allowed_methods
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.errors import PROBLEM_JSON, PROBLEM_TYPES
 from playbook.pantry.http import anyone, undeclared_routes
 from playbook.pantry.keys import BAD_KEY, IN_FLIGHT, KEY_REUSED, install_idempotency
-from playbook.pantry.media import JSON
-from playbook.pantry.methods import HeadAsGet, allowed_methods
 from playbook.pantry.settings import Settings
 
 LEAKS = re.compile(r"Traceback|File \"|\.py\b|sqlalchemy|duckdb|psycopg|SELECT |INSERT |UPDATE |hunter2", re.IGNORECASE)

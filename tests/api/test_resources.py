@@ -10,12 +10,12 @@ from fastapi.routing import iter_route_contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from playbook.api.representations import JSON, MERGE_PATCH, quality
+from playbook.api.resources import allowed_methods
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.database import Base, make_engine, transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.http import Caller, create_app
-from playbook.pantry.media import JSON, MERGE_PATCH, quality
-from playbook.pantry.methods import allowed_methods
 from playbook.schema.catalog import File, Package, PackageRole, Release, version_key
 from playbook.schema.identity import Member, add_user
 
@@ -238,7 +238,7 @@ def test_quality_follows_the_most_precise_range(accept: str, expected: float) ->
 @pytest.mark.parametrize("piece", [',a\\"', "a,", "a;", ";q", '"', " ", "a;q ", '",', "a/*;q=0,"])
 def test_the_work_of_an_accept_header_is_bounded(piece: str) -> None:
     """Elements looked at, not seconds: none of a long header, a few hundred of one that is read."""
-    from playbook.pantry.media import ELEMENT, MAX_ACCEPT
+    from playbook.api.representations import ELEMENT, MAX_ACCEPT
 
     assert quality(piece * 64_000, JSON) == 1
     assert len(ELEMENT.findall((piece * MAX_ACCEPT)[:MAX_ACCEPT])) <= MAX_ACCEPT
@@ -321,7 +321,12 @@ def test_a_list_says_whether_it_is_complete(client: LiveClient) -> None:
     for limit, complete in ((1, False), (3, False), (4, True), (100, True)):
         answer = client.get(f"/packages?limit={limit}").json()
         assert (len(answer["items"]), answer["complete"]) == (min(limit, 4), complete)
-    assert client.get("/packages?organization=none").json() == {"items": [], "complete": True, "next": None, "prev": None}
+    assert client.get("/packages?organization=none").json() == {
+        "items": [],
+        "complete": True,
+        "next": None,
+        "prev": None,
+    }
     for limit in ("0", "101", "-1", "x"):
         assert client.get(f"/packages?limit={limit}").status_code == 422
 

@@ -77,7 +77,9 @@ def with_closed_mail(url: str, **settings: Any) -> Iterator[tuple[LiveClient, Au
     postbox, clock = Postbox(sender), SystemClock()
     auth = Auth(made, engine, clock, Identifiers(clock), postbox)
     try:
-        with serving(auth_app(auth, [session_routes, sign_up_routes, link_routes], guards=[check_cross_site])) as client:
+        with serving(
+            auth_app(auth, [session_routes, sign_up_routes, link_routes], guards=[check_cross_site])
+        ) as client:
             yield client, auth, sender
     finally:
         sender.open.set()
@@ -347,7 +349,10 @@ def test_fifty_sign_ups_with_one_address_make_one_account_and_one_mail(auth_serv
 
 def at_once(service: Service, number: int, call: Callable[[httpx.Client, int], httpx.Response]) -> list[httpx.Response]:
     """`number` requests, of which the first eight start together. Past the limits for one network address."""
-    gate, app = threading.Barrier(8), auth_app(service.auth, [session_routes, sign_up_routes, link_routes], [check_cross_site])
+    gate, app = (
+        threading.Barrier(8),
+        auth_app(service.auth, [session_routes, sign_up_routes, link_routes], [check_cross_site]),
+    )
 
     def one(n: int) -> httpx.Response:
         if n < 8:

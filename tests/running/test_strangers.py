@@ -17,12 +17,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from playbook.api.representations import JSON, MERGE_PATCH
 from playbook.auth.mail import MemorySender
 from playbook.pantry.app import pantry
 from playbook.pantry.auth import sessions
 from playbook.pantry.auth.sessions import cookies_of
 from playbook.pantry.http import Caller, calls_of
-from playbook.pantry.media import JSON, MERGE_PATCH
 from playbook.pantry.settings import Settings
 
 MEBI = 1_048_576
