@@ -1,0 +1,1 @@
+"""Exercises of the track api: checkers, hints and wrong answers."""
