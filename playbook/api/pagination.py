@@ -610,5 +610,5 @@ Results". Google AIP-158 (pagination). Django REST framework, "Pagination".
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Errors](errors.ipynb) · [course map](../index.ipynb) · Next: [Conditional requests](conditional_requests.ipynb)
+Previous: [Errors](errors.ipynb) · [course map](../index.ipynb) · Next: [Signed cursors](cursors.ipynb)
 """
