@@ -1,1 +1,1 @@
-"""The exercises of the track api."""
+"""Exercises of the track api: checkers, hints and wrong answers."""
