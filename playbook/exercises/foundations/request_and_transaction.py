@@ -31,8 +31,7 @@ WRONG = (
     "            pass\n"
     "    return result",
     # Calls at once, inside the transaction.
-    "def transact_then(transact, work):\n"
-    "    return transact(lambda session: work(session, lambda call: call()))",
+    "def transact_then(transact, work):\n    return transact(lambda session: work(session, lambda call: call()))",
     # Calls at the end of the attempt, which is before the commit.
     "def transact_then(transact, work):\n"
     "    def attempt(session):\n"
