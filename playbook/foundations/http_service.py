@@ -758,5 +758,5 @@ access) and 16.4.1 (log injection). M. Nygard, *Release It!*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Request and transaction](request_and_transaction.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
+Previous: [Deny by default](deny_by_default.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
 """

@@ -11,7 +11,7 @@ HINTS = (
     "See 'The walk': `routes_of` gives each route a `name` that begins with its methods, and\n"
     "`calls`, the functions that run for it. How does `permission_of` name its functions?",
     "Three questions for each route: is one of its methods a writing one? Is `caller` in\n"
-    "`calls` (which can be None)? Has none of `calls` a name that begins with 'permission '?",
+    "`calls`? Has none of `calls` a name that begins with 'permission '?",
 )
 
 # Plausible, and refused in words. They may use what the page exports and what this module defines.
@@ -27,7 +27,7 @@ WRONG = (
     "    return names",
     # Reading counts too.
     "def written_by_all(app, caller):\n"
-    "    return [r.name for r in routes_of(app.routes) if caller in (r.calls or ())\n"
+    "    return [r.name for r in routes_of(app.routes) if caller in r.calls\n"
     "            and not any(c.__name__.startswith('permission ') for c in r.calls)]",
     # Forgets that a route may be open to everybody: that is another list.
     "def written_by_all(app, caller):\n"
@@ -36,16 +36,16 @@ WRONG = (
     "            and not any(c.__name__.startswith('permission ') for c in r.calls)]",
     # A route can have several methods.
     "def written_by_all(app, caller):\n"
-    "    return [r.name for r in routes_of(app.routes) if caller in (r.calls or ())\n"
+    "    return [r.name for r in routes_of(app.routes) if caller in r.calls\n"
     "            and r.name.split(' ')[0] in ('POST', 'PUT', 'PATCH', 'DELETE')\n"
     "            and not any(c.__name__.startswith('permission ') for c in r.calls)]",
     # Every route that needs the caller, permission or not.
     "def written_by_all(app, caller):\n"
-    "    return [r.name for r in routes_of(app.routes) if caller in (r.calls or ())\n"
+    "    return [r.name for r in routes_of(app.routes) if caller in r.calls\n"
     "            and set(r.name.split(' ')[0].split('/')) & {'POST', 'PUT', 'PATCH', 'DELETE'}]",
     # Does not ask which methods, but what the path looks like.
     "def written_by_all(app, caller):\n"
-    "    return [r.name for r in routes_of(app.routes) if 'DELETE' in r.name and caller in (r.calls or ())\n"
+    "    return [r.name for r in routes_of(app.routes) if 'DELETE' in r.name and caller in r.calls\n"
     "            and not any(c.__name__.startswith('permission ') for c in r.calls)]",
 )
 
