@@ -75,9 +75,9 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-31 playbooks, 10 h 54 min in all.
+31 playbooks, 10 h 53 min in all.
 
-### foundations: the ground everything stands on (3 h 12 min)
+### foundations: the ground everything stands on (3 h 11 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -85,7 +85,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 20 | Make time, identifiers and randomness testable, and give every row an id that sorts by age and counts nothing. |
 | [Database](foundations/database.ipynb) | 20 | Run one code base on an embedded and on a production database, and lose no update on either. |
 | [Request and transaction](foundations/request_and_transaction.ipynb) | 49 | Turn each request into one transaction and one answer. The answer is made after the commit, and it carries an id that leads to the log. |
-| [Deny by default](foundations/deny_by_default.ipynb) | 50 | Make each route say who may use it, and find the route that says nothing before a stranger does. |
+| [Deny by default](foundations/deny_by_default.ipynb) | 49 | Make each route say who may use it, and find the route that says nothing before a stranger does. |
 | [HTTP service](foundations/http_service.ipynb) | 18 | Turn a request into exactly one transaction and one honest response, and start and stop the process without losing either. |
 | [Decisions](foundations/decisions.ipynb) | 15 | Write a decision so that somebody who was not there can keep it, question it, or end it. |
 

@@ -9,7 +9,7 @@ stranger does.
 |---|---|
 | **Use it when** | some routes need a caller, and somebody will add the next route |
 | **You need** | [start_here](start_here.ipynb) (*background*) |
-| **Time** | read 35 min, exercise 15 min |
+| **Time** | read 34 min, exercise 15 min |
 | **Topics** | authentication, authorization, 401, 403, forgotten check, open route |
 | **Standard** | RFC 9110 (11.6.1, 15.5.2, 15.5.4); OWASP ASVS 5.0 (8.2.1, 8.3.1) |
 
@@ -24,7 +24,7 @@ app.add_middleware(CallerFirst, caller=current_caller)
 refuse_undeclared(app, current_caller)  # the last line of the factory, and one test
 ```
 
-*Lift: 77 lines in 1 file; needs fastapi, starlette.*
+*Lift: 75 lines in 1 file; needs fastapi, starlette.*
 
 ## See it break
 
