@@ -232,6 +232,7 @@ the refusal is 404, which is also the answer for a thing that does not exist.
 
 # %% tags=["export"]
 from collections.abc import Mapping
+from typing import Annotated
 
 from fastapi import Depends
 
@@ -241,8 +242,10 @@ May = Callable[[Any, str, Mapping[str, Any]], bool]
 def permission_of(caller: Caller, may: May) -> Callable[..., Any]:
     """Makes dependencies: `permission(action)` is 403 for callers who may not do it."""
 
+    Found = Annotated[Any, Depends(caller)]
+
     def permission(action: str, refused: int = 403) -> Any:
-        def check(connection: HTTPConnection, found: Any = Depends(caller)) -> Any:
+        def check(connection: HTTPConnection, found: Found) -> Any:
             if not may(found, action, connection.path_params):
                 raise HTTPException(refused)
             return found
@@ -255,8 +258,9 @@ def permission_of(caller: Caller, may: May) -> Callable[..., Any]:
 
 # %% [markdown]
 """
-Here is the clinic again. Ada may read and write record 1, Mallory is signed in and may
-nothing.
+A permission stands among the `dependencies`, or it is a parameter that gives the
+caller. Here is the clinic again. Ada may read and write record 1, Mallory is signed in
+and may nothing.
 """
 
 
@@ -277,8 +281,9 @@ def clinic():
     @app.get("/records/{number}", dependencies=[permission("records:read", 404)])
     def read(number: int): ...
 
-    @app.put("/records/{number}", dependencies=[permission("records:write")])
-    def write(number: int, record: dict): ...
+    @app.put("/records/{number}")
+    def write(number: int, record: dict, by: str = permission("records:write")) -> str:
+        return by
 
     return app
 
@@ -408,7 +413,7 @@ is read: then the route is known.
 
 # %% tags=["export"]
 class CallerFirst:
-    """ASGI middleware: asks `caller` before the body is read, where a route needs it."""
+    """ASGI middleware: asks `caller` before the body is read, if the route needs it."""
 
     def __init__(self, app: Any, caller: Caller) -> None:
         self.app = app
@@ -470,7 +475,8 @@ expected = {
 }
 assert answers == expected, "a door is open or shut that should not be"
 assert challenge == "Bearer", "a 401 names no scheme"
-assert len(silent.split(",")) == 8, "a silent route was not found"
+found = "DELETE /letters/{number}, GET /reports/2026, ANY /scans"
+assert silent.endswith(found), "a silent route was not found"
 assert "/scans" not in excused and "/letters" in excused, "a path excused too much"
 assert early == 401, "a stranger's body was read"
 assert len(looked_up) == 9, "a caller was looked up twice, or never"
@@ -551,18 +557,13 @@ A shop with a session cookie:
 
 
 # %%
-def owns(customer, action, target):
-    return (customer, target["order_id"]) == ("Ada", "7")
-
-
 customer = caller_of(lambda connection: connection.cookies.get("name"), challenge=None)
-permission = permission_of(customer, owns)
+permission = permission_of(customer, lambda who, what, order: order["order_id"] == "7")
 shop = FastAPI(openapi_url=None)
 
 
 @shop.get("/orders/{order_id}", dependencies=[permission("orders:read", 404)])
-def read_order(order_id: int):
-    return {"order": order_id}
+def read_order(order_id: int): ...
 
 
 refuse_undeclared(shop, customer)

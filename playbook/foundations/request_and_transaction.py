@@ -23,7 +23,7 @@ transact(work)  # in an endpoint with the parameter `transact: Transaction`
 service = RequestId(app)  # what the server serves
 ```
 
-*Lift: 0 lines in 2 files; needs nothing.*
+*Lift: 81 lines in 2 files; needs sqlalchemy, starlette.*
 
 ## See it break
 
@@ -178,7 +178,7 @@ an endpoint gets.
 """
 
 # %% tags=["export"]
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Engine, orm
@@ -195,7 +195,7 @@ class Transact(Protocol):
 
 
 # %% tags=["export"]
-def transactions_of(engine: Engine) -> Callable[[], Awaitable[Transact]]:
+def transactions_of(engine: Engine) -> Callable[[], Coroutine[Any, Any, Transact]]:
     """A FastAPI dependency: it gives an endpoint its `Transact` on `engine`."""
 
     def transact(work: Callable[[orm.Session], T], **options: Any) -> T:
