@@ -223,7 +223,7 @@ def airline(engine):
     Transaction = Annotated[Transact, Depends(transactions_of(engine))]
 
     @app.post("/bookings", status_code=201)
-    def book(seat: str, passenger: str, transact: Transaction):
+    def book(seat: str, passenger: str, transact: Transaction) -> dict:
         def work(session):
             if session.get(Booking, seat):
                 raise HTTPException(409, f"seat {seat} is taken")
