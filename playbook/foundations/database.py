@@ -875,5 +875,5 @@ lost update, write skew.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Clock and identifiers](clock_and_identifiers.ipynb) · [course map](../index.ipynb) · Next: [HTTP service](http_service.ipynb)
+Previous: [Clock and identifiers](clock_and_identifiers.ipynb) · [course map](../index.ipynb) · Next: [Request and transaction](request_and_transaction.ipynb)
 """

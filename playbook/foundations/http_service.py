@@ -139,7 +139,7 @@ First who is asking. These two questions are declared here and answered later, i
 lessons name their caller. Without an answer the answer is no: `nobody` is signed in, and nothing is permitted.
 """
 
-# %%
+# %% tags=["export"]
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -184,7 +184,7 @@ route for everybody says so with `anyone`. So a route that says nothing is a mis
 """
 
 
-# %%
+# %% tags=["export"]
 def find_once(request: Request) -> Caller | None:
     """Who makes the request, or None. A request is looked up once, however many ask."""
     if "caller" not in request.scope:
@@ -239,7 +239,7 @@ the app, so that a test gives it other ones. Dependencies that wait for nothing 
 """
 
 
-# %%
+# %% tags=["export"]
 class Transact(Protocol):
     """`transaction` with the service's engine already given."""
 
@@ -273,7 +273,7 @@ Every answer carries a request id, so that a user's "it failed" leads to one lin
 own, but not anything: it ends up in log files, and a line feed in it would forge entries there.
 """
 
-# %%
+# %% tags=["export"]
 import re
 from contextvars import ContextVar
 
@@ -285,7 +285,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="-")
 ACCEPTED_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
-# %%
+# %% tags=["export"]
 class RequestId:
     """ASGI middleware: `X-Request-Id` on every response, and in `request_id` while the request runs."""
 
@@ -323,7 +323,7 @@ FastAPI reads the body before it runs a dependency: a stranger could make the se
 the 401. So the caller is asked when the body is first read, and a route that needs one reads nothing of a stranger's.
 """
 
-# %%
+# %% tags=["export"]
 from functools import lru_cache
 
 from fastapi.routing import iter_route_contexts
@@ -371,7 +371,7 @@ Where a request came from, and by what, is stored and shown later. Behind a prox
 address or nothing, and a browser's name is short and does nothing to a terminal.
 """
 
-# %%
+# %% tags=["export"]
 from ipaddress import ip_address
 
 
@@ -397,7 +397,7 @@ Two questions from outside look alike and are not. *Alive?* means: is the proces
 them makes the platform restart every process while the database is being restarted, and nothing comes back.
 """
 
-# %%
+# %% tags=["export"]
 from fastapi import APIRouter, Response
 
 operations = APIRouter(tags=["operations"], dependencies=[Depends(anyone)])
@@ -428,7 +428,7 @@ The factory puts it together. A function and not a module-level `app`, so that i
 and two tests can have two services. The lifespan closes the pool after the last response has gone out.
 """
 
-# %%
+# %% tags=["export"]
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -473,7 +473,7 @@ And the rule that keeps a forgotten check from going live. It looks at the depen
 those of a router.
 """
 
-# %%
+# %% tags=["export"]
 from fastapi.dependencies.models import Dependant
 
 
@@ -758,5 +758,5 @@ access) and 16.4.1 (log injection). M. Nygard, *Release It!*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Database](database.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
+Previous: [Deny by default](deny_by_default.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
 """
