@@ -19,7 +19,7 @@ engine = notice_conflicts(sa.create_engine(url))
 answer = transaction(engine, lambda session: upload(session, 60))
 ```
 
-*Lift: 62 lines in 1 file; needs sqlalchemy.*
+*Lift: 59 lines in 1 file; needs sqlalchemy.*
 
 ## See it break
 
@@ -190,15 +190,7 @@ uploads run on SQLite, without and with it.
 """
 
 # %% tags=["export"]
-from typing import Any
-
 import sqlalchemy as sa
-
-
-def begin_by_hand(connection: Any, record: Any) -> None:
-    """Let SQLAlchemy send BEGIN on SQLite; let readers see a snapshot."""
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def notice_conflicts(engine: sa.Engine) -> sa.Engine:
@@ -207,7 +199,8 @@ def notice_conflicts(engine: sa.Engine) -> sa.Engine:
     if name == "postgresql":
         return engine.execution_options(isolation_level="REPEATABLE READ")
     if name == "sqlite":
-        sa.event.listen(engine, "connect", begin_by_hand)
+        wal = "PRAGMA journal_mode = WAL"
+        sa.event.listen(engine, "connect", lambda c, record: c.execute(wal))
         sa.event.listen(engine, "begin", lambda c: c.exec_driver_sql("BEGIN"))
     elif name != "duckdb":
         raise ValueError(f"{name} is not known to report a lost update")
@@ -312,9 +305,9 @@ row 100 times each, without a break (two cores, the most of three runs):
 | 8 | 9 | 13 |
 | 16 | 11 | 20 |
 
-Twelve attempts are sometimes too few for eight writers. The default of 30 bears sixteen,
-and lets a caller wait at most five seconds. Take fewer if your clients wait less. With
-more writers, lock the row or write it in one statement.
+Twelve attempts are sometimes too few for eight writers. The default of 30 bears
+sixteen, and lets a caller wait at most five seconds. Take fewer if your clients wait
+less. With more writers, lock the row or write it in one statement.
 
 ### The loop
 
@@ -583,5 +576,5 @@ Architecture Blog, 2015).
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Clock and identifiers](clock_and_identifiers.ipynb) · [course map](../index.ipynb) · Next: [Database](database.ipynb)
+Previous: [Clock and identifiers](clock_and_identifiers.ipynb) · [course map](../index.ipynb) · Next: [Engines](engines.ipynb)
 """

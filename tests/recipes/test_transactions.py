@@ -11,6 +11,7 @@ from sqlalchemy import orm
 from playbook.foundations.transactions import (
     ATTEMPTS,
     LONGEST_PAUSE,
+    SECOND_ATTEMPTS,
     is_conflict,
     longest_pause,
     notice_conflicts,
@@ -132,6 +133,49 @@ def test_work_that_inserts_what_is_missing_finds_it_in_its_second_run(engine: sa
 
     found = transaction(engine, guest_of_two, retry=somebody_was_first)
     assert found == "Ada"
+
+
+def free_for_others() -> bool:
+    """Whether another thread could run a second attempt now."""
+    found: list[bool] = []
+
+    def look() -> None:
+        found.append(SECOND_ATTEMPTS.acquire(blocking=False))
+        if found[0]:
+            SECOND_ATTEMPTS.release()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_second_attempts_run_one_at_a_time(engine: sa.Engine) -> None:
+    seen: list[bool] = []
+    other = once(lambda: transaction(engine, take))
+
+    def work(session: orm.Session) -> None:
+        seen.append(free_for_others())
+        take(session, other)
+
+    transaction(engine, work)
+    assert [*seen, free_for_others()] == [True, False, True]
+
+
+def test_duckdb_notices_a_second_insert_at_the_commit(tmp_path: Path) -> None:
+    engine = engine_for("duckdb", tmp_path)
+    Base.metadata.create_all(engine)
+    other = once(lambda: transaction(engine, lambda session: session.add(Seat(id=2))))
+    runs: list[int] = []
+
+    def work(session: orm.Session) -> None:
+        runs.append(1)
+        session.execute(sa.insert(Seat).values(id=2))
+        other()
+
+    with pytest.raises(sa.exc.IntegrityError):
+        transaction(engine, work)
+    assert len(runs) == 2, "the second run finds the row and raises the error that the caller should see"
 
 
 def test_what_is_returned_can_be_read_after_the_commit(engine: sa.Engine) -> None:
