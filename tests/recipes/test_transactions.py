@@ -182,7 +182,9 @@ def test_what_is_returned_can_be_read_after_the_commit(engine: sa.Engine) -> Non
     assert transaction(engine, lambda session: session.get_one(Seat, 1)).taken == 0
 
 
-@pytest.mark.parametrize(("sqlstate", "due"), [("40001", True), ("40P01", True), ("23505", False), ("08006", False)])
+@pytest.mark.parametrize(
+    ("sqlstate", "due"), [("40001", True), ("40P01", True), ("23503", True), ("23505", False), ("08006", False)]
+)
 def test_the_codes_of_postgresql(sqlstate: str, due: bool) -> None:
     cause = type("Cause", (Exception,), {"sqlstate": sqlstate})("could not serialize")
     assert is_conflict(sa.exc.OperationalError("UPDATE", {}, cause)) is due
