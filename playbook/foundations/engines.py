@@ -585,5 +585,5 @@ documentation, 19.11 (client connection defaults). PgBouncer documentation, "Fea
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Transactions](transactions.ipynb) · [course map](../index.ipynb) · Next: [Database](database.ipynb)
+Previous: [Transactions](transactions.ipynb) · [course map](../index.ipynb) · Next: [Write skew](write_skew.ipynb)
 """

@@ -299,16 +299,16 @@ key. And two transactions can share `FOR KEY SHARE`: there use `hold(..., alone=
 """
 
 # %%
-refused_ada = "Ada: refused, Bob: published, orphans: []"
-refused_bob = "Ada: deleted, Bob: refused, orphans: []"
-assert here == [refused_ada, refused_bob], "a package lost its organization"
-assert there in (here, None), "PostgreSQL answers differently"
 transaction(engine, lambda session: session.add(Organization(name="acme")))
 with orm.Session(engine) as session:
     assert not hold(session, Organization.name, "no-such"), "a missing row was held"
     session.add(Package(name="rich", organization="acme"))
     session.commit()
     assert not session.info.get("held"), "a row is held after the commit"
+refused_ada = "Ada: refused, Bob: published, orphans: []"
+refused_bob = "Ada: deleted, Bob: refused, orphans: []"
+assert here == [refused_ada, refused_bob], "a package lost its organization"
+assert there in (here, None), "PostgreSQL answers differently"
 print("no orphan in either order, on either engine")
 
 # %% [markdown]
@@ -324,10 +324,10 @@ assertion fail:
 
 ## Your turn
 
-An organization must keep at least one owner. Alice and Bob, its two owners, leave at the
-same moment. Each transaction counts two owners and deletes one, and the organization
-has none. Change `leave` so that one of them gets `LastOwner`, on DuckDB and on
-PostgreSQL. The table `groups` has the column `name`; `owners` has `organization` and
+An organization must keep at least one owner. Alice and Bob, its two owners, leave at
+the same moment. Each transaction counts two owners and deletes one, and the
+organization has none. Write `leave` so that one of them gets `LastOwner`, on DuckDB and
+on PostgreSQL. The table `groups` has the column `name`; `owners` has `organization` and
 `name`.
 """
 
