@@ -100,6 +100,7 @@ def test_constraints_have_names_and_foreign_keys_are_for_postgresql(engine: sa.E
         assert name in here
     assert "fk_shop_orders_customer" in there
     assert "FOREIGN KEY" not in here
+    assert isinstance(Customer.__table__.c.since.type, Timestamp)
 
 
 def test_threads_share_one_database_in_memory() -> None:
@@ -153,7 +154,7 @@ def test_an_error_shows_no_values_and_the_zone_is_utc(engine: sa.Engine) -> None
 
 
 def test_options_go_first_and_other_databases_are_refused() -> None:
-    engine = make_engine("postgresql+psycopg://nowhere/x", pool_size=3)
-    assert engine.pool.size() == 3  # type: ignore[attr-defined]
+    for url in ("postgresql+psycopg://nowhere/x", "duckdb:///:memory:options"):
+        assert make_engine(url, pool_size=3).pool.size() == 3  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="mysql"):
         make_engine("mysql://localhost/x")
