@@ -1,1 +1,1 @@
-"""Exercises of the track foundations."""
+"""The exercises of the foundations: for each page its checker, two hints and wrong answers."""
