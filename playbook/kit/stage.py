@@ -1,7 +1,9 @@
-"""What the stages of several pages share: real rows, two clients at once, a timeline of what really happened."""
+"""What the stages of several pages share: real rows, clients at once, a killed process, a timeline of what happened."""
 
 import csv
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,6 +78,25 @@ def together(**works: Callable[[], Any]) -> dict[str, Any]:
         if thread.is_alive():
             raise TimeoutError(f"{thread.name} has not ended after {LONGEST_WAIT} s")
     return {name: results[name] for name in works}
+
+
+def killed(program: str, *arguments: str) -> None:
+    """Run Python code in a process of its own, which is killed (SIGKILL) as soon as it has printed a line.
+
+    Raises RuntimeError if it ends before that, with the last line of its error.
+    """
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        watchdog = threading.Timer(LONGEST_WAIT, process.kill)
+        watchdog.start()
+        try:
+            if not process.stdout.readline():
+                process.kill()
+                raise RuntimeError((process.stderr.read().strip().splitlines() or ["it printed nothing"])[-1])
+        finally:
+            process.kill()
+            watchdog.cancel()
 
 
 class Timeline:
