@@ -34,14 +34,13 @@ write an order down:
 | look first | `SELECT` an order with this `item`; `INSERT` only if there is none |
 | unique key | `INSERT` with the key; a unique column refuses a duplicate |
 
-The folded cell defines `morning(order)`, a customer on a bad line. She orders a coffee,
-and the answer gets lost. She sends the same order again, with the same key. Later she
-orders a second coffee, with a new key. `naive(way)` is her morning in a shop that works
-this way. `show` and `table` display rows. All other names are explained where they are
-used.
+Ada orders a coffee on a bad line, and the answer gets lost. Her client sends the same
+order again, with the same key. Later she orders a second coffee, with a new key. The
+folded cell defines `naive(way)`, this morning in a shop that works so. `show` and
+`table` display rows. Other names of the cell are explained where they are used.
 
 Two coffees are meant. Predict for each way: how many orders are in the table, and what
-does she hear?
+does Ada hear?
 """
 
 # %% tags=["stage"]
@@ -50,6 +49,7 @@ from functools import partial
 import sqlalchemy as sa
 from fastapi import Body, Depends, FastAPI
 
+from playbook.exercises.api.idempotency import KILLED, send, told
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import lesson_url, on_postgres, serving, show, table
@@ -66,14 +66,6 @@ def count(db):
 def add_order(db, key=None):
     db.execute(orders.insert().values(item="coffee", key=key))
     return {"order": count(db)}
-
-
-def told(function, *args):
-    try:
-        result = function(*args)
-    except Exception as error:
-        return getattr(error, "detail", type(error).__name__)
-    return f"attempt {result.attempt}" if hasattr(result, "attempt") else result
 
 
 def morning(order):
@@ -102,48 +94,49 @@ show(table(rows, ["way", "orders", "sent again", "second coffee"]))
 
 # %% [markdown]
 """
-A unique column keeps the table right, but the customer hears an error for an order
-that exists, and does not learn its number. Looking for an equal order cannot tell a retry
-from a second wish. So the service must keep the key **and the answer**.
+A unique column keeps the table right. But Ada hears an error for an order that exists,
+and does not learn its number. A shop that looks for an equal order cannot tell a retry
+from a second wish. So the shop must keep the key **and the answer**.
 
 ## The decision
 
 | option | good | costs |
 |---|---|---|
 | `PUT` to a URL that the client chooses | HTTP promises it; no table | the client must choose the name |
-| key in a unique column | one line | the retry hears an error, not the answer |
+| key in a unique column | one line | the retry hears an error |
 | **key and answer in a table** | any POST; the retry gets the answer | a table; answers at rest |
-| answer in a cache (Redis) | fast, expires by itself | work and answer are not one commit |
-| Django, DRF, Flask, Starlette | | bring nothing for this |
+| key and answer in a cache (Redis) | fast, expires by itself | work and answer are two commits |
+| Django, DRF, Flask, Starlette | | have nothing for this |
 
 We choose the **table**. Choose `PUT` where the client names the resource, as for a file.
-Choose a cache where acting twice is harmless.
+Choose a cache where acting twice now and then does no harm.
 
 ## Build it
 
 ### The idea
 
-The service looks for the key. If there is no answer, it works and keeps the answer:
+A key is a row in one of three states. Each arrow is a commit:
 
 ```text
-             commit              commit               after 24 hours
-  no row  ----------->  claimed  ----------->  answered  ----------->  free
-             claim       |  ^    work and answer,
-                         |  |    together
-                         v  |  claim again
-                        free: the work failed, or
-                        the process died and its lease ran out
+           claim               work and answer             24 hours
+  no row ---------> claimed ---------------------> answered -------> free
+                     ^   |
+         next claim  |   |  the work failed, or the process
+                     |   v  died and its lease ran out
+                    unfinished
 ```
 
-Work and answer are one commit, so a crash loses both or none. The **claim** is a short
-commit before the work. So a second request hears at once that the first is at work. A
-claim has a **lease**: the time for which others believe it.
+**Work and answer are one commit**: a crash keeps both or none. The **claim** is a short
+commit before them. With it, a second request hears at once that the first is at work. A
+claim has a **lease**, the time for which others believe it. Without a lease, the key of
+a dead process would be blocked for ever.
 
 ### The key
 
-The header is a *string* of structured fields: it has quotes. A key has at least 16
-characters, because a client that counts from 1 starts again after a restart. The
-service keeps two digests. An equal key of another caller is another key.
+The header is a string of structured fields, so it has quotes. A key has at least 16
+characters: a client that counts from 1 would start again after each restart. The
+service keeps two digests. The first binds the key to its caller, the second is for what
+is asked.
 """
 
 # %% tags=["export"]
@@ -179,10 +172,11 @@ for text in ['"ada-coffee-number-1"', "ada-coffee-number-1", '"1"']:
 """
 ### The table
 
-`until` is the end of the lease, or of the time for which the answer is kept. Times are
+`until` is the end of the lease or, with an answer, the time to forget it. Times are
 whole seconds since 1970, which every engine stores alike. The table has its own
-`MetaData` and no foreign key, so it fits beside any other tables. A `Transact` is what
-your project has already: it runs `work(session)` in one transaction.
+`MetaData` and no foreign key, so it fits beside any other tables. A `Transact` is a
+function that runs `work(session)` in one transaction, such as `transaction` of an
+earlier page.
 """
 
 # %% tags=["export"]
@@ -216,9 +210,9 @@ class Claim(NamedTuple):
 
 # %% [markdown]
 """
-Each claim of unfinished work raises `attempt`. The number is a **fencing token**: a
+Each claim of unfinished work raises `attempt`. This number is a **fencing token**: a
 process that was only slow, and has lost its claim, holds an old number. So every write
-names its claim:
+names its claim.
 """
 
 
@@ -232,8 +226,9 @@ def write(db: Session, mine: Claim, values: dict[str, Any], old: Any = None) -> 
 
 # %% [markdown]
 """
-The folded cell stores a row with attempt 2. `write_as(attempt)` writes to it, and
-`told(function, ...)` returns in words what came of a call. Predict what attempt 1 hears.
+The folded cell defines `transact`, and `write_as(attempt)`, which stores a row of
+attempt 2 and writes to it. `told(function, ...)` returns what came of a call, in words.
+Predict what the two attempts hear.
 """
 
 # %% tags=["stage"]
@@ -258,8 +253,8 @@ print(written)
 """
 ### Claim
 
-A row is an answer, or a claim that still holds, or free. Only an *answer* gets free by
-age. Unfinished work keeps its reference, however old it is.
+Only an *answered* row becomes free by age. Unfinished work keeps its reference, however
+old it is: something outside may have happened under it.
 """
 
 # %% tags=["export"]
@@ -291,8 +286,8 @@ def claim(db: Session, asked: Asked, now: int, lease: int) -> Claim | str:
 
 # %% [markdown]
 """
-Two first requests can meet. Both find no row, and the primary key refuses the second
-INSERT. Its request then looks again, and finds the claim of the first:
+Two requests at once both find no row. The primary key refuses the second INSERT. Its
+request looks again, and finds the claim of the first.
 """
 
 
@@ -307,20 +302,30 @@ def begin(transact: Transact, asked: Asked, now: int, lease: int) -> Any:
 
 # %% [markdown]
 """
-Four requests have one key. The process of the first is slow, or dead: nobody can know.
-`transact` is the `transaction` of an earlier page. Predict what each request hears.
+Four requests have one key. The first process is slow or dead; the others cannot know.
+The lease is 60 seconds. Predict what each request hears.
 """
 
 # %% tags=["predict"]
 coffee, cake = ("ada's key", "coffee"), ("ada's key", "cake")
-for now, asked in [(0, coffee), (59, coffee), (59, cake), (60, coffee)]:
-    print(f"second {now:2}, {asked[1]}:", told(begin, transact, asked, now, 60))
+requests = [(0, coffee), (59, coffee), (59, cake), (60, coffee)]
+heard = [told(begin, transact, asked, now, 60) for now, asked in requests]
+print(*heard, sep="\n")
 
 # %% [markdown]
 """
 ### Work and answer
 
-TODO
+What `work` returns is kept; what it raises is not:
+
+| the work | its writes | a retry |
+|---|---|---|
+| returns a value (JSON) | committed | gets this value |
+| raises `HTTPException`, also 4xx | rolled back | works again |
+| raises something else, a 500 | rolled back | works again |
+| dies with its process | rolled back | hears 409 until the lease ends, then works again |
+| outlives its lease | rolled back if another attempt has claimed the key | hears from the other attempt |
+| calls outside, and that fails | none | calls again, under the same reference |
 """
 
 # %% tags=["export"]
@@ -365,7 +370,19 @@ def call_once(
 
 # %% [markdown]
 """
-outside
+A database conflict makes `transact` run the work again, so `work` touches only the
+database. What happens outside stands in `call`. It runs once per request, between the
+claim and the work, and no transaction is open.
+
+### Work that calls outside
+
+A payment cannot be rolled back. If its outcome is unknown, the shop must ask again
+**under the same name**. That name is `claim.reference`. It is stored with the claim,
+before the first call, and no failure deletes it.
+
+The folded cell defines `bank_app`, a bank that knows references. It charges the card,
+but its first answer is an error. Predict what two requests with one key hear, and how
+often the card is charged.
 """
 
 # %% tags=["stage"]
@@ -377,7 +394,7 @@ bank_app = FastAPI()
 def charge_card(reference: str):
     if reference not in charges:
         charges.append(reference)
-        raise HTTPException(503)  # the card is charged, and the answer is lost
+        raise HTTPException(503)
 
 
 # %% tags=["predict"]
@@ -393,7 +410,14 @@ print("charges:", len(charges))
 
 # %% [markdown]
 """
+The retry is the client's decision. The recipe itself never repeats a call. If a bank
+does not recognize references, `claim.attempt` says when to look first: see *Your turn*.
+
 ### A session that commits
+
+Many services call `session.commit()` in the middle of their work. Then work and answer
+would be two commits. `one_commit` joins the session to an outer transaction, in which
+its `commit()` only flushes.
 """
 
 
@@ -416,6 +440,12 @@ def one_commit(engine: sa.Engine, make: Callable[..., Session] = Session) -> Tra
                 return result
 
     return transact
+
+
+# %% [markdown]
+"""
+A plain FastAPI service with it: the body of `work` is what stood in the route before.
+"""
 
 
 # %%
@@ -441,43 +471,188 @@ def shop(engine):
 # %% [markdown]
 """
 ## See it work
+
+The folded cell defines `day(url)`. Ada's morning goes over HTTP. Then 20 clients send
+one key at the same time, and one of them again later. Then a process of its own starts
+a last order, inserts the row, and is killed (SIGKILL) before it commits. The lease is 60
+seconds. Predict how many orders there are in the evening.
 """
+
 
 # %% tags=["stage"]
-KILLED = """
-import sys, time
-from playbook.api.idempotency import *
-def work(session):
-    session.execute(sa.text("INSERT INTO orders (item) VALUES ('coffee')"))
-    print("at work", flush=True)
-    time.sleep(60)
-once(one_commit(sa.create_engine(sys.argv[1])), ("ada's key", "coffee"), work, 0)
-"""
-
-
 def day(url):
     engine = make_engine(url)
     orders.create(engine)
     with serving(shop(engine)) as client:
-
-        def order(key):
-            headers = {"Idempotency-Key": f'"{key}"'}
-            answer = client.post("/orders", json={"item": "coffee"}, headers=headers)
-            return f"{answer.status_code} {answer.text}"
-
-        said = morning(order)
-        at_once = [partial(order, "twenty-times-at-once")] * 20
-        crowd = together(**{str(n): one for n, one in enumerate(at_once)})
-        said.append(order("twenty-times-at-once"))
+        order = partial(send, client)
+        rows = dict(zip(["sent again", "second coffee"], morning(order)))
+        one = partial(order, "twenty-at-the-same-time")
+        crowd = together(**{f"client {number}": one for number in range(20)})
+        acted = {said for said in crowd.values() if not said.startswith("409 ")}
+        rows["20 at once, and later"] = " / ".join(acted | {one()})
     engine.dispose()
     killed(KILLED, url)
     again = partial(told, once, one_commit(engine), coffee, add_order)
-    after_kill = [again(now) for now in (59, 60, 61)]
+    rows |= {f"{now} s after the kill": again(now) for now in (59, 60, 61)}
     with engine.connect() as db:
-        return said, set(crowd.values()), after_kill, count(db)
+        return rows | {"orders": count(db)}
+
+
+# %% tags=["predict"]
+evening = day(lesson_url(file=True))
+show(table(evening.items(), ["what", "heard, or found"]))
+
+# %% [markdown]
+"""
+All 20 clients have one answer, or heard 409 and may ask again. The killed process left
+no row, and its key was free after the lease.
+
+## On PostgreSQL
+
+DuckDB is one process, PostgreSQL waits for locks. Without the claim, 19 of the 20
+clients would wait there, each with a connection. The same day:
+"""
+
+# %%
+there = on_postgres(day)
+print("the same" if there == evening else there)
+
+# %% [markdown]
+"""
+## Check it
+
+The table must not grow for ever. A daily job deletes answers that expired, and
+unfinished work after 30 days:
+"""
+
+
+# %% tags=["export"]
+def purge_keys(db: Session, now: int, unfinished: int = 30 * 24 * 60 * 60) -> None:
+    """Delete expired answers, and claims that ended `unfinished` seconds ago."""
+    expired = sa.and_(keys.c.answer.is_not(None), keys.c.until <= now)
+    db.execute(keys.delete().where(expired | (keys.c.until <= now - unfinished)))
 
 
 # %%
-for line in day(lesson_url(file=True)):
-    print(line)
-print(on_postgres(day))
+assert written[0] != "written", "a process that lost its claim wrote"
+assert "another request" in heard[2], "another request got through with the key"
+assert len(charges) == 1, "the card was charged twice"
+assert evening["orders"] == 4, "a retry acted twice, or an order is lost"
+assert there in (evening, None), "PostgreSQL had another day"
+print("acts once: sent again, at once, killed; one charge; the key is bound")
+
+# %% [markdown]
+"""
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `**mine._asdict()).values(values)` | `key_hash=mine.key_hash).values(values)` | a process that lost its claim wrote |
+| `row.request_hash != request_hash and` | `False and` | another request got through with the key |
+| `mine = before._replace(attempt=row.attempt + 1)` | `mine = mine._replace(attempt=2)` | the card was charged twice |
+
+## Your turn
+
+Another bank charges as often as it is asked. `bank.charge(reference, cents)` returns
+`"paid"` or `"declined"`. It raises `TimeoutError` if no answer came; the bank may have
+the charge or not. `bank.find(reference)` returns `"paid"`, `"declined"`, `"pending"`
+(the bank has it and decides), or None (the bank never got it). Each `find` costs money.
+
+Write `pay(bank, claim, cents)`. It returns `"paid"` or `"declined"`. As long as the
+outcome is unknown it raises `HTTPException` with 503, and the client asks again later
+with the same key. No customer pays twice.
+"""
+
+
+# %% tags=["exercise"]
+def pay(bank, claim, cents):
+    """Charge once under `claim.reference`; `claim.attempt` is 1, 2, ..."""
+    raise NotImplementedError
+
+
+# %%
+from playbook.exercises.api.idempotency import HINTS, check
+
+check(pay)
+
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
+
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
+
+
+# %% tags=["solution"]
+def pay(bank, claim, cents):
+    # A first attempt has nothing to look for.
+    found = bank.find(claim.reference) if claim.attempt > 1 else None
+    if found == "pending":
+        raise HTTPException(503, "the bank has not decided yet")
+    if found is not None:
+        return found
+    try:
+        return bank.charge(claim.reference, cents)
+    except TimeoutError:
+        raise HTTPException(503, "the bank did not answer") from None
+
+
+assert check(pay)
+
+# %% [markdown]
+"""
+## Take it with you
+
+`playbook lift idempotency INTO` copies the recipe and its tests. The `shop` above is a
+complete use. Its seams:
+
+| seam | what your project does |
+|---|---|
+| transaction | `one_commit(engine)`, or a function of its own, such as `partial(transaction, engine)` |
+| sessions | `one_commit(engine, SessionLocal)` keeps the options of your `sessionmaker` |
+| table | `keys.metadata.create_all`; Alembic: `target_metadata` may be a list |
+| caller | a text that is never another caller's: `str(user.id)`, not an address |
+| clock | `int(time.time())` |
+| limits | `Limits(lease=...)`: longer than your longest request |
+| route | renders the value, on a replay too: status, headers, cookies |
+
+Traps:
+
+- **What is replayed** is the value. The route renders the same bytes from it, as long as
+  its code is the same. To mark a replay with a header, note in `work` that it ran.
+- **A refusal to keep** is a value: `return {"declined": true}`. A raised 402 is tried
+  again.
+- `session.rollback()` in the work ends the transaction of the answer too. Raise instead.
+- **Two connections.** A session that has read the user still holds one. Close it before
+  `once`, or a crowd empties the pool.
+- `BackgroundTasks` start on a replay too, unless `work` adds them.
+- On PostgreSQL above READ COMMITTED, and on DuckDB, pass a `Transact` that retries
+  conflicts.
+
+Hand it over:
+
+- **Front end**: one key per press of the button, made before the first attempt. When and
+  how often to send again: see `retries`.
+- **Reviewer**: accept no outside call in `work`, and no write in `call`.
+- **Security**: answers are at rest for a day. Return no secret from `work`.
+- **Operations**: run `purge_keys` daily. Look at calls that stay unfinished for a day.
+- **Tests**: keep "at once, killed, or sent again: acts once".
+
+## In short
+
+You can explain why the claim is a commit of its own, and why the answer is not. You can
+say what a retry hears after each kind of failure. You know why a payment needs a name
+that is older than its first call.
+
+## Sources
+
+IETF draft-ietf-httpapi-idempotency-key-header-07, 2. RFC 9110, 9.2.2 (idempotent
+methods). RFC 9651, 3.3.3 (strings). M. Kleppmann, *Designing Data-Intensive
+Applications*, chapter 8 (leases, fencing). SQLAlchemy 2.1 documentation, "Joining a
+Session into an External Transaction".
+"""
+
+# %% [markdown] tags=["nav"]
+"""
+Previous: [Conditional requests](conditional_requests.ipynb) · [course map](../index.ipynb) · Next: [Passwords](../auth/passwords.ipynb)
+"""
