@@ -8,9 +8,9 @@ client gets the answer that it missed.
 | | |
 |---|---|
 | **Use it when** | a request creates, sends, pays or publishes, and its answer can get lost |
-| **You need** | [transactions](../foundations/database.ipynb) (*code*) |
-| **Time** | read 40 min, exercise 15 min |
-| **Topics** | idempotency, idempotency key, idempotent POST, duplicate request, double submit, double charge, exactly once, at least once, lost answer, crash recovery, replay, lease, fencing token |
+| **You need** | [transactions](../foundations/transactions.ipynb) (*code*) |
+| **Time** | read 35 min, exercise 15 min |
+| **Topics** | idempotency key, double charge, exactly once, replay, lease, fencing token |
 | **Standard** | draft-ietf-httpapi-idempotency-key-header-07; RFC 9110, 9.2.2 |
 
 ```python
@@ -18,10 +18,10 @@ from playbook.api.idempotency import call_once, once, one_commit, read_key
 
 asked = await read_key(request, caller=str(user.id))
 value = once(one_commit(engine), asked, work, now)  # work(session) returns JSON
-value = call_once(one_commit(engine), asked, call, now)  # call(claim) returns a work
+value = call_once(one_commit(engine), asked, call, now)  # call(claim) returns work
 ```
 
-*Lift: 0 lines in 1 file; needs nothing.*
+*Lift: 106 lines in 1 file; needs fastapi, sqlalchemy.*
 
 ## See it break
 
@@ -31,25 +31,25 @@ write an order down:
 | way | what the shop does with `item` and `key` |
 |---|---|
 | plain | `INSERT` |
-| look first | `SELECT` an order with this `item`; `INSERT` only if there is none |
+| look first | `SELECT` an order of this `item`; `INSERT` only if there is none |
 | unique key | `INSERT` with the key; a unique column refuses a duplicate |
 
-Ada orders a coffee on a bad line, and the answer gets lost. Her client sends the same
-order again, with the same key. Later she orders a second coffee, with a new key. The
-folded cell defines `naive(way)`, this morning in a shop that works so. `show` and
-`table` display rows. Other names of the cell are explained where they are used.
+Ada orders a coffee, and the answer gets lost. Her client sends the same order again,
+with the same key. Later she orders a second coffee, with a new key.
 
-Two coffees are meant. Predict for each way: how many orders are in the table, and what
-does Ada hear?
+The folded cell defines `naive(way)`, this morning in a shop that works so, and
+`count(db)`, the number of orders. It imports `told(function, ...)`, which returns what
+came of a call, in words, and the course's `show`, `table`, `serving`, `together`,
+`lesson_url` and `on_postgres`. Two coffees are meant. Predict for each way: how many
+orders are in the table, and what does Ada hear?
 """
 
 # %% tags=["stage"]
 from functools import partial
 
 import sqlalchemy as sa
-from fastapi import Body, Depends, FastAPI
 
-from playbook.exercises.api.idempotency import KILLED, send, told
+from playbook.exercises.api.idempotency import KILLED, crowd, send, told
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import lesson_url, on_postgres, serving, show, table
@@ -102,20 +102,20 @@ from a second wish. So the shop must keep the key **and the answer**.
 
 | option | good | costs |
 |---|---|---|
-| `PUT` to a URL that the client chooses | HTTP promises it; no table | the client must choose the name |
+| `PUT` to a URL that the client chooses | no table | the client needs a name |
 | key in a unique column | one line | the retry hears an error |
-| **key and answer in a table** | any POST; the retry gets the answer | a table; answers at rest |
-| key and answer in a cache (Redis) | fast, expires by itself | work and answer are two commits |
+| **key and answer in a table** | any POST; the answer comes again | answers at rest |
+| key and answer in Redis | fast, expires by itself | two commits |
 | Django, DRF, Flask, Starlette | | have nothing for this |
 
 We choose the **table**. Choose `PUT` where the client names the resource, as for a file.
-Choose a cache where acting twice now and then does no harm.
+Choose Redis where acting twice now and then does no harm.
 
 ## Build it
 
 ### The idea
 
-A key is a row in one of three states. Each arrow is a commit:
+A key is a row with three states. Each arrow is one commit:
 
 ```text
            claim               work and answer             24 hours
@@ -123,20 +123,19 @@ A key is a row in one of three states. Each arrow is a commit:
                      ^   |
          next claim  |   |  the work failed, or the process
                      |   v  died and its lease ran out
-                    unfinished
+                   unfinished
 ```
 
 **Work and answer are one commit**: a crash keeps both or none. The **claim** is a short
-commit before them. With it, a second request hears at once that the first is at work. A
-claim has a **lease**, the time for which others believe it. Without a lease, the key of
-a dead process would be blocked for ever.
+commit before them, so a second request hears at once that the first is at work. A claim
+has a **lease**, the time for which others believe it. Without a lease, a dead process
+would block its key for ever.
 
 ### The key
 
 The header is a string of structured fields, so it has quotes. A key has at least 16
 characters: a client that counts from 1 would start again after each restart. The
-service keeps two digests. The first binds the key to its caller, the second is for what
-is asked.
+service keeps two digests. One binds the key to its caller, the other to the request.
 """
 
 # %% tags=["export"]
@@ -172,22 +171,21 @@ for text in ['"ada-coffee-number-1"', "ada-coffee-number-1", '"1"']:
 """
 ### The table
 
-`until` is the end of the lease or, with an answer, the time to forget it. Times are
-whole seconds since 1970, which every engine stores alike. The table has its own
-`MetaData` and no foreign key, so it fits beside any other tables. A `Transact` is a
-function that runs `work(session)` in one transaction, such as `transaction` of an
-earlier page.
+The table has its own `MetaData` and no foreign key, so it fits beside any other tables.
+`until` is the end of the lease or, with an answer, the time to forget it. It is in
+seconds since 1970, which every engine stores alike.
+
+Each claim of unfinished work raises `attempt`. This number is a **fencing token**: a
+process that was only slow, and has lost its claim, holds an old number. So every write
+names its claim.
 """
 
 # %% tags=["export"]
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-Work = Callable[[Session], Any]
-Transact = Callable[[Work], Any]
 keys = sa.Table(
     "idempotency_keys",
     sa.MetaData(),
@@ -208,15 +206,6 @@ class Claim(NamedTuple):
     attempt: int
 
 
-# %% [markdown]
-"""
-Each claim of unfinished work raises `attempt`. This number is a **fencing token**: a
-process that was only slow, and has lost its claim, holds an old number. So every write
-names its claim.
-"""
-
-
-# %% tags=["export"]
 def write(db: Session, mine: Claim, values: dict[str, Any], old: Any = None) -> None:
     """Change the row of `mine`, whose answer is `old`. Raises 409 if it is no more."""
     update = sa.update(keys).filter_by(answer=old, **mine._asdict()).values(values)
@@ -226,13 +215,14 @@ def write(db: Session, mine: Claim, values: dict[str, Any], old: Any = None) -> 
 
 # %% [markdown]
 """
-The folded cell defines `transact`, and `write_as(attempt)`, which stores a row of
-attempt 2 and writes to it. `told(function, ...)` returns what came of a call, in words.
-Predict what the two attempts hear.
+The folded cell defines `transact(work)`, which runs `work(session)` in one transaction,
+on `engine`. Its `write_as(attempt)` stores a row of attempt 2 and writes to it. What do
+the attempts 1 and 2 hear?
 """
 
 # %% tags=["stage"]
 engine = make_engine(lesson_url())
+orders.create(engine)
 keys.metadata.create_all(engine)
 transact = partial(transaction, engine)
 
@@ -254,7 +244,7 @@ print(written)
 ### Claim
 
 Only an *answered* row becomes free by age. Unfinished work keeps its reference, however
-old it is: something outside may have happened under it.
+old it is: something may have happened outside under that name.
 """
 
 # %% tags=["export"]
@@ -286,53 +276,36 @@ def claim(db: Session, asked: Asked, now: int, lease: int) -> Claim | str:
 
 # %% [markdown]
 """
-Two requests at once both find no row. The primary key refuses the second INSERT. Its
-request looks again, and finds the claim of the first.
+Four requests have one key. The first process is slow or dead; the others cannot know.
+The lease is 60 seconds. What does each request hear?
 """
 
+# %% tags=["predict"]
+coffee, cake = ("ada's key", "coffee"), ("ada's key", "cake")
+requests = [(0, coffee), (59, coffee), (59, cake), (60, coffee)]
+works = [partial(claim, asked=one, now=now, lease=60) for now, one in requests]
+heard = [told(transact, work) for work in works]
+print(*heard, sep="\n")
+
+# %% [markdown]
+"""
+Two requests at once both find no row. The primary key refuses the second INSERT.
+`begin` lets its request look again, and it finds the claim of the first.
+"""
 
 # %% tags=["export"]
+from collections.abc import Callable
+
+Work = Callable[[Session], Any]
+Transact = Callable[[Work], Any]
+
+
 def begin(transact: Transact, asked: Asked, now: int, lease: int) -> Any:
     """`claim` in a commit of its own."""
     try:
         return transact(lambda db: claim(db, asked, now, lease))
     except sa.exc.DBAPIError:  # the other request was first: look again
         return transact(lambda db: claim(db, asked, now, lease))
-
-
-# %% [markdown]
-"""
-Four requests have one key. The first process is slow or dead; the others cannot know.
-The lease is 60 seconds. Predict what each request hears.
-"""
-
-# %% tags=["predict"]
-coffee, cake = ("ada's key", "coffee"), ("ada's key", "cake")
-requests = [(0, coffee), (59, coffee), (59, cake), (60, coffee)]
-heard = [told(begin, transact, asked, now, 60) for now, asked in requests]
-print(*heard, sep="\n")
-
-# %% [markdown]
-"""
-### Work and answer
-
-What `work` returns is kept; what it raises is not:
-
-| the work | its writes | a retry |
-|---|---|---|
-| returns a value (JSON) | committed | gets this value |
-| raises `HTTPException`, also 4xx | rolled back | works again |
-| raises something else, a 500 | rolled back | works again |
-| dies with its process | rolled back | hears 409 until the lease ends, then works again |
-| outlives its lease | rolled back if another attempt has claimed the key | hears from the other attempt |
-| calls outside, and that fails | none | calls again, under the same reference |
-"""
-
-# %% tags=["export"]
-import json
-from contextlib import suppress
-
-Call = Callable[[Claim], Work]
 
 
 class Limits(NamedTuple):
@@ -343,7 +316,37 @@ class Limits(NamedTuple):
     largest: int = 64 * 1024
 
 
+# %%
+one = partial(told, begin, transact, ("two at once", "tea"), 0, Limits().lease)
+print(sorted(together(first=one, second=one).values()))
+
+# %% [markdown]
+"""
+### Work and answer
+
+What the work returns is kept. What it raises is not:
+
+| the work | its writes | a retry |
+|---|---|---|
+| returns a value (JSON) | committed | gets this value |
+| raises `HTTPException`, also 4xx | rolled back | works again |
+| raises something else: a 500 | rolled back | works again |
+| dies with its process | rolled back | 409 until the lease ends |
+| outlives lease and claim | rolled back | gets the other attempt's value |
+| calls outside, and that fails | none | calls again, same reference |
+
+Some `transact` functions run the work again after a database conflict. So `work`
+touches only the database, and `call` does what happens outside. It runs once per
+request, between claim and work, while no transaction is open. It returns the work.
+"""
+
 # %% tags=["export"]
+import json
+from contextlib import suppress
+
+Call = Callable[[Claim], Work]
+
+
 def call_once(
     transact: Transact, asked: Asked, call: Call, now: int, limits: Limits = Limits()
 ) -> Any:
@@ -370,22 +373,20 @@ def call_once(
 
 # %% [markdown]
 """
-A database conflict makes `transact` run the work again, so `work` touches only the
-database. What happens outside stands in `call`. It runs once per request, between the
-claim and the work, and no transaction is open.
-
 ### Work that calls outside
 
 A payment cannot be rolled back. If its outcome is unknown, the shop must ask again
-**under the same name**. That name is `claim.reference`. It is stored with the claim,
-before the first call, and no failure deletes it.
+**under the same name**: `claim.reference`. It is stored before the first call, and no
+failure deletes it.
 
-The folded cell defines `bank_app`, a bank that knows references. It charges the card,
-but its first answer is an error. Predict what two requests with one key hear, and how
-often the card is charged.
+The folded cell defines `bank_app` and its list `charges`. The bank charges a reference
+once, and its first answer is an error. Two requests with one key pay. What do they hear,
+and how often is the card charged?
 """
 
 # %% tags=["stage"]
+from fastapi import FastAPI
+
 charges = []
 bank_app = FastAPI()
 
@@ -410,7 +411,7 @@ print("charges:", len(charges))
 
 # %% [markdown]
 """
-The retry is the client's decision. The recipe itself never repeats a call. If a bank
+The retry is the client's decision. The recipe never repeats a call by itself. If a bank
 does not recognize references, `claim.attempt` says when to look first: see *Your turn*.
 
 ### A session that commits
@@ -444,14 +445,15 @@ def one_commit(engine: sa.Engine, make: Callable[..., Session] = Session) -> Tra
 
 # %% [markdown]
 """
-A plain FastAPI service with it: the body of `work` is what stood in the route before.
+Now a plain FastAPI service. The body of `work` stood in the route before.
 """
 
-
 # %%
+from fastapi import Body, Depends, FastAPI
+
+
 def shop(engine):
     app = FastAPI()
-    keys.metadata.create_all(engine)
 
     async def asked(request: Request):
         return await read_key(request, caller="ada")
@@ -473,9 +475,9 @@ def shop(engine):
 ## See it work
 
 The folded cell defines `day(url)`. Ada's morning goes over HTTP. Then 20 clients send
-one key at the same time, and one of them again later. Then a process of its own starts
-a last order, inserts the row, and is killed (SIGKILL) before it commits. The lease is 60
-seconds. Predict how many orders there are in the evening.
+one key at the same time, and one of them again later. At last a process of its own
+takes an order and is killed (SIGKILL) before its commit. The client tries again after
+59, 60 and 61 seconds. How many orders are there in the evening?
 """
 
 
@@ -483,13 +485,11 @@ seconds. Predict how many orders there are in the evening.
 def day(url):
     engine = make_engine(url)
     orders.create(engine)
+    keys.metadata.create_all(engine)
     with serving(shop(engine)) as client:
         order = partial(send, client)
         rows = dict(zip(["sent again", "second coffee"], morning(order)))
-        one = partial(order, "twenty-at-the-same-time")
-        crowd = together(**{f"client {number}": one for number in range(20)})
-        acted = {said for said in crowd.values() if not said.startswith("409 ")}
-        rows["20 at once, and later"] = " / ".join(acted | {one()})
+        rows["20 at once, and later"] = crowd(order)
     engine.dispose()
     killed(KILLED, url)
     again = partial(told, once, one_commit(engine), coffee, add_order)
@@ -509,8 +509,8 @@ no row, and its key was free after the lease.
 
 ## On PostgreSQL
 
-DuckDB is one process, PostgreSQL waits for locks. Without the claim, 19 of the 20
-clients would wait there, each with a connection. The same day:
+Here a duplicate INSERT waits for the first transaction. Without the short claim, 19 of
+20 clients would wait, each with a connection. With it, the day is:
 """
 
 # %%
@@ -520,18 +520,7 @@ print("the same" if there == evening else there)
 # %% [markdown]
 """
 ## Check it
-
-The table must not grow for ever. A daily job deletes answers that expired, and
-unfinished work after 30 days:
 """
-
-
-# %% tags=["export"]
-def purge_keys(db: Session, now: int, unfinished: int = 30 * 24 * 60 * 60) -> None:
-    """Delete expired answers, and claims that ended `unfinished` seconds ago."""
-    expired = sa.and_(keys.c.answer.is_not(None), keys.c.until <= now)
-    db.execute(keys.delete().where(expired | (keys.c.until <= now - unfinished)))
-
 
 # %%
 assert written[0] != "written", "a process that lost its claim wrote"
@@ -548,20 +537,19 @@ assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
-| `**mine._asdict()).values(values)` | `key_hash=mine.key_hash).values(values)` | a process that lost its claim wrote |
-| `row.request_hash != request_hash and` | `False and` | another request got through with the key |
-| `mine = before._replace(attempt=row.attempt + 1)` | `mine = mine._replace(attempt=2)` | the card was charged twice |
+| `answer=old, **mine._asdict()` | `key_hash=mine[0]` | a process that lost its claim wrote |
+| `row.request_hash !=` | `"" ==` | another request got through with the key |
+| `mine = before` | `mine = mine` | the card was charged twice |
 
 ## Your turn
 
 Another bank charges as often as it is asked. `bank.charge(reference, cents)` returns
-`"paid"` or `"declined"`. It raises `TimeoutError` if no answer came; the bank may have
+`"paid"` or `"declined"`. It raises `TimeoutError` if no answer came: the bank may have
 the charge or not. `bank.find(reference)` returns `"paid"`, `"declined"`, `"pending"`
-(the bank has it and decides), or None (the bank never got it). Each `find` costs money.
+(the bank has it, and decides) or None (the bank never got it). Each `find` costs money.
 
-Write `pay(bank, claim, cents)`. It returns `"paid"` or `"declined"`. As long as the
-outcome is unknown it raises `HTTPException` with 503, and the client asks again later
-with the same key. No customer pays twice.
+Write `pay(bank, claim, cents)`. It returns `"paid"` or `"declined"`. While the outcome
+is unknown it raises `HTTPException` with 503, and the client sends the same key later.
 """
 
 
@@ -608,35 +596,42 @@ complete use. Its seams:
 
 | seam | what your project does |
 |---|---|
-| transaction | `one_commit(engine)`, or a function of its own, such as `partial(transaction, engine)` |
-| sessions | `one_commit(engine, SessionLocal)` keeps the options of your `sessionmaker` |
+| transaction | passes `one_commit(engine, SessionLocal)` or a function of its own |
 | table | `keys.metadata.create_all`; Alembic: `target_metadata` may be a list |
-| caller | a text that is never another caller's: `str(user.id)`, not an address |
-| clock | `int(time.time())` |
-| limits | `Limits(lease=...)`: longer than your longest request |
+| caller | passes a text that no other caller ever has: `str(user.id)` |
+| clock, limits | passes `int(time.time())`, and a lease beyond its longest request |
 | route | renders the value, on a replay too: status, headers, cookies |
+| clean-up | runs `purge_keys` daily |
 
+The clean-up deletes expired answers, and claims that ended 30 days ago:
+"""
+
+
+# %% tags=["export"]
+def purge_keys(db: Session, now: int, unfinished: int = 30 * 24 * 60 * 60) -> None:
+    """Delete expired answers, and claims that ended `unfinished` seconds ago."""
+    expired = sa.and_(keys.c.answer.is_not(None), keys.c.until <= now)
+    db.execute(keys.delete().where(expired | (keys.c.until <= now - unfinished)))
+
+
+# %% [markdown]
+"""
 Traps:
 
-- **What is replayed** is the value. The route renders the same bytes from it, as long as
-  its code is the same. To mark a replay with a header, note in `work` that it ran.
-- **A refusal to keep** is a value: `return {"declined": true}`. A raised 402 is tried
-  again.
-- `session.rollback()` in the work ends the transaction of the answer too. Raise instead.
-- **Two connections.** A session that has read the user still holds one. Close it before
-  `once`, or a crowd empties the pool.
-- `BackgroundTasks` start on a replay too, unless `work` adds them.
-- On PostgreSQL above READ COMMITTED, and on DuckDB, pass a `Transact` that retries
-  conflicts.
+- **Replay.** The value is kept, not the bytes. To mark a replay with a header, let
+  `work` note that it ran. `BackgroundTasks` run again, unless `work` adds them.
+- **Refusals.** A raised 402 is not kept. Return `{"declined": True}` to keep it.
+- **Rollback.** `session.rollback()` also ends the answer's transaction. Raise instead.
+- **Connections.** A session that has read the user holds one. Close it before `once`.
+- **Conflicts.** On DuckDB, and above READ COMMITTED, pass a `transact` that retries.
 
 Hand it over:
 
-- **Front end**: one key per press of the button, made before the first attempt. When and
-  how often to send again: see `retries`.
-- **Reviewer**: accept no outside call in `work`, and no write in `call`.
+- **Front end**: one key per press of the button. When to send again: see `retries`.
+- **Reviewer**: accept no outside call in `work`, and no database write in `call`.
 - **Security**: answers are at rest for a day. Return no secret from `work`.
-- **Operations**: run `purge_keys` daily. Look at calls that stay unfinished for a day.
-- **Tests**: keep "at once, killed, or sent again: acts once".
+- **Operations**: look at work that stays unfinished for a day.
+- **Tests**: keep "sent again, at once or after a kill, it acts once".
 
 ## In short
 
@@ -648,8 +643,8 @@ that is older than its first call.
 
 IETF draft-ietf-httpapi-idempotency-key-header-07, 2. RFC 9110, 9.2.2 (idempotent
 methods). RFC 9651, 3.3.3 (strings). M. Kleppmann, *Designing Data-Intensive
-Applications*, chapter 8 (leases, fencing). SQLAlchemy 2.1 documentation, "Joining a
-Session into an External Transaction".
+Applications*, chapter 8 (leases, fencing). SQLAlchemy 2.1, "Joining a Session into an
+External Transaction".
 """
 
 # %% [markdown] tags=["nav"]

@@ -7,6 +7,7 @@ import httpx
 from fastapi import HTTPException
 
 from playbook.kit.exercises import checker
+from playbook.kit.stage import together
 
 # A process that is killed in its work. Its argument: the URL of a database with the table `orders`.
 KILLED = """
@@ -36,6 +37,16 @@ def send(client: httpx.Client, key: str) -> str:
     headers = {"Idempotency-Key": f'"{key}"'}
     answer = client.post("/orders", json={"item": "coffee"}, headers=headers)
     return f"{answer.status_code} {answer.text}"
+
+
+def crowd(order: Callable[[str], str], number: int = 20) -> str:
+    """What `number` clients with one key hear at once, and one of them later: each answer once, no 409."""
+
+    def one() -> str:
+        return order("all-at-the-same-time")
+
+    said = together(**{f"client {n}": one for n in range(number)}).values()
+    return " / ".join(sorted({str(answer) for answer in said if "409" not in str(answer)} | {one()}))
 
 
 HINTS = (
