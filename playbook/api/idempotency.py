@@ -7,10 +7,10 @@ client gets the answer that it missed.
 
 | | |
 |---|---|
-| **Use it when** | a request creates, sends, pays or publishes, and its answer can get lost |
-| **You need** | [transactions](../foundations/transactions.ipynb) (*code*) |
+| **Use it when** | a request creates, sends or pays, and its answer can get lost |
+| **You need** | [transactions](../foundations/database.ipynb) (*code*) |
 | **Time** | read 35 min, exercise 15 min |
-| **Topics** | idempotency key, double charge, exactly once, replay, lease, fencing token |
+| **Topics** | idempotency key, double charge, replay, lease, fencing token |
 | **Standard** | draft-ietf-httpapi-idempotency-key-header-07; RFC 9110, 9.2.2 |
 
 ```python
@@ -25,23 +25,23 @@ value = call_once(one_commit(engine), asked, call, now)  # call(claim) returns w
 
 ## See it break
 
-A shop takes orders. The client makes up a key for each order. Here are three ways to
-write an order down:
+A shop takes orders. The client makes up a key for each order. Three ways to write an
+order down:
 
 | way | what the shop does with `item` and `key` |
 |---|---|
 | plain | `INSERT` |
-| look first | `SELECT` an order of this `item`; `INSERT` only if there is none |
+| look first | `INSERT` only if there is no order of this `item` |
 | unique key | `INSERT` with the key; a unique column refuses a duplicate |
 
 Ada orders a coffee, and the answer gets lost. Her client sends the same order again,
 with the same key. Later she orders a second coffee, with a new key.
 
-The folded cell defines `naive(way)`, this morning in a shop that works so, and
-`count(db)`, the number of orders. It imports `told(function, ...)`, which returns what
-came of a call, in words, and the course's `show`, `table`, `serving`, `together`,
-`lesson_url` and `on_postgres`. Two coffees are meant. Predict for each way: how many
-orders are in the table, and what does Ada hear?
+The folded cell defines `naive(way)`, this morning in such a shop, and `count(db)`, the
+number of orders. It imports `partial`, `told(function, ...)`, which returns what came of
+a call in words, and the course's `show`, `table`, `serving`, `together`, `lesson_url`,
+`on_postgres`; `send` posts an order. Two coffees are meant. Predict for each way: how
+many orders are in the table, and what does Ada hear?
 """
 
 # %% tags=["stage"]
@@ -95,8 +95,8 @@ show(table(rows, ["way", "orders", "sent again", "second coffee"]))
 # %% [markdown]
 """
 A unique column keeps the table right. But Ada hears an error for an order that exists,
-and does not learn its number. A shop that looks for an equal order cannot tell a retry
-from a second wish. So the shop must keep the key **and the answer**.
+and does not learn its number. An equal order can be a retry or a second wish. So the
+shop must keep the key **and the answer**.
 
 ## The decision
 
@@ -127,15 +127,15 @@ A key is a row with three states. Each arrow is one commit:
 ```
 
 **Work and answer are one commit**: a crash keeps both or none. The **claim** is a short
-commit before them, so a second request hears at once that the first is at work. A claim
-has a **lease**, the time for which others believe it. Without a lease, a dead process
-would block its key for ever.
+commit before them, so a second request hears at once that the first is at work. Others
+believe a claim for the time of its **lease**. Without it, a dead process would block its
+key for ever.
 
 ### The key
 
-The header is a string of structured fields, so it has quotes. A key has at least 16
-characters: a client that counts from 1 would start again after each restart. The
-service keeps two digests. One binds the key to its caller, the other to the request.
+The header is a structured field's string, so it has quotes. A key has at least 16
+characters: a client that counts from 1 starts again after each restart. One digest
+binds the key to its caller, another one to the request.
 """
 
 # %% tags=["export"]
@@ -172,7 +172,7 @@ for text in ['"ada-coffee-number-1"', "ada-coffee-number-1", '"1"']:
 ### The table
 
 The table has its own `MetaData` and no foreign key, so it fits beside any other tables.
-`until` is the end of the lease or, with an answer, the time to forget it. It is in
+`until` is the end of the lease, or of the time for which the answer is kept. It counts
 seconds since 1970, which every engine stores alike.
 
 Each claim of unfinished work raises `attempt`. This number is a **fencing token**: a
@@ -283,14 +283,14 @@ The lease is 60 seconds. What does each request hear?
 # %% tags=["predict"]
 coffee, cake = ("ada's key", "coffee"), ("ada's key", "cake")
 requests = [(0, coffee), (59, coffee), (59, cake), (60, coffee)]
-works = [partial(claim, asked=one, now=now, lease=60) for now, one in requests]
-heard = [told(transact, work) for work in works]
+heard = [told(transact, lambda db: claim(db, one, now, 60)) for now, one in requests]
 print(*heard, sep="\n")
 
 # %% [markdown]
 """
-Two requests at once both find no row. The primary key refuses the second INSERT.
-`begin` lets its request look again, and it finds the claim of the first.
+Two requests at once both find no row. The primary key refuses the second INSERT. With
+`begin` its request looks again, and finds the first claim. A daily `purge_keys` deletes
+old answers, and unfinished work after 30 days.
 """
 
 # %% tags=["export"]
@@ -306,6 +306,12 @@ def begin(transact: Transact, asked: Asked, now: int, lease: int) -> Any:
         return transact(lambda db: claim(db, asked, now, lease))
     except sa.exc.DBAPIError:  # the other request was first: look again
         return transact(lambda db: claim(db, asked, now, lease))
+
+
+def purge_keys(db: Session, now: int, unfinished: int = 30 * 24 * 60 * 60) -> None:
+    """Delete expired answers, and claims that ended `unfinished` seconds ago."""
+    expired = sa.and_(keys.c.answer.is_not(None), keys.c.until <= now)
+    db.execute(keys.delete().where(expired | (keys.c.until <= now - unfinished)))
 
 
 class Limits(NamedTuple):
@@ -332,12 +338,12 @@ What the work returns is kept. What it raises is not:
 | raises `HTTPException`, also 4xx | rolled back | works again |
 | raises something else: a 500 | rolled back | works again |
 | dies with its process | rolled back | 409 until the lease ends |
-| outlives lease and claim | rolled back | gets the other attempt's value |
+| is slower than its lease | rolled back if claimed again | gets the other's value |
 | calls outside, and that fails | none | calls again, same reference |
 
-Some `transact` functions run the work again after a database conflict. So `work`
-touches only the database, and `call` does what happens outside. It runs once per
-request, between claim and work, while no transaction is open. It returns the work.
+A `transact` may run the work again after a database conflict. So `work` touches only
+the database. What happens outside stands in `call`, which runs once per request and
+returns the work. No transaction is open meanwhile.
 """
 
 # %% tags=["export"]
@@ -381,7 +387,7 @@ failure deletes it.
 
 The folded cell defines `bank_app` and its list `charges`. The bank charges a reference
 once, and its first answer is an error. Two requests with one key pay. What do they hear,
-and how often is the card charged?
+and how often does the bank charge?
 """
 
 # %% tags=["stage"]
@@ -411,14 +417,13 @@ print("charges:", len(charges))
 
 # %% [markdown]
 """
-The retry is the client's decision. The recipe never repeats a call by itself. If a bank
-does not recognize references, `claim.attempt` says when to look first: see *Your turn*.
+The client decided to send again; the recipe itself never repeats a call. If a bank
+ignores references, `claim.attempt` says when to look first: see *Your turn*.
 
 ### A session that commits
 
-Many services call `session.commit()` in the middle of their work. Then work and answer
-would be two commits. `one_commit` joins the session to an outer transaction, in which
-its `commit()` only flushes.
+Many services call `session.commit()` in their work. Then work and answer would be two
+commits. `one_commit` joins the session to an outer transaction.
 """
 
 
@@ -434,11 +439,11 @@ def one_commit(engine: sa.Engine, make: Callable[..., Session] = Session) -> Tra
     """Run work in one transaction, in which its `session.commit()` only flushes."""
 
     def transact(work: Work) -> Any:
-        with engine.begin() as connection:
-            with make(bind=connection, join_transaction_mode="rollback_only") as db:
-                result = work(db)
-                db.commit()
-                return result
+        options: Any = {"join_transaction_mode": "rollback_only"}
+        with engine.begin() as connection, make(bind=connection, **options) as db:
+            result = work(db)
+            db.commit()
+            return result
 
     return transact
 
@@ -470,13 +475,16 @@ def shop(engine):
     return app
 
 
+with serving(shop(engine)) as client:
+    print([send(client, "ada-breakfast-today") for _ in range(2)])
+
 # %% [markdown]
 """
 ## See it work
 
 The folded cell defines `day(url)`. Ada's morning goes over HTTP. Then 20 clients send
 one key at the same time, and one of them again later. At last a process of its own
-takes an order and is killed (SIGKILL) before its commit. The client tries again after
+takes an order and is killed (SIGKILL) before its commit. The client sends again after
 59, 60 and 61 seconds. How many orders are there in the evening?
 """
 
@@ -488,7 +496,7 @@ def day(url):
     keys.metadata.create_all(engine)
     with serving(shop(engine)) as client:
         order = partial(send, client)
-        rows = dict(zip(["sent again", "second coffee"], morning(order)))
+        rows = dict(zip(["sent again", "second coffee"], morning(order), strict=True))
         rows["20 at once, and later"] = crowd(order)
     engine.dispose()
     killed(KILLED, url)
@@ -504,7 +512,7 @@ show(table(evening.items(), ["what", "heard, or found"]))
 
 # %% [markdown]
 """
-All 20 clients have one answer, or heard 409 and may ask again. The killed process left
+The 20 clients have one answer, or heard 409 and may ask again. The killed process left
 no row, and its key was free after the lease.
 
 ## On PostgreSQL
@@ -599,52 +607,37 @@ complete use. Its seams:
 | transaction | passes `one_commit(engine, SessionLocal)` or a function of its own |
 | table | `keys.metadata.create_all`; Alembic: `target_metadata` may be a list |
 | caller | passes a text that no other caller ever has: `str(user.id)` |
-| clock, limits | passes `int(time.time())`, and a lease beyond its longest request |
+| clock, limits | passes `int(time.time())`; a lease beyond the longest request |
 | route | renders the value, on a replay too: status, headers, cookies |
-| clean-up | runs `purge_keys` daily |
 
-The clean-up deletes expired answers, and claims that ended 30 days ago:
-"""
-
-
-# %% tags=["export"]
-def purge_keys(db: Session, now: int, unfinished: int = 30 * 24 * 60 * 60) -> None:
-    """Delete expired answers, and claims that ended `unfinished` seconds ago."""
-    expired = sa.and_(keys.c.answer.is_not(None), keys.c.until <= now)
-    db.execute(keys.delete().where(expired | (keys.c.until <= now - unfinished)))
-
-
-# %% [markdown]
-"""
 Traps:
 
 - **Replay.** The value is kept, not the bytes. To mark a replay with a header, let
-  `work` note that it ran. `BackgroundTasks` run again, unless `work` adds them.
-- **Refusals.** A raised 402 is not kept. Return `{"declined": True}` to keep it.
+  `work` note that it ran.
+- **Refusals.** A raised 402 is not kept. To keep it, return `{"declined": True}`.
 - **Rollback.** `session.rollback()` also ends the answer's transaction. Raise instead.
 - **Connections.** A session that has read the user holds one. Close it before `once`.
-- **Conflicts.** On DuckDB, and above READ COMMITTED, pass a `transact` that retries.
+- **Conflicts.** On DuckDB, or above READ COMMITTED, pass a `transact` that retries.
 
 Hand it over:
 
 - **Front end**: one key per press of the button. When to send again: see `retries`.
-- **Reviewer**: accept no outside call in `work`, and no database write in `call`.
+- **Reviewer**: accept no outside call in `work`.
 - **Security**: answers are at rest for a day. Return no secret from `work`.
-- **Operations**: look at work that stays unfinished for a day.
+- **Operations**: run `purge_keys` daily. Look at work unfinished for a day.
 - **Tests**: keep "sent again, at once or after a kill, it acts once".
 
 ## In short
 
-You can explain why the claim is a commit of its own, and why the answer is not. You can
-say what a retry hears after each kind of failure. You know why a payment needs a name
-that is older than its first call.
+You can explain why the claim is a commit of its own, and the answer is not. You can say
+what a retry hears after each failure. You know why a payment needs a name that is older
+than its first call.
 
 ## Sources
 
-IETF draft-ietf-httpapi-idempotency-key-header-07, 2. RFC 9110, 9.2.2 (idempotent
-methods). RFC 9651, 3.3.3 (strings). M. Kleppmann, *Designing Data-Intensive
-Applications*, chapter 8 (leases, fencing). SQLAlchemy 2.1, "Joining a Session into an
-External Transaction".
+IETF draft-ietf-httpapi-idempotency-key-header-07, 2. RFC 9110, 9.2.2. RFC 9651, 3.3.3
+(strings). M. Kleppmann, *Designing Data-Intensive Applications*, chapter 8 (fencing).
+SQLAlchemy 2.1, "Joining a Session into an External Transaction".
 """
 
 # %% [markdown] tags=["nav"]

@@ -87,7 +87,8 @@ def killed(program: str, *arguments: str) -> None:
     """
     command = [sys.executable, "-c", program, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         watchdog = threading.Timer(LONGEST_WAIT, process.kill)
         watchdog.start()
         try:
