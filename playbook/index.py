@@ -111,7 +111,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Errors](api/errors.ipynb) | 20 | Answer every failure of a service in one form that tells the client what to do next and a stranger nothing. |
 | [Pagination](api/pagination.ipynb) | 20 | Read a list page by page so that every row which stays is seen exactly once, whatever comes and goes meanwhile. |
 | [Conditional requests](api/conditional_requests.ipynb) | 18 | Let two people edit one thing without overwriting each other, and let clients ask "has it changed?" for a few bytes. |
-| [Idempotency](api/idempotency.ipynb) | 50 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer that it missed. |
+| [Idempotency](api/idempotency.ipynb) | 50 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 
 ### auth: who is it, may they, for how long (3 h 50 min)
 

@@ -3,7 +3,7 @@
 # Idempotency
 
 Let a client send a POST again after a lost answer. The service acts once, and the
-client gets the answer that it missed.
+client gets the answer.
 
 | | |
 |---|---|
@@ -25,23 +25,22 @@ value = call_once(one_commit(engine), asked, call, now)  # call(claim) returns w
 
 ## See it break
 
-A shop takes orders. The client makes up a key for each order. Three ways to write an
-order down:
+A client makes up a key for each of its orders. Three ways for the shop:
 
-| way | what the shop does with `item` and `key` |
+| way | what the shop does |
 |---|---|
 | plain | `INSERT` |
-| look first | `INSERT` only if there is no order of this `item` |
-| unique key | `INSERT` with the key; a unique column refuses a duplicate |
+| look first | `INSERT` only if no row has this `item` |
+| unique key | `INSERT` with the key, in a unique column |
 
 Ada orders a coffee, and the answer gets lost. Her client sends the same order again,
 with the same key. Later she orders a second coffee, with a new key.
 
-The folded cell defines `naive(way)`, this morning in such a shop, and `count(db)`, the
-number of orders. It imports `partial`, `told(function, ...)`, which returns what came of
-a call in words, and the course's `show`, `table`, `serving`, `together`, `lesson_url`,
-`on_postgres`; `send` posts an order. Two coffees are meant. Predict for each way: how
-many orders are in the table, and what does Ada hear?
+The folded cell defines `naive(way)`, this morning in such a shop, `count(db)` and
+`send(client, key)`. It imports `told(function, ...)`, which returns in words what came
+of a call, `partial`, and the course's `show`, `table`, `serving`, `together`,
+`lesson_url` and `on_postgres`. Two coffees are meant. Predict for each way: how many
+orders are in the table, and what does Ada hear?
 """
 
 # %% tags=["stage"]
@@ -108,8 +107,8 @@ shop must keep the key **and the answer**.
 | key and answer in Redis | fast, expires by itself | two commits |
 | Django, DRF, Flask, Starlette | | have nothing for this |
 
-We choose the **table**. Choose `PUT` where the client names the resource, as for a file.
-Choose Redis where acting twice now and then does no harm.
+We choose the **table**. Choose `PUT` where the client names the resource. Choose Redis
+where acting twice now and then does no harm.
 
 ## Build it
 
@@ -127,14 +126,13 @@ A key is a row with three states. Each arrow is one commit:
 ```
 
 **Work and answer are one commit**: a crash keeps both or none. The **claim** is a short
-commit before them, so a second request hears at once that the first is at work. Others
-believe a claim for the time of its **lease**. Without it, a dead process would block its
-key for ever.
+commit before them, so a second request hears at once that the first is at work. Its
+**lease** is how long others believe it, or a dead process would block the key.
 
 ### The key
 
-The header is a structured field's string, so it has quotes. A key has at least 16
-characters: a client that counts from 1 starts again after each restart. One digest
+The header has quotes: it is a structured field's string. A key has at least 16
+characters, because a client that counts from 1 starts again after a restart. One digest
 binds the key to its caller, another one to the request.
 """
 
@@ -171,9 +169,8 @@ for text in ['"ada-coffee-number-1"', "ada-coffee-number-1", '"1"']:
 """
 ### The table
 
-The table has its own `MetaData` and no foreign key, so it fits beside any other tables.
-`until` is the end of the lease, or of the time for which the answer is kept. It counts
-seconds since 1970, which every engine stores alike.
+The table fits beside any others: it has its own `MetaData` and no foreign key. `until`
+ends the lease, or the life of the answer, in seconds since 1970.
 
 Each claim of unfinished work raises `attempt`. This number is a **fencing token**: a
 process that was only slow, and has lost its claim, holds an old number. So every write
@@ -386,8 +383,8 @@ A payment cannot be rolled back. If its outcome is unknown, the shop must ask ag
 failure deletes it.
 
 The folded cell defines `bank_app` and its list `charges`. The bank charges a reference
-once, and its first answer is an error. Two requests with one key pay. What do they hear,
-and how often does the bank charge?
+once, and its first answer is an error. Two requests with one key pay. What do they
+hear, and how often does the bank charge?
 """
 
 # %% tags=["stage"]
@@ -417,8 +414,8 @@ print("charges:", len(charges))
 
 # %% [markdown]
 """
-The client decided to send again; the recipe itself never repeats a call. If a bank
-ignores references, `claim.attempt` says when to look first: see *Your turn*.
+The client sent again; the recipe itself never repeats a call. If a bank ignores
+references, `claim.attempt` says when to look first: see *Your turn*.
 
 ### A session that commits
 
@@ -450,7 +447,7 @@ def one_commit(engine: sa.Engine, make: Callable[..., Session] = Session) -> Tra
 
 # %% [markdown]
 """
-Now a plain FastAPI service. The body of `work` stood in the route before.
+The body of `work` stood in the route before:
 """
 
 # %%
@@ -512,13 +509,13 @@ show(table(evening.items(), ["what", "heard, or found"]))
 
 # %% [markdown]
 """
-The 20 clients have one answer, or heard 409 and may ask again. The killed process left
-no row, and its key was free after the lease.
+The 20 clients got one answer or 409. The killed process left no row, and its key was
+free after the lease.
 
 ## On PostgreSQL
 
-Here a duplicate INSERT waits for the first transaction. Without the short claim, 19 of
-20 clients would wait, each with a connection. With it, the day is:
+Here a duplicate INSERT waits. Without the short claim, 19 of 20 clients would wait,
+each with a connection. With it, the day is:
 """
 
 # %%
@@ -540,24 +537,23 @@ print("acts once: sent again, at once, killed; one charge; the key is bound")
 
 # %% [markdown]
 """
-**Break it.** Make one of these changes in *Build it*, run the page again, and see the
-assertion fail:
+**Break it.** Make a change in *Build it*, run the page, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
-| `answer=old, **mine._asdict()` | `key_hash=mine[0]` | a process that lost its claim wrote |
+| `**mine._asdict())` | `key_hash=mine[0])` | a process that lost its claim wrote |
 | `row.request_hash !=` | `"" ==` | another request got through with the key |
 | `mine = before` | `mine = mine` | the card was charged twice |
 
 ## Your turn
 
 Another bank charges as often as it is asked. `bank.charge(reference, cents)` returns
-`"paid"` or `"declined"`. It raises `TimeoutError` if no answer came: the bank may have
-the charge or not. `bank.find(reference)` returns `"paid"`, `"declined"`, `"pending"`
-(the bank has it, and decides) or None (the bank never got it). Each `find` costs money.
+`"paid"` or `"declined"`, or raises `TimeoutError`: the bank may have the charge or not.
+`bank.find(reference)` returns `"paid"`, `"declined"`, `"pending"` (the bank decides) or
+None (the bank never got it). Each `find` costs money.
 
 Write `pay(bank, claim, cents)`. It returns `"paid"` or `"declined"`. While the outcome
-is unknown it raises `HTTPException` with 503, and the client sends the same key later.
+is unknown it raises `HTTPException` with 503, and the client sends again later.
 """
 
 
@@ -604,9 +600,9 @@ complete use. Its seams:
 
 | seam | what your project does |
 |---|---|
-| transaction | passes `one_commit(engine, SessionLocal)` or a function of its own |
+| transaction | passes `one_commit(engine, SessionLocal)`, or its own function |
 | table | `keys.metadata.create_all`; Alembic: `target_metadata` may be a list |
-| caller | passes a text that no other caller ever has: `str(user.id)` |
+| caller | passes a text that no other caller has: `str(user.id)` |
 | clock, limits | passes `int(time.time())`; a lease beyond the longest request |
 | route | renders the value, on a replay too: status, headers, cookies |
 
@@ -615,23 +611,22 @@ Traps:
 - **Replay.** The value is kept, not the bytes. To mark a replay with a header, let
   `work` note that it ran.
 - **Refusals.** A raised 402 is not kept. To keep it, return `{"declined": True}`.
-- **Rollback.** `session.rollback()` also ends the answer's transaction. Raise instead.
-- **Connections.** A session that has read the user holds one. Close it before `once`.
+- **Rollback.** Raise instead of `session.rollback()`, which also ends the answer.
+- **Connections.** Close the session that has read the user before you call `once`.
 - **Conflicts.** On DuckDB, or above READ COMMITTED, pass a `transact` that retries.
 
 Hand it over:
 
-- **Front end**: one key per press of the button. When to send again: see `retries`.
+- **Front end**: one key per press of the button; retries are a page of their own.
 - **Reviewer**: accept no outside call in `work`.
-- **Security**: answers are at rest for a day. Return no secret from `work`.
+- **Security**: return no secret from `work`; answers are at rest for a day.
 - **Operations**: run `purge_keys` daily. Look at work unfinished for a day.
 - **Tests**: keep "sent again, at once or after a kill, it acts once".
 
 ## In short
 
 You can explain why the claim is a commit of its own, and the answer is not. You can say
-what a retry hears after each failure. You know why a payment needs a name that is older
-than its first call.
+what a retry hears after each failure. A payment needs a name before its first call.
 
 ## Sources
 
