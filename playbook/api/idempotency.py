@@ -25,7 +25,7 @@ value = call_once(one_commit(engine), asked, call, now)  # call(claim) returns w
 
 ## See it break
 
-A client makes up a key for each of its orders. Three ways for the shop:
+A client makes up a key for each order. Three ways for the shop:
 
 | way | what the shop does |
 |---|---|
@@ -33,14 +33,13 @@ A client makes up a key for each of its orders. Three ways for the shop:
 | look first | `INSERT` only if no row has this `item` |
 | unique key | `INSERT` with the key, in a unique column |
 
-Ada orders a coffee, and the answer gets lost. Her client sends the same order again,
-with the same key. Later she orders a second coffee, with a new key.
+Ada orders a coffee, and the answer gets lost. Her client sends the order again, with the
+same key. Later she orders a second coffee, with a new key.
 
 The folded cell defines `naive(way)`, this morning in such a shop, `count(db)` and
-`send(client, key)`. It imports `told(function, ...)`, which returns in words what came
-of a call, `partial`, and the course's `show`, `table`, `serving`, `together`,
-`lesson_url` and `on_postgres`. Two coffees are meant. Predict for each way: how many
-orders are in the table, and what does Ada hear?
+`send(client, key)`. `told(function, ...)` returns in words what came of a call. You
+know `partial`, `show`, `table`, `serving`, `together`, `lesson_url`, `on_postgres`.
+Two coffees are meant. How many orders are in each table, and what does Ada hear?
 """
 
 # %% tags=["stage"]
@@ -93,9 +92,9 @@ show(table(rows, ["way", "orders", "sent again", "second coffee"]))
 
 # %% [markdown]
 """
-A unique column keeps the table right. But Ada hears an error for an order that exists,
-and does not learn its number. An equal order can be a retry or a second wish. So the
-shop must keep the key **and the answer**.
+A unique column keeps the table right, but Ada hears an error for an order that exists.
+An equal order can be a retry or a second wish. So the shop must keep the key **and the
+answer**.
 
 ## The decision
 
@@ -107,8 +106,8 @@ shop must keep the key **and the answer**.
 | key and answer in Redis | fast, expires by itself | two commits |
 | Django, DRF, Flask, Starlette | | have nothing for this |
 
-We choose the **table**. Choose `PUT` where the client names the resource. Choose Redis
-where acting twice now and then does no harm.
+We choose the **table**. Choose `PUT` where clients name the resource. Choose Redis
+where acting twice does no harm.
 
 ## Build it
 
@@ -127,13 +126,13 @@ A key is a row with three states. Each arrow is one commit:
 
 **Work and answer are one commit**: a crash keeps both or none. The **claim** is a short
 commit before them, so a second request hears at once that the first is at work. Its
-**lease** is how long others believe it, or a dead process would block the key.
+**lease** limits it, or a dead process would block the key for ever.
 
 ### The key
 
-The header has quotes: it is a structured field's string. A key has at least 16
-characters, because a client that counts from 1 starts again after a restart. One digest
-binds the key to its caller, another one to the request.
+The header is a structured field's string, in quotes. A key has at least 16 characters:
+a client that counts from 1 starts again after a restart. Two digests bind the key to
+its caller and to the request.
 """
 
 # %% tags=["export"]
@@ -170,11 +169,10 @@ for text in ['"ada-coffee-number-1"', "ada-coffee-number-1", '"1"']:
 ### The table
 
 The table fits beside any others: it has its own `MetaData` and no foreign key. `until`
-ends the lease, or the life of the answer, in seconds since 1970.
+ends the lease, or the life of the answer (seconds since 1970).
 
-Each claim of unfinished work raises `attempt`. This number is a **fencing token**: a
-process that was only slow, and has lost its claim, holds an old number. So every write
-names its claim.
+Each claim of unfinished work raises `attempt`. This **fencing token** stops a process
+that was only slow: it holds an old number, and every write names its claim.
 """
 
 # %% tags=["export"]
@@ -240,8 +238,8 @@ print(written)
 """
 ### Claim
 
-Only an *answered* row becomes free by age. Unfinished work keeps its reference, however
-old it is: something may have happened outside under that name.
+Only an *answered* row becomes free by age. Unfinished work keeps its reference:
+something outside may have happened under that name.
 """
 
 # %% tags=["export"]
@@ -274,7 +272,7 @@ def claim(db: Session, asked: Asked, now: int, lease: int) -> Claim | str:
 # %% [markdown]
 """
 Four requests have one key. The first process is slow or dead; the others cannot know.
-The lease is 60 seconds. What does each request hear?
+The lease is 60 seconds. What does each hear?
 """
 
 # %% tags=["predict"]
@@ -285,9 +283,8 @@ print(*heard, sep="\n")
 
 # %% [markdown]
 """
-Two requests at once both find no row. The primary key refuses the second INSERT. With
-`begin` its request looks again, and finds the first claim. A daily `purge_keys` deletes
-old answers, and unfinished work after 30 days.
+Two requests at once both find no row. The primary key refuses the second INSERT, and
+`begin` looks again. `purge_keys` is for a daily job.
 """
 
 # %% tags=["export"]
@@ -338,9 +335,9 @@ What the work returns is kept. What it raises is not:
 | is slower than its lease | rolled back if claimed again | gets the other's value |
 | calls outside, and that fails | none | calls again, same reference |
 
-A `transact` may run the work again after a database conflict. So `work` touches only
-the database. What happens outside stands in `call`, which runs once per request and
-returns the work. No transaction is open meanwhile.
+A `transact` may repeat the work after a database conflict. So `work` touches only the
+database. What happens outside stands in `call`, which runs once per request, without an
+open transaction, and returns the work.
 """
 
 # %% tags=["export"]
@@ -480,9 +477,9 @@ with serving(shop(engine)) as client:
 ## See it work
 
 The folded cell defines `day(url)`. Ada's morning goes over HTTP. Then 20 clients send
-one key at the same time, and one of them again later. At last a process of its own
-takes an order and is killed (SIGKILL) before its commit. The client sends again after
-59, 60 and 61 seconds. How many orders are there in the evening?
+one key at once, and one of them again. At last another process takes an order and is
+killed (SIGKILL) before its commit. Its client sends again after 59, 60 and 61 seconds.
+How many orders are there in the evening?
 """
 
 
@@ -509,13 +506,13 @@ show(table(evening.items(), ["what", "heard, or found"]))
 
 # %% [markdown]
 """
-The 20 clients got one answer or 409. The killed process left no row, and its key was
-free after the lease.
+The 20 clients got one answer or 409. The killed process left no order, and its key got
+free with the lease.
 
 ## On PostgreSQL
 
 Here a duplicate INSERT waits. Without the short claim, 19 of 20 clients would wait,
-each with a connection. With it, the day is:
+each with a connection. The same day there:
 """
 
 # %%
@@ -537,7 +534,7 @@ print("acts once: sent again, at once, killed; one charge; the key is bound")
 
 # %% [markdown]
 """
-**Break it.** Make a change in *Build it*, run the page, and see the assertion fail:
+**Break it.** Make a change in *Build it*, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
@@ -595,8 +592,7 @@ assert check(pay)
 """
 ## Take it with you
 
-`playbook lift idempotency INTO` copies the recipe and its tests. The `shop` above is a
-complete use. Its seams:
+`playbook lift idempotency INTO` copies recipe and tests. `shop` is a complete use.
 
 | seam | what your project does |
 |---|---|
@@ -608,31 +604,32 @@ complete use. Its seams:
 
 Traps:
 
-- **Replay.** The value is kept, not the bytes. To mark a replay with a header, let
-  `work` note that it ran.
+- **Replay.** The value is kept, not the bytes. To mark a replay, let `work` note that
+  it ran.
 - **Refusals.** A raised 402 is not kept. To keep it, return `{"declined": True}`.
 - **Rollback.** Raise instead of `session.rollback()`, which also ends the answer.
+- **JSON.** Return `Order.model_validate(row).model_dump(mode="json")`, not the row.
 - **Connections.** Close the session that has read the user before you call `once`.
 - **Conflicts.** On DuckDB, or above READ COMMITTED, pass a `transact` that retries.
 
 Hand it over:
 
-- **Front end**: one key per press of the button; retries are a page of their own.
+- **Front end**: one key per press of the button; `retries` says when to send again.
 - **Reviewer**: accept no outside call in `work`.
-- **Security**: return no secret from `work`; answers are at rest for a day.
-- **Operations**: run `purge_keys` daily. Look at work unfinished for a day.
+- **Security**: return no secret from `work`. Answers rest for a day.
+- **Operations**: run `purge_keys` daily; look at unfinished work.
 - **Tests**: keep "sent again, at once or after a kill, it acts once".
 
 ## In short
 
 You can explain why the claim is a commit of its own, and the answer is not. You can say
-what a retry hears after each failure. A payment needs a name before its first call.
+what a retry hears after each failure, and name a payment before its first call.
 
 ## Sources
 
-IETF draft-ietf-httpapi-idempotency-key-header-07, 2. RFC 9110, 9.2.2. RFC 9651, 3.3.3
-(strings). M. Kleppmann, *Designing Data-Intensive Applications*, chapter 8 (fencing).
-SQLAlchemy 2.1, "Joining a Session into an External Transaction".
+IETF draft-ietf-httpapi-idempotency-key-header-07, 2. RFC 9110, 9.2.2. RFC 9651, 3.3.3.
+M. Kleppmann, *Designing Data-Intensive Applications*, chapter 8. SQLAlchemy 2.1,
+"Joining a Session into an External Transaction".
 """
 
 # %% [markdown] tags=["nav"]
