@@ -9,7 +9,7 @@ client gets the answer.
 |---|---|
 | **Use it when** | a request creates, sends or pays, and its answer can get lost |
 | **You need** | [transactions](../foundations/database.ipynb) (*code*) |
-| **Time** | read 35 min, exercise 15 min |
+| **Time** | read 34 min, exercise 15 min |
 | **Topics** | idempotency key, double charge, replay, lease, fencing token |
 | **Standard** | draft-ietf-httpapi-idempotency-key-header-07; RFC 9110, 9.2.2 |
 
@@ -33,8 +33,8 @@ A client makes up a key for each order. Three ways for the shop:
 | look first | `INSERT` only if no row has this `item` |
 | unique key | `INSERT` with the key, in a unique column |
 
-Ada orders a coffee, and the answer gets lost. Her client sends the order again, with the
-same key. Later she orders a second coffee, with a new key.
+Ada orders a coffee, and the answer gets lost. Her client sends the same order again,
+with its key. Later she orders a second coffee, with a new key.
 
 The folded cell defines `naive(way)`, this morning in such a shop, `count(db)` and
 `send(client, key)`. `told(function, ...)` returns in words what came of a call. You
@@ -93,7 +93,7 @@ show(table(rows, ["way", "orders", "sent again", "second coffee"]))
 # %% [markdown]
 """
 A unique column keeps the table right, but Ada hears an error for an order that exists.
-An equal order can be a retry or a second wish. So the shop must keep the key **and the
+An equal order can be a retry or a second wish. So the shop keeps the key **and the
 answer**.
 
 ## The decision
@@ -126,7 +126,7 @@ A key is a row with three states. Each arrow is one commit:
 
 **Work and answer are one commit**: a crash keeps both or none. The **claim** is a short
 commit before them, so a second request hears at once that the first is at work. Its
-**lease** limits it, or a dead process would block the key for ever.
+**lease** limits it, or a dead process would block the key.
 
 ### The key
 
@@ -617,13 +617,13 @@ Hand it over:
 - **Front end**: one key per press of the button; `retries` says when to send again.
 - **Reviewer**: accept no outside call in `work`.
 - **Security**: return no secret from `work`. Answers rest for a day.
-- **Operations**: run `purge_keys` daily; look at unfinished work.
+- **Operations**: run `purge_keys` daily.
 - **Tests**: keep "sent again, at once or after a kill, it acts once".
 
 ## In short
 
-You can explain why the claim is a commit of its own, and the answer is not. You can say
-what a retry hears after each failure, and name a payment before its first call.
+You can explain why the claim is a commit of its own, and the answer is not. You know
+what a retry hears after each failure. You name a payment before its first call.
 
 ## Sources
 
