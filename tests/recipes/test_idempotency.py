@@ -118,16 +118,22 @@ def test_the_same_answer_five_times_and_one_order(shop: Shop, client: TestClient
 
 
 def test_twenty_at_once_act_once_and_nobody_waits_for_the_work(shop: Shop, client: TestClient) -> None:
-    heard: list[int] = []
+    refused: list[str | None] = []
     all_heard = threading.Event()
     shop.during = lambda: all_heard.wait(60)
+
+    def one() -> int:
+        answer = post(client)
+        if answer.status_code == 409:
+            refused.append(answer.headers.get("retry-after"))
+        if len(refused) == 19:
+            all_heard.set()
+        return int(answer.status_code)
+
     with ThreadPoolExecutor(20) as threads:
-        for one in [threads.submit(post, client) for _ in range(20)]:
-            one.add_done_callback(
-                lambda done: (heard.append(done.result().status_code), len(heard) == 19 and all_heard.set())
-            )
+        heard = [future.result() for future in [threads.submit(one) for _ in range(20)]]
     assert sorted(heard) == [201, *[409] * 19]
-    assert shop.orders() == 1
+    assert (refused, shop.orders()) == (["1"] * 19, 1)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +211,15 @@ def test_a_process_that_lost_its_claim_commits_nothing(shop: Shop) -> None:
 
     assert status(lambda: once(shop.transact, ASKED, too_slow, 0)) == 409
     assert (others, shop.orders(), shop.once(LEASE)) == ([{"id": 1}], 1, {"id": 1})
+
+
+def test_nor_does_it_while_the_other_is_still_at_work(shop: Shop) -> None:
+    def overtaken(session: orm.Session) -> Any:
+        assert begin(shop.transact, ASKED, LEASE, LEASE).attempt == 2
+        return shop.place(session)
+
+    assert status(lambda: once(shop.transact, ASKED, overtaken, 0)) == 409
+    assert (shop.orders(), shop.row().until) == (0, 2 * LEASE)
 
 
 def test_an_answer_expires_and_unfinished_work_does_not(shop: Shop) -> None:
