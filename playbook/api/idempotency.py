@@ -506,8 +506,8 @@ show(table(evening.items(), ["what", "heard, or found"]))
 
 # %% [markdown]
 """
-The 20 clients got one answer or 409. The killed process left no order, and its key got
-free with the lease.
+The 20 clients got one answer or 409. The killed process left no order, and its lease
+ran out.
 
 ## On PostgreSQL
 
@@ -607,7 +607,7 @@ Traps:
 - **Replay.** The value is kept, not the bytes. To mark a replay, let `work` note that
   it ran.
 - **Refusals.** A raised 402 is not kept. To keep it, return `{"declined": True}`.
-- **Rollback.** Raise instead of `session.rollback()`, which also ends the answer.
+- **Rollback.** Raise instead of `session.rollback()`: the answer needs the transaction.
 - **JSON.** Return `Order.model_validate(row).model_dump(mode="json")`, not the row.
 - **Connections.** Close the session that has read the user before you call `once`.
 - **Conflicts.** On DuckDB, or above READ COMMITTED, pass a `transact` that retries.
@@ -616,7 +616,7 @@ Hand it over:
 
 - **Front end**: one key per press of the button; `retries` says when to send again.
 - **Reviewer**: accept no outside call in `work`.
-- **Security**: return no secret from `work`. Answers rest for a day.
+- **Security**: return no secret from `work`: answers are stored for a day.
 - **Operations**: run `purge_keys` daily.
 - **Tests**: keep "sent again, at once or after a kill, it acts once".
 
