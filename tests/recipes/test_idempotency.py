@@ -202,6 +202,15 @@ def test_a_claim_lasts_as_long_as_its_lease(shop: Shop) -> None:
     assert (shop.once(LEASE), shop.row().reference, shop.row().attempt) == ({"id": 1}, first.reference, 2)
 
 
+def test_who_loses_the_race_for_the_first_row_hears_409(shop: Shop) -> None:
+    def other_is_first(work: Any) -> Any:
+        begin(shop.transact, ASKED, 0, LEASE)
+        raise sa.exc.IntegrityError("INSERT", None, Exception("duplicate key"))
+
+    calls = iter([other_is_first, shop.transact])
+    assert status(lambda: once(lambda work: next(calls)(work), ASKED, shop.place, 0)) == 409
+
+
 def test_a_process_that_lost_its_claim_commits_nothing(shop: Shop) -> None:
     others: list[Any] = []
 
