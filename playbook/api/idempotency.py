@@ -21,7 +21,7 @@ value = once(one_commit(engine), asked, work, now)  # work(session) returns JSON
 value = call_once(one_commit(engine), asked, call, now)  # call(claim) returns work
 ```
 
-*Lift: 106 lines in 1 file; needs fastapi, sqlalchemy.*
+*Lift: 107 lines in 1 file; needs fastapi, sqlalchemy.*
 
 ## See it break
 
@@ -316,8 +316,11 @@ class Limits(NamedTuple):
     largest: int = 64 * 1024
 
 
+LIMITS = Limits()
+
+
 # %%
-one = partial(told, begin, transact, ("two at once", "tea"), 0, Limits().lease)
+one = partial(told, begin, transact, ("two at once", "tea"), 0, LIMITS.lease)
 print(sorted(together(first=one, second=one).values()))
 
 # %% [markdown]
@@ -348,7 +351,7 @@ Call = Callable[[Claim], Work]
 
 
 def call_once(
-    transact: Transact, asked: Asked, call: Call, now: int, limits: Limits = Limits()
+    transact: Transact, asked: Asked, call: Call, now: int, limits: Limits = LIMITS
 ) -> Any:
     """`once`, for work that calls outside: `call(claim)` does so and returns `work`."""
     mine = begin(transact, asked, now, limits.lease)
@@ -379,13 +382,13 @@ A payment cannot be rolled back. If its outcome is unknown, the shop must ask ag
 **under the same name**: `claim.reference`. It is stored before the first call, and no
 failure deletes it.
 
-The folded cell defines `bank_app` and its list `charges`. The bank charges a reference
-once, and its first answer is an error. Two requests with one key pay. What do they
-hear, and how often does the bank charge?
+The folded cell imports `Body`, `Depends` and `FastAPI`, and defines `bank_app` with its
+list `charges`. The bank charges a reference once, and its first answer is an error. Two
+requests with one key pay. What do they hear, and how often does the bank charge?
 """
 
 # %% tags=["stage"]
-from fastapi import FastAPI
+from fastapi import Body, Depends, FastAPI
 
 charges = []
 bank_app = FastAPI()
@@ -423,7 +426,7 @@ commits. `one_commit` joins the session to an outer transaction.
 
 # %% tags=["export"]
 def once(
-    transact: Transact, asked: Asked, work: Work, now: int, limits: Limits = Limits()
+    transact: Transact, asked: Asked, work: Work, now: int, limits: Limits = LIMITS
 ) -> Any:
     """What `work(session)` returned the one time that it was committed, as JSON."""
     return call_once(transact, asked, lambda claim: work, now, limits)
@@ -447,10 +450,8 @@ def one_commit(engine: sa.Engine, make: Callable[..., Session] = Session) -> Tra
 The body of `work` stood in the route before:
 """
 
+
 # %%
-from fastapi import Body, Depends, FastAPI
-
-
 def shop(engine):
     app = FastAPI()
 
