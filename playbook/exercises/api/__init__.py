@@ -1,1 +1,1 @@
-"""Exercises of the track api: checkers, hints and wrong answers."""
+"""The exercises of the track api."""
