@@ -12,7 +12,8 @@ from sqlalchemy import orm
 
 from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.database import make_engine, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
 from playbook.migrations.first_migration import prepare
 from playbook.pantry import organizations, packages
 from playbook.pantry.app import BASELINE, mirror_of, resource_api

@@ -55,7 +55,8 @@ import json
 from datetime import UTC, datetime
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, show_http, table
 from playbook.pantry.http import Caller, create_app
 from playbook.pantry.problems import install_problems

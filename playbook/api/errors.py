@@ -45,7 +45,8 @@ from fastapi.responses import JSONResponse
 
 from playbook.api.resources import JSON, MERGE_PATCH, complete_methods, resources
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.foundations.http_service import Caller, Transaction, anyone, create_app
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, show_http, table
 from playbook.schema.identity import add_user

@@ -55,7 +55,8 @@ from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.auth.passwords import hash_password
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, capture_sql, make_engine
+from playbook.foundations.engines import Base, make_engine
+from playbook.kit.stage import capture_sql
 from playbook.kit.lesson import checker, lesson_url, on_postgres, sequence_diagram, serving, show, table
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth.cross_site import check_cross_site

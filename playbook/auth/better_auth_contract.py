@@ -48,7 +48,7 @@ from datetime import UTC, datetime
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, make_engine
+from playbook.foundations.engines import Base, make_engine
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, table
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import session_routes

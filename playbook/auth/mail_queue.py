@@ -486,7 +486,8 @@ import sqlalchemy as sa
 
 from playbook.auth.mail import link
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
-from playbook.foundations.database import make_engine, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
 
 demo = sa.MetaData()
 organizations = sa.Table("organizations", demo, sa.Column("invited", sa.Integer))

@@ -52,7 +52,8 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 
 from playbook.auth.mail import Mail, SmtpSender
 from playbook.foundations.clock_and_identifiers import FixedClock
-from playbook.foundations.database import make_engine, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import (
     checker,
     lesson_url,
@@ -354,7 +355,8 @@ diagram is what happened:
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, capture_sql
+from playbook.foundations.engines import Base
+from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import session_routes

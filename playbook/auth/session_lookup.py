@@ -51,7 +51,8 @@ from fastapi import FastAPI, Request
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, capture_sql, make_engine
+from playbook.foundations.engines import Base, make_engine
+from playbook.kit.stage import capture_sql
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, table
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import (

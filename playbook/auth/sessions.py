@@ -49,7 +49,7 @@ import secrets
 import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
 
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.lesson import checker, lesson_url, on_postgres, sequence_diagram, serving, show, show_http, table
 from playbook.kit.live import LiveClient
 
@@ -490,7 +490,7 @@ time she knows the key that signs the cookies:
 """
 
 # %%
-from playbook.foundations.database import capture_sql
+from playbook.kit.stage import capture_sql
 from playbook.schema.identity import add_user
 
 
@@ -500,7 +500,7 @@ def service(url, **settings):
     from playbook.auth.mail import MemorySender
     from playbook.auth.mail_queue import Postbox
     from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-    from playbook.foundations.database import Base, make_engine
+    from playbook.foundations.engines import Base, make_engine
     from playbook.pantry.auth.cross_site import check_cross_site
     from playbook.pantry.auth.wire import auth_app
     from playbook.pantry.settings import Settings

@@ -57,7 +57,7 @@ import sqlalchemy as sa
 from fastapi import Body, FastAPI, HTTPException
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.lesson import checker, lesson_url, on_postgres, sequence_diagram, serving, show, show_http, table
 
 COMMON, ADA = FREQUENCY_LISTS["passwords"], "ada@example.com"  # most common first
@@ -134,7 +134,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from playbook.foundations.clock_and_identifiers import hash_token
-from playbook.foundations.database import Base
+from playbook.foundations.engines import Base
 
 
 class Throttle(Base):
@@ -171,7 +171,8 @@ import math
 
 from sqlalchemy import orm
 
-from playbook.foundations.database import Timestamp, somebody_was_first, transaction
+from playbook.foundations.engines import Timestamp
+from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.pantry.auth.wire import Auth, AuthError
 
 SPEND = sa.text("""
@@ -533,7 +534,7 @@ from playbook.auth import passwords
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import capture_sql
+from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import session_routes

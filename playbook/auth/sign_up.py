@@ -50,7 +50,9 @@ from fastapi import FastAPI, HTTPException
 
 from playbook.auth import passwords
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, capture_sql, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
+from playbook.kit.stage import capture_sql
 from playbook.kit.lesson import checker, lesson_url, mail_server, serving, show, show_http, table
 from playbook.schema.identity import User, add_user
 
@@ -189,7 +191,7 @@ asking in their name. Writing the user's row makes fifty requests at once collid
 """
 
 # %%
-from playbook.foundations.database import hold
+from playbook.foundations.write_skew import hold
 
 MAIL_PAUSE = timedelta(minutes=1)
 

@@ -145,7 +145,7 @@ from sqlalchemy import orm
 
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 from playbook.pantry.settings import Settings
 
 T = TypeVar("T")
@@ -518,7 +518,7 @@ from logging.handlers import BufferingHandler
 
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock, SeededBytes
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.pantry.http import anyone
 
 log.handlers, log.propagate = [BufferingHandler(capacity=1000)], False  # a lesson's output is not a log

@@ -48,7 +48,8 @@ import sqlalchemy as sa
 from fastapi import Depends, FastAPI
 from sqlalchemy import orm
 
-from playbook.foundations.database import make_engine, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show_http
 
 demo = sa.MetaData()
@@ -150,7 +151,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 
 T = TypeVar("T")
 

@@ -63,7 +63,7 @@ def reach(url: str) -> None:
 
     import sqlalchemy as sa
 
-    engine = import_module("playbook.foundations.database").make_engine(url)
+    engine = import_module("playbook.foundations.engines").make_engine(url)
     problem = None
     try:
         with engine.connect() as connection:

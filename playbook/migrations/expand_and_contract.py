@@ -169,7 +169,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, HTTPException
 from sqlalchemy import orm
 
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.lesson import checker, lesson_folder, lesson_url, on_postgres, serving, show, table
 from playbook.migrations.first_migration import current, drift, prepare, upgrade
 from playbook.pantry.http import Transaction, anyone, create_app
@@ -352,7 +352,7 @@ from functools import partial
 
 from sqlalchemy import orm
 
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 
 
 def copy_range(

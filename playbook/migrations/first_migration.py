@@ -54,7 +54,7 @@ from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from playbook.foundations.database import NAMING, Base, make_engine
+from playbook.foundations.engines import NAMING, Base, make_engine
 from playbook.kit.lesson import checker, lesson_folder, lesson_url, on_postgres, serving, show, table
 
 
@@ -182,7 +182,27 @@ from contextlib import contextmanager
 from alembic.operations.batch import BatchOperationsImpl
 from duckdb_sqlalchemy.alembic_impl import DuckDBImpl
 
-from playbook.foundations.database import take_turn
+from playbook.foundations.engines import TRANSACTION
+
+def behind_pooler(connection: sa.Connection) -> bool:
+    """Whether a pooler stands before PostgreSQL: the process that works is another than the one that was announced."""
+    announced = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+    return bool(connection.scalar(sa.select(sa.func.pg_backend_pid())) != announced)
+
+
+def take_turn(connection: sa.Connection, lock: int, settings: dict[str, str]) -> None:
+    """Wait until nobody else has `lock`. From then on `settings` are those of the connection's transactions.
+
+    Nobody else may have it until the connection is closed; behind a pooler, until the transaction ends that is open now.
+    """
+    pooled = behind_pooler(connection)
+    connection.execute(sa.select((sa.func.pg_advisory_xact_lock if pooled else sa.func.pg_advisory_lock)(lock)))
+    connection.info["transaction"] = TRANSACTION | settings
+    if pooled:
+        connection.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items())))
+    else:
+        connection.commit()
+
 
 LOCK = 7_350_116_223  # any number, the same in every process that migrates this database
 
@@ -281,7 +301,7 @@ from collections.abc import Callable
 
 from alembic import context
 
-from playbook.foundations.database import NAMING
+from playbook.foundations.engines import NAMING
 
 
 def run_environment(make: Callable[[], sa.Engine], models: Callable[[], sa.MetaData]) -> None:

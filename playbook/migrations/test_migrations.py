@@ -46,7 +46,7 @@ import textwrap
 
 import sqlalchemy as sa
 
-from playbook.foundations.database import NAMING, Base, make_engine
+from playbook.foundations.engines import NAMING, Base, make_engine
 from playbook.kit.lesson import checker, lesson_folder, lesson_url, on_postgres, show, table
 from playbook.migrations.first_migration import downgrade, upgrade
 

@@ -22,7 +22,8 @@ from playbook.api.resources import complete_methods
 from playbook.auth.mail import Sender, sender_of
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.database import make_engine, somebody_was_first, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.migrations.first_migration import prepare
 from playbook.pantry import organizations, packages
 from playbook.pantry.auth.better_auth import better_auth

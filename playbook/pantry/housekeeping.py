@@ -12,7 +12,7 @@ from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
 from playbook.foundations.clock_and_identifiers import Clock
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 from playbook.pantry.auth.sign_in import Throttle
 from playbook.pantry.keys import purge_keys
 from playbook.schema.identity import UserSession, Verification

@@ -22,7 +22,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 
 # Two clients hold a 201, one of them for a row that was rolled back. FastAPI runs what follows the `yield` after the
 # response has gone out, so the refusal reached the log and nobody else. DuckDB checks a key of two open transactions

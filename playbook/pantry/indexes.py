@@ -275,7 +275,7 @@ def kept(table: str, name: str, gone: dict[str, set[str]], emptied: dict[tuple[s
 
 def references(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str, str | None]]:
     """The references of one column that the models declare and the file has: child, column, parent, ON DELETE."""
-    from playbook.foundations.database import Base
+    from playbook.foundations.engines import Base
 
     there = tables(connection)
     return [

@@ -29,7 +29,8 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from playbook.foundations.database import Base, is_conflict, somebody_was_first, transaction
+from playbook.foundations.engines import Base
+from playbook.foundations.transactions import is_conflict, somebody_was_first, transaction
 from playbook.pantry.errors import (
     BAD_KEY,
     IN_FLIGHT,

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from playbook.auth.mail import Mail, Sender
 from playbook.foundations.clock_and_identifiers import Clock
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 from playbook.schema.identity import User
 
 BURST, EVERY = 5, timedelta(minutes=20)  # mails at once, and then one after each

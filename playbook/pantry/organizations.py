@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import orm
 
 from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
-from playbook.foundations.database import hold
+from playbook.foundations.write_skew import hold
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import Name, Slug, Text
 from playbook.pantry.http import CurrentCaller, NewIds, Now, Transaction, permission

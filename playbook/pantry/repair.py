@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.pantry.indexes import DamagedDatabase, Double, describe, find_damage, in_memory, rebuild
 
 # Whoever imports this module has the models' tables, for what refers to a row.

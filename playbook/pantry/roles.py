@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from packaging.utils import canonicalize_name
 
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 from playbook.pantry.http import Caller, May
 from playbook.schema.catalog import Package
 from playbook.schema.identity import ROLES, Member, Organization

@@ -50,7 +50,8 @@ import sqlalchemy as sa
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, table
 from playbook.pantry.auth.account_changes import account_routes
 from playbook.pantry.auth.sessions import look_up, session_routes
@@ -233,7 +234,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 from playbook.schema.catalog import Package
 from playbook.schema.identity import ROLES, Member, Organization
 
@@ -345,7 +346,8 @@ from contextlib import asynccontextmanager
 from playbook.auth.mail import Sender, sender_of
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import SystemClock
-from playbook.foundations.database import make_engine, somebody_was_first
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import somebody_was_first
 from playbook.migrations.first_migration import prepare
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.session_lookup import SessionLookup

@@ -46,7 +46,8 @@ version is the newest?
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.foundations.database import make_engine, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit import lesson
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, show, show_sql, table
 
@@ -164,7 +165,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from playbook.foundations.database import Base
+from playbook.foundations.engines import Base
 
 NO_RANK = 2**31 - 1  # sorts a package without a rank after all others; the largest INTEGER
 BY_RANK = f"coalesce(popularity_rank, {NO_RANK})"
@@ -386,7 +387,9 @@ from contextlib import contextmanager
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, counting_on
-from playbook.foundations.database import hold, make_engine, somebody_was_first, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import somebody_was_first, transaction
+from playbook.foundations.write_skew import hold
 from playbook.schema.identity import Organization
 
 GOOD = """SELECT line, normalized_name, name, rank, version, version_key, is_prerelease, released_at, {}, {}
@@ -495,7 +498,7 @@ def load_catalog(
 from datetime import UTC, timedelta
 
 from playbook.foundations.clock_and_identifiers import SeededBytes
-from playbook.foundations.database import capture_sql
+from playbook.kit.stage import capture_sql
 
 show(lesson.er_diagram(Organization, Package, PackageRole, Release, File))
 

@@ -52,7 +52,8 @@ import threading
 
 import sqlalchemy as sa
 
-from playbook.foundations.database import make_engine, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import checker, er_diagram, lesson_url, on_postgres, show, show_sql, table
 
 naive = sa.MetaData()
@@ -182,7 +183,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from playbook.foundations.database import Base
+from playbook.foundations.engines import Base
 
 HASH = sa.String(64)  # SHA-256 in hex: enough for a random token, never for a password
 
@@ -394,7 +395,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 
 from playbook.foundations.clock_and_identifiers import FixedClock, SeededBytes
-from playbook.foundations.database import capture_sql
+from playbook.kit.stage import capture_sql
 
 
 def setting():

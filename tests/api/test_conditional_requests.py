@@ -19,7 +19,8 @@ from starlette.datastructures import Headers
 
 from playbook.api.representations import MERGE_PATCH
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.conditions import (
     Conditions,

@@ -20,7 +20,8 @@ from starlette.exceptions import HTTPException
 from playbook.api.representations import JSON
 from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry import errors
 from playbook.pantry.errors import (

@@ -17,7 +17,8 @@ from pydantic import Field
 from sqlalchemy.dialects import postgresql
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.errors import BAD_CURSOR, Problem
 from playbook.pantry.http import Caller, Transaction, anyone, create_app, undeclared_routes
@@ -261,7 +262,7 @@ def test_what_was_never_signed_is_a_clear_400(client: LiveClient, cursor: str) -
 
 
 def test_a_page_costs_one_statement(client: LiveClient) -> None:
-    from playbook.foundations.database import capture_sql
+    from playbook.kit.stage import capture_sql
 
     with capture_sql(client.server.app.state.engine) as statements:  # type: ignore[union-attr]
         client.get(client.get("/packages?limit=1&sort=popularity").json()["next"]).raise_for_status()
@@ -427,7 +428,7 @@ def test_each_sort_has_an_index_that_a_page_starts_in(postgres_url: str, ids: Id
         )
     with rows.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE")
-    from playbook.foundations.database import capture_sql
+    from playbook.kit.stage import capture_sql
 
     columns = PACKAGE_SORTS[sort]
     pager = Pager(cursors_of(SECRET), "/packages", Response())

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from playbook.api.representations import JSON, MERGE_PATCH, quality
 from playbook.api.resources import allowed_methods
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.http import Caller, create_app
 from playbook.schema.catalog import File, Package, PackageRole, Release, version_key
@@ -332,7 +333,7 @@ def test_a_list_says_whether_it_is_complete(client: LiveClient) -> None:
 
 
 def test_a_list_costs_one_statement_whatever_its_length(client: LiveClient) -> None:
-    from playbook.foundations.database import capture_sql
+    from playbook.kit.stage import capture_sql
 
     for number in range(10):
         client.post("/packages", json={"name": f"p{number}", "organization": "acme"})

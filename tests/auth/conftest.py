@@ -13,7 +13,7 @@ import pytest
 from playbook.auth.mail import Mail, MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, make_engine
+from playbook.foundations.engines import Base, make_engine
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.wire import Auth

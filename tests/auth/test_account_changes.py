@@ -15,7 +15,7 @@ from fastapi import Request
 
 from playbook.auth.mail import Mail
 from playbook.auth.passwords import HASHING_TURN
-from playbook.foundations.database import capture_sql
+from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth import account_changes
 from playbook.pantry.auth.account_changes import APPROVE, CHANGE, account_routes, remove

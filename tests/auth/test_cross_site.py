@@ -31,7 +31,7 @@ from playwright.sync_api import sync_playwright
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from playbook.foundations.database import Base
+from playbook.foundations.engines import Base
 from playbook.kit.course import Course
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.auth.better_auth import better_auth

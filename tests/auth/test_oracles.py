@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 
 from playbook.auth import passwords
-from playbook.foundations.database import Base
+from playbook.foundations.engines import Base
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.sign_up import VERIFY, register

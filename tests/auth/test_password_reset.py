@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import sqlalchemy as sa
 
-from playbook.foundations.database import Base, capture_sql
+from playbook.foundations.engines import Base
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import password_reset
 from playbook.pantry.auth.password_reset import absolute, drop_links, set_password
 from playbook.pantry.auth.sign_up import find_link

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from fastapi import Request
 
 from playbook.foundations.clock_and_identifiers import is_token
-from playbook.foundations.database import Base, capture_sql
+from playbook.foundations.engines import Base
+from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth.sessions import (
     REMEMBER,
@@ -602,7 +603,7 @@ from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.pantry.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.pantry.settings import Settings
 
 url, descriptor, origin = sys.argv[1:]

@@ -19,7 +19,8 @@ from sqlalchemy import orm
 
 from playbook.auth import passwords
 from playbook.auth.passwords import Verdict
-from playbook.foundations.database import capture_sql, make_engine
+from playbook.foundations.engines import make_engine
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import account_changes, password_reset, sign_in
 from playbook.pantry.auth.sign_in import (
     KNOWN_FOR,

@@ -19,7 +19,8 @@ from playbook.auth.mail import Mail, SmtpSender
 from playbook.auth.mail_queue import Postbox
 from playbook.auth.passwords import HASHING_TURN
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock, hash_token, is_token
-from playbook.foundations.database import Base, Statement, capture_sql, make_engine
+from playbook.foundations.engines import Base, make_engine
+from playbook.kit.stage import Statement, capture_sql
 from playbook.kit.live import LiveClient, serving
 from playbook.kit.smtp import mail_server
 from playbook.pantry.auth import sign_up

@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.auth import wire
 from playbook.pantry.auth.better_auth import SHORT_BODY, better_auth

@@ -88,7 +88,8 @@ def write_made(path: str, source: str, count: int) -> int:
 def database(url: str) -> tuple[Any, Any, Any]:
     """A database with Pantry's tables and one organization: engine, the organization's id, the time."""
     from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
-    from playbook.foundations.database import Base, make_engine, transaction
+    from playbook.foundations.engines import Base, make_engine
+    from playbook.foundations.transactions import transaction
     from playbook.schema import catalog  # noqa: F401  (declares the tables)
     from playbook.schema.identity import Organization
 
@@ -104,7 +105,7 @@ def read_csv(url: str, path: str) -> Sample:
     """The floor on DuckDB."""
     import duckdb
 
-    from playbook.foundations.database import open_duckdb
+    from playbook.foundations.engines import open_duckdb
 
     with open_duckdb(lambda: duckdb.connect(url.removeprefix("duckdb:///"))) as connection, timed() as sample:
         connection.execute("CREATE TABLE floor AS SELECT * FROM read_csv($1)", [path])
@@ -128,7 +129,7 @@ def copy(url: str, path: str) -> Sample:
 
 def insert_ready(url: str, path: str) -> Sample:
     """What DuckDB takes for the last step alone: rows that are ready, into Pantry's two tables with their indexes."""
-    from playbook.foundations.database import Base
+    from playbook.foundations.engines import Base
     from playbook.schema.catalog import Package, Release, load_catalog
 
     tables = [Package.__tablename__, Release.__tablename__]
@@ -172,7 +173,7 @@ def row_by_row(url: str, path: str, count: int) -> Sample:
     from sqlalchemy import orm
 
     from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
-    from playbook.foundations.database import transaction
+    from playbook.foundations.transactions import transaction
     from playbook.schema.catalog import Package, Release, version_key
 
     engine, organization, now = database(url)

@@ -23,7 +23,8 @@ def pantry_of(guarded: bool) -> Any:
     from fastapi import Response
 
     from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
-    from playbook.foundations.database import Base, make_engine, transaction
+    from playbook.foundations.engines import Base, make_engine
+    from playbook.foundations.transactions import transaction
     from playbook.kit.data import data_path
     from playbook.pantry.conditions import Conditions, representation
     from playbook.pantry.http import Caller, create_app

@@ -83,7 +83,7 @@ class Clients:
     def client(self, mine: int) -> None:
         import sqlalchemy as sa
 
-        from playbook.foundations.database import transaction
+        from playbook.foundations.transactions import transaction
 
         draw = random.Random(mine)
         for number in itertools.count():
@@ -125,7 +125,7 @@ def naive(engine: Any, clients: Clients) -> int:
     """Add, copy and drop, in one transaction where that is possible; how often the copy began again."""
     import sqlalchemy as sa
 
-    from playbook.foundations.database import is_conflict
+    from playbook.foundations.transactions import is_conflict
 
     steps = [
         "ALTER TABLE packages ADD COLUMN license VARCHAR",
@@ -180,7 +180,7 @@ def change(url: str, way: str, count: int) -> dict[str, float]:
     again."""
     import sqlalchemy as sa
 
-    from playbook.foundations.database import make_engine
+    from playbook.foundations.engines import make_engine
     from playbook.migrations.first_migration import upgrade
 
     engine = make_engine(url)

@@ -31,7 +31,8 @@ def prepare(url: str, revision: str) -> int:
     import sqlalchemy as sa
 
     from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-    from playbook.foundations.database import make_engine, transaction
+    from playbook.foundations.engines import make_engine
+    from playbook.foundations.transactions import transaction
     from playbook.kit.data import data_path
     from playbook.migrations.first_migration import upgrade
     from playbook.schema.catalog import Package, load_catalog
@@ -58,7 +59,8 @@ def read(url: str, sort: str, number: int, offset: bool, count: int) -> Sample:
     import sqlalchemy as sa
     from fastapi import Response
 
-    from playbook.foundations.database import make_engine, transaction
+    from playbook.foundations.engines import make_engine
+    from playbook.foundations.transactions import transaction
     from playbook.pantry.lists import Pager, cursors_of
     from playbook.pantry.packages import PACKAGE_LIST, PackageQuery
 

@@ -18,7 +18,7 @@ from replay import UUID, Deviation, Forms, Target, key_of, recordings, replay
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.database import Base, make_engine
+from playbook.foundations.engines import Base, make_engine
 from playbook.kit.live import serving
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.recorded import DIFFERENCES

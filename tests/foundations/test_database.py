@@ -10,7 +10,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.foundations.database import Base, Timestamp, capture_sql, is_conflict, make_engine, transaction
+from playbook.foundations.engines import Base, Timestamp, make_engine
+from playbook.foundations.transactions import is_conflict, transaction
+from playbook.kit.stage import capture_sql
 
 metadata = sa.MetaData()
 counts = sa.Table(

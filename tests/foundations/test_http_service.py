@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import orm
 
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.http import (
     ACCEPTED_ID,

@@ -19,7 +19,7 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from playbook.foundations.database import Base, make_engine
+from playbook.foundations.engines import Base, make_engine
 from playbook.kit.data import ROOT
 from playbook.migrations.first_migration import downgrade, upgrade
 from playbook.migrations.test_migrations import steps

@@ -19,7 +19,9 @@ import sqlalchemy as sa
 from fastapi import Body, FastAPI, HTTPException
 from sqlalchemy import orm
 
-from playbook.foundations.database import capture_sql, make_engine, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import transaction
+from playbook.kit.stage import capture_sql
 from playbook.kit import hook
 from playbook.kit.course import Course
 from playbook.kit.live import serving

@@ -21,7 +21,7 @@ from alembic.operations import Operations
 from alembic.util import CommandError
 from before_sign_in import BASELINE, pantry
 
-from playbook.foundations.database import NAMING, Base, Timestamp, make_engine
+from playbook.foundations.engines import NAMING, Base, Timestamp, make_engine
 from playbook.kit.data import ROOT
 from playbook.kit.live import serving
 from playbook.migrations import first_migration as fm
@@ -393,7 +393,7 @@ def test_a_migration_gives_up_waiting_and_leaves_nothing(postgres_url: str, hist
 
 def test_processes_that_start_at_once_migrate_once(postgres_url: str) -> None:
     code = (
-        "import sys; from playbook.foundations.database import make_engine; "
+        "import sys; from playbook.foundations.engines import make_engine; "
         "from playbook.migrations.first_migration import prepare; engine = make_engine(sys.argv[1]); "
         "print('ready', flush=True); sys.stdin.readline(); prepare(engine); print('done')"
     )
@@ -574,7 +574,7 @@ def test_the_history_is_part_of_what_is_installed(tmp_path: Path) -> None:
     done = subprocess.run(build, cwd=source, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     code = (
-        "import playbook, sys; from playbook.foundations.database import make_engine; "
+        "import playbook, sys; from playbook.foundations.engines import make_engine; "
         "from playbook.migrations.first_migration import *; engine = make_engine('duckdb:///:memory:wheel'); "
         "prepare(engine); print(playbook.__file__.startswith(sys.argv[1]), current(engine) == heads())"
     )

@@ -14,7 +14,7 @@ import before_sign_in  # noqa: F401  its imports register every table of Pantry
 import pytest
 import sqlalchemy as sa
 
-from playbook.foundations.database import Base, make_engine
+from playbook.foundations.engines import Base, make_engine
 from playbook.kit.data import ROOT
 from playbook.migrations.first_migration import drift, upgrade
 from playbook.migrations.test_migrations import Step, contents, fill, one_head, rows_survive, steps, up_down_up

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
 
-from playbook.foundations.database import NAMING, make_engine
+from playbook.foundations.engines import NAMING, make_engine
 from playbook.kit.data import ROOT
 from playbook.kit.hook import PlaybookLoader
 from playbook.migrations import test_migrations as tm

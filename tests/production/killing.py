@@ -32,7 +32,7 @@ import httpx
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.foundations.database import Base, make_engine
+from playbook.foundations.engines import Base, make_engine
 from playbook.kit import postgres, ready
 from playbook.kit.errors import InputError
 from playbook.kit.live import LiveClient, LiveServer, serving

@@ -329,7 +329,7 @@ FAILURES = {  # what is done after `configure()`, and what an operator must find
         "RuntimeError",
     ),
     "statement": (
-        "import sqlalchemy as sa; from playbook.foundations.database import make_engine\n"
+        "import sqlalchemy as sa; from playbook.foundations.engines import make_engine\n"
         "try:\n with make_engine('duckdb:///:memory:x').connect() as c:\n"
         "  c.execute(sa.text('SELECT :x + nothing'), {'x': SECRET})\n"
         "except sa.exc.SQLAlchemyError: log.exception('oh')",
@@ -363,7 +363,7 @@ def test_an_exception_is_logged_without_its_text(kind: str) -> None:
 
 def test_an_error_of_the_engine_has_no_values(url: str) -> None:
     """For whoever logs it otherwise: the text that SQLAlchemy makes names the statement and none of its values."""
-    from playbook.foundations.database import make_engine
+    from playbook.foundations.engines import make_engine
 
     engine = make_engine(url)
     with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError) as error:

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 import playbook.pantry.app  # noqa: F401  its imports register every table of Pantry
-from playbook.foundations.database import Base, make_engine, open_duckdb
+from playbook.foundations.engines import Base, make_engine, open_duckdb
 from playbook.kit.data import ROOT
 from playbook.migrations.first_migration import drift, prepare
 from playbook.pantry.app import pantry
@@ -33,7 +33,7 @@ USER = (
 KILLED = """
 import os, sys
 import sqlalchemy as sa
-from playbook.foundations.database import make_engine
+from playbook.foundations.engines import make_engine
 
 engine = make_engine(sys.argv[1])
 with engine.connect() as connection:

@@ -19,7 +19,8 @@ from fastapi.routing import iter_route_contexts
 
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.data import data_path
 from playbook.kit.live import LiveClient, serving
 from playbook.migrations.first_migration import WrongSchema, drift, upgrade

@@ -24,7 +24,9 @@ from sqlalchemy import orm
 
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock
-from playbook.foundations.database import NO_PARENT, Base, transaction
+from playbook.foundations.engines import Base
+from playbook.foundations.transactions import transaction
+from playbook.foundations.write_skew import NO_PARENT
 from playbook.kit import postgres
 from playbook.kit.course import Course
 from playbook.kit.live import LiveClient, serving

@@ -14,7 +14,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from playbook.foundations.database import Base, behind_pooler, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
+from playbook.migrations.first_migration import behind_pooler
 from playbook.kit import ready
 from playbook.kit.data import data_path
 from playbook.kit.errors import InputError

@@ -18,7 +18,8 @@ from before_sign_in import pantry as without_sign_in
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
-from playbook.foundations.database import make_engine, somebody_was_first, transaction
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.migrations import first_migration
 from playbook.migrations.first_migration import current, heads, prepare, upgrade
 from playbook.pantry.app import mirror_of

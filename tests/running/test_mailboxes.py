@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from playbook.auth.mail import Mail, MailType, MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 from playbook.kit.live import serving
 from playbook.pantry import mailboxes
 from playbook.pantry.app import pantry

@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from playbook.foundations.clock_and_identifiers import Clock, FixedClock, Identifiers, uuid7_time
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.kit.data import data_path
 from playbook.schema.catalog import CatalogFileError, LoadReport, Package, Release, load_catalog, version_key
 from playbook.schema.identity import Organization

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
-from playbook.foundations.database import Base, make_engine, transaction
+from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.transactions import transaction
 from playbook.schema.identity import (
     EMAIL_LIMIT,
     Account,

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
 from playbook.foundations.clock_and_identifiers import hash_token
-from playbook.foundations.database import Base, Timestamp, somebody_was_first, transaction
+from playbook.foundations.engines import Base, Timestamp
+from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification

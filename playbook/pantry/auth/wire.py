@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
-from playbook.foundations.database import transaction
+from playbook.foundations.transactions import transaction
 from playbook.pantry.errors import repeats
 from playbook.pantry.http import RequestId, off_the_loop, request_id, undeclared_routes
 from playbook.pantry.settings import Settings

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import context
 from alembic.util import CommandError
 
-from playbook.foundations.database import Base, make_engine
+from playbook.foundations.engines import Base, make_engine
 from playbook.kit.database_errors import advice, in_one_line
 from playbook.migrations.first_migration import run_environment
 from playbook.pantry.settings import SettingsError, load_settings
