@@ -5,15 +5,15 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from playbook.api.errors import PROBLEM_JSON, Problems, install_problems
 from playbook.kit.exercises import checker
+from playbook.kit.live import serving
 
 HINTS = (
     "See 'Errors of fields': `pointer` escapes twice, first for JSON Pointer, then for a URI.\n"
-    "Undo both, in the opposite order. The cell before 'See it work' shows foreign formats.",
+    "Undo both, in the opposite order. 'See it break' shows formats of others.",
     "Decide first whether the answer is a problem: only its media type says so, and that may have\n"
     "parameters. Then split the pointer at `/`, and unescape each part: `~1` first, `~0` after it.",
 )
@@ -86,12 +86,8 @@ def from_a_service() -> httpx.Response:
 
     install_problems(app, Problems())
     cart = {"lines": [{"pieces": "two"}], "a/b": 1}
-    with TestClient(app) as client:
-        return httpx.Response(
-            (answer := client.post("/carts?coupon=x", json=cart)).status_code,
-            headers=answer.headers,
-            content=answer.content,
-        )
+    with serving(app) as client:
+        return client.post("/carts?coupon=x", json=cart)
 
 
 def answer(status: int, media_type: str, body: Any) -> httpx.Response:
