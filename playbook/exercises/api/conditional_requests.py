@@ -17,20 +17,9 @@ HINTS = (
     "neither the first one nor yours. Without conflicts, send again with the tag you have read.",
 )
 
-LOOP = """def save(client, url, read, mine):
-    base = read.json()
-    for _ in range(5):
-        answer = client.patch(url, json=mine, headers={"if-match": read.headers["etag"]})
-        if answer.status_code != 412:
-            answer.raise_for_status()
-            return {}
-        read = client.get(url)
-        read.raise_for_status()
-        now = read.json()
-"""
 # Plausible, and refused in words.
 WRONG = (
-    # sends the tag of the 412, which stands for what nobody has read
+    # sends the tag of the 412, which stands for what the user has not read
     """def save(client, url, read, mine):
     tag = read.headers["etag"]
     for _ in range(5):
@@ -51,23 +40,50 @@ WRONG = (
     return {}
 """,
     # asks although both want the same
-    LOOP
-    + """        theirs = {field: now[field] for field in mine if now[field] != base[field]}
+    """def save(client, url, read, mine):
+    base = read.json()
+    for _ in range(5):
+        answer = client.patch(url, json=mine, headers={"if-match": read.headers["etag"]})
+        if answer.status_code != 412:
+            answer.raise_for_status()
+            return {}
+        read = client.get(url)
+        read.raise_for_status()
+        now = read.json()
+        theirs = {field: now[field] for field in mine if now[field] != base[field]}
         if theirs:
             return theirs
     raise TimeoutError
 """,
-    # compares with the latest content, not with what the user saw
-    LOOP
-    + """        theirs = {f: now[f] for f, v in mine.items() if now[f] not in (base[f], v)}
+    # returns a conflict only if every field is in one
+    """def save(client, url, read, mine):
+    base = read.json()
+    for _ in range(5):
+        answer = client.patch(url, json=mine, headers={"if-match": read.headers["etag"]})
+        if answer.status_code != 412:
+            answer.raise_for_status()
+            return {}
+        read = client.get(url)
+        read.raise_for_status()
+        now = read.json()
+        theirs = {f: now[f] for f, v in mine.items() if now[f] not in (base[f], v)}
         base = now
         if theirs and len(theirs) == len(mine):
             return theirs
     raise TimeoutError
 """,
-    # tries for ever
-    LOOP.replace("for _ in range(5)", "for _ in range(1000)")
-    + """        theirs = {f: now[f] for f, v in mine.items() if now[f] not in (base[f], v)}
+    # tries too often
+    """def save(client, url, read, mine):
+    base = read.json()
+    for _ in range(1000):
+        answer = client.patch(url, json=mine, headers={"if-match": read.headers["etag"]})
+        if answer.status_code != 412:
+            answer.raise_for_status()
+            return {}
+        read = client.get(url)
+        read.raise_for_status()
+        now = read.json()
+        theirs = {f: now[f] for f, v in mine.items() if now[f] not in (base[f], v)}
         if theirs:
             return theirs
     raise TimeoutError
