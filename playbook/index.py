@@ -75,7 +75,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-29 playbooks, 9 h 41 min in all.
+29 playbooks, 10 h 15 min in all.
 
 ### foundations: the ground everything stands on (1 h 33 min)
 
@@ -103,14 +103,14 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Expand and contract](migrations/expand_and_contract.ipynb) | 20 | Rename a column in five releases while clients read and write, so that no request fails and no row is wrong. |
 | [Test migrations](migrations/test_migrations.ipynb) | 20 | Run every migration up, down and up again over rows that nobody chose, and be told what it loses, what it leaves behind and where it works on an empty table only. |
 
-### api: a contract strangers can rely on (2 h 4 min)
+### api: a contract strangers can rely on (2 h 38 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Resources](api/resources.ipynb) | 20 | Give organizations and packages URLs, methods and status codes that clients, caches and proxies already understand. |
 | [Errors](api/errors.ipynb) | 49 | Answer every failure of a service in one format. It tells a client what to do next, and an attacker nothing. |
 | [Pagination](api/pagination.ipynb) | 20 | Read a list page by page so that every row which stays is seen exactly once, whatever comes and goes meanwhile. |
-| [Conditional requests](api/conditional_requests.ipynb) | 15 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
+| [Conditional requests](api/conditional_requests.ipynb) | 49 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
 | [Idempotency](api/idempotency.ipynb) | 20 | Let a client send a POST again after a lost answer, so that it acts once and every answer is the first one. |
 
 ### auth: who is it, may they, for how long (3 h 50 min)
