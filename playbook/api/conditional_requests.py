@@ -33,7 +33,6 @@ Imported are `FastAPI`, `HTTPException`, `Request`, `Response`, from SQLAlchemy
 """
 
 # %% tags=["stage"]
-import json
 import random
 import threading
 
@@ -52,10 +51,9 @@ class Text(BaseModel):
 
 def new_engine(url, **options):
     engine = make_engine(url, **options)
-    Wiki.metadata.drop_all(engine)
     Wiki.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
-        session.add(Note(id=1, text="Pakages"))
+        session.merge(Note(id=1, text="Pakages"))
     return engine
 
 
@@ -308,6 +306,8 @@ with it.
 """
 
 # %%
+import json
+
 from playbook.foundations.transactions import transaction
 
 
@@ -477,11 +477,10 @@ def interleave(app, seed):
         read = dict.fromkeys("ab", client.get("/notes/1"))
         for step in range(80):
             name = chance.choice("ab")
-            tag = read[name].headers.get("etag")
             text = f"{read[name].json()['text']} {name}{step}"
             if chance.random() < 0.5:
                 read[name] = client.get("/notes/1")
-            elif save_as(client, tag, text).is_success:
+            elif save_as(client, read[name].headers.get("etag"), text).is_success:
                 accepted.add(f"{name}{step}")
         stored = client.get("/notes/1").json()["text"].split()
     return len(accepted), len(accepted - set(stored))
