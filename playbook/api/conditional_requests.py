@@ -354,8 +354,8 @@ first_tag = etag(b'{"text": "Pakages"}')
 
 
 def race(make_app, engine):
-    meet = threading.Barrier(2, timeout=60).wait
-    with serving(make_app(engine, meet)) as client:
+    turns = iter([threading.Barrier(2, timeout=60).wait] * 2)  # a retry does not wait
+    with serving(make_app(engine, lambda: next(turns, bool)())) as client:
         works = {
             text: lambda text=text: save_as(client, first_tag, text) for text in "AB"
         }
@@ -494,7 +494,7 @@ statuses = [exchange.status for exchange in client.exchanges]
 assert accepted > 0 and lost == 0, "an accepted change is lost"
 assert kept == "Packages", "Bob overwrote Ada"
 assert raced == [204, 412], "two writes at one moment both passed"
-assert statuses == [200, 304, 428], "a missing tag is answered wrongly"
+assert statuses == [200, 304, 428], "a write without a tag passes"
 assert on_server in (None, [[204, 204], [204, 412]]), "the lock does not hold"
 print("no accepted change is lost, in any order and at the same moment")
 
@@ -507,7 +507,7 @@ assertion fail:
 |---|---|---|
 | `return current in tags` | `return True` | an accepted change is lost |
 | `sha256(representation)` | `sha256(b"")` | an accepted change is lost |
-| `raise HTTPException(428,` | `HTTPException(428,` | a missing tag is answered wrongly |
+| `raise HTTPException(428,` | `HTTPException(428,` | a write without a tag passes |
 
 ## Your turn
 
