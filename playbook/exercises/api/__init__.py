@@ -1,1 +1,1 @@
-"""The exercises of the track api."""
+"""The exercises of the pages in `playbook/api`."""
