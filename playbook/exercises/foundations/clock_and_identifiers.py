@@ -17,12 +17,6 @@ HINTS = (
 )
 
 WRONG = (
-    # a day of 24 hours
-    """
-def ids_of_day(day, zone):
-    first = (datetime.combine(day, time.min, zone) - EPOCH) // MILLISECOND
-    return uuid.UUID(int=first << 80), uuid.UUID(int=first + 86_400_000 << 80)
-""",
     # the day of Greenwich
     """
 def ids_of_day(day, zone):
@@ -44,7 +38,7 @@ def ids_of_day(day, zone):
     last = (datetime.combine(day, time.max, zone) - EPOCH) // MILLISECOND
     return uuid.UUID(int=first << 80), uuid.UUID(int=last << 80)
 """,
-    # 24 hours of elapsed time after an aware midnight, in UTC
+    # a day of 24 hours
     """
 def ids_of_day(day, zone):
     start = datetime.combine(day, time.min, zone).astimezone(UTC)
