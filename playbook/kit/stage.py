@@ -1,6 +1,8 @@
 """What the stages of several pages share: real rows, two clients at once, a timeline of what really happened."""
 
 import csv
+import inspect
+import linecache
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from playbook.kit import hook
 from playbook.kit.data import data_path
 from playbook.kit.display import Shown, table
 
@@ -76,6 +79,25 @@ def together(**works: Callable[[], Any]) -> dict[str, Any]:
         if thread.is_alive():
             raise TimeoutError(f"{thread.name} has not ended after {LONGEST_WAIT} s")
     return {name: results[name] for name in works}
+
+
+def recipe_text(*things: Any) -> str:
+    """The source of functions and classes of a page, as they stand there now, for a process of its own.
+
+    In a notebook: the cells that define them. In a script: all export cells.
+    """
+    codes = [inspect.unwrap(_function_of(thing)).__code__ for thing in things]
+    files = dict.fromkeys(code.co_filename for code in codes)
+    texts = ["".join(linecache.getlines(file)) for file in files]
+    return "\n".join(hook.exported(text) if text.startswith("# %%") else text for text in texts)
+
+
+def _function_of(thing: Any) -> Any:
+    """`thing`, or a method that a class defines, written there and not made by a decorator."""
+    if not isinstance(thing, type):
+        return thing
+    functions = [value for value in vars(thing).values() if inspect.isfunction(value)]
+    return next(each for each in functions if not each.__code__.co_filename.startswith("<"))
 
 
 class Timeline:
