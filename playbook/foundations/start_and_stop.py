@@ -9,20 +9,20 @@ request.
 |---|---|
 | **Use it when** | you deploy: a new process starts while an old one gets SIGTERM |
 | **You need** | nothing |
-| **Time** | read 30 min, exercise 15 min |
+| **Time** | read 33 min, exercise 15 min |
 | **Topics** | health check, readiness, liveness, SIGTERM, graceful shutdown, drain |
 | **Standard** | RFC 9110 (15.6.4); Kubernetes probes; The Twelve-Factor App (IX) |
 
 ```python
 from playbook.foundations.start_and_stop import Health, serve
 
-health = Health({"database": lambda: engine.connect().close()})
+health = Health({"database": ping})  # ping() raises when there is no database
 app.add_route("/live", health.live)  # red: restart me
 app.add_route("/ready", health.ready)  # red: send the traffic elsewhere
 serve(app, health, port=8000)  # instead of uvicorn.run
 ```
 
-*Lift: 78 lines in 1 file; needs starlette, uvicorn.*
+*Lift: 75 lines in 1 file; needs starlette, uvicorn.*
 
 ## See it break
 
@@ -35,7 +35,7 @@ gives each request to one of them. Both ask the process how it is. This shop ans
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from playbook.kit.lesson import serving, show_http
+from playbook.kit.lesson import on_postgres, serving, show_http
 
 engine = sa.create_engine("postgresql+psycopg://127.0.0.1:1/shop")
 shop = FastAPI()
@@ -80,6 +80,7 @@ The folded cell defines `stop_under_traffic(serve_app)`. It runs `serve_app` in 
 process of its own. Three clients wait for a slow report when the platform sends
 SIGTERM. The balancer has not asked since, so it still sends five orders. Then it asks
 `/ready`. The function shows what happened, and returns how many requests were answered.
+`recipe_text(...)` is used later: it gives the text of definitions on this page.
 """
 
 # %% tags=["stage"]
@@ -95,7 +96,7 @@ import httpx
 import uvicorn
 
 from playbook.kit.lesson import show
-from playbook.kit.stage import Timeline
+from playbook.kit.stage import Timeline, recipe_text
 
 SHOP = """
 import sys, threading, uvicorn
@@ -115,10 +116,11 @@ def report(): print("reporting", file=sys.stderr), finished.wait()
 
 def stop_under_traffic(serve_app, recipe=""):
     program = [recipe, SHOP, inspect.getsource(serve_app), f"{serve_app.__name__}(app)"]
-    command = [sys.executable, "-u", "-c", "\n".join(program)]
+    command = [sys.executable, "-c", "\n".join(program)]
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     timeline = Timeline("platform", "clients", "balancer")
     with subprocess.Popen(command, **pipes) as process:
+        options = {"timeout": 60, "trust_env": False, "verify": False}
         patience = threading.Timer(60, process.kill)
         patience.start()
         line = next(line for line in process.stderr if "running on" in line)
@@ -127,9 +129,7 @@ def stop_under_traffic(serve_app, recipe=""):
 
             def ask(path):
                 try:
-                    return httpx.get(
-                        url + path, timeout=60, trust_env=False
-                    ).status_code
+                    return httpx.get(url + path, **options).status_code
                 except httpx.TransportError:
                     return "no connection"
 
@@ -235,11 +235,8 @@ class Probe:
 
 
 # %%
-repaired = threading.Event()
-mail = Probe(repaired.wait)  # hangs until it is repaired
-print("one run for two questions:", mail.start() is mail.start())
-repaired.set()
-print("raised:", mail.start().result())
+mail = Probe(threading.Event().wait)  # hangs
+print("two questions, one run:", mail.start() is mail.start())
 
 # %% [markdown]
 """
@@ -258,11 +255,7 @@ from starlette.responses import JSONResponse
 
 
 class Health:
-    """Endpoints that say whether this process lives, and whether it may get traffic.
-
-    `checks`: by name, functions that raise when something is missing. All together
-    get `seconds`. Whoever stops the process sets `draining`.
-    """
+    """Does this process live, may it get traffic? All checks together get `seconds`."""
 
     def __init__(self, checks: Mapping[str, Check], seconds: float = 1.0) -> None:
         self.probes = {name: Probe(check) for name, check in checks.items()}
@@ -293,8 +286,7 @@ hangs. Predict: what do `/live` and `/ready` say?
 """
 
 # %% tags=["predict"]
-checks = {"database": engine.connect, "mail": threading.Event().wait}
-health = Health(checks | {"disk": lambda: True})
+health = Health({"database": engine.connect, "mail": threading.Event().wait})
 shop.add_route("/live", health.live)
 shop.add_route("/ready", health.ready)
 with serving(shop) as client:
@@ -309,16 +301,44 @@ The answer came after a second, although the mail server never said anything.
 ### The order of a stop
 
 ```text
-SIGTERM             /ready is red, everything else goes on
-  + 3 s  notice     the port closes, requests in flight go on
-  + 4 s  finish     requests that still run are cancelled, the app shuts down
-    8 s  budget     the process ends, whatever hangs
-   10 s             Docker kills
+SIGTERM        /ready is red, everything else goes on
+notice is over the port closes, requests in flight go on
+finish is over requests that still run are cancelled, the app shuts down
+total is over  the process ends, whatever hangs
 ```
 
 `notice` must be longer than the balancer needs to see red: its interval times its
-number of failures. uvicorn calls `handle_exit` at a signal and `on_tick` ten times per
-second, so both are the places to change.
+number of failures. `total` must be shorter than the patience of the platform.
+"""
+
+# %% tags=["export"]
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StopTimes:
+    """Seconds of a stop. Raises ValueError when they do not fit into `total`."""
+
+    notice: float = 3.0  # a balancer that asks each second, and believes two failures
+    finish: int = 4  # for requests in flight
+    total: float = 8.0  # from SIGTERM on; Docker kills after 10
+
+    def __post_init__(self) -> None:
+        if self.notice + self.finish >= self.total:
+            raise ValueError(f"no time is left to shut down: {self}")
+
+
+# %%
+try:
+    StopTimes(finish=30)
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+"""
+uvicorn calls `handle_exit` at a signal, and `on_tick` ten times per second. At SIGTERM
+we turn `/ready` red and set an alarm of the operating system. It rings even when a
+thread hangs in a query that nothing can cancel.
 """
 
 # %% tags=["export"]
@@ -326,37 +346,28 @@ import math
 import os
 import signal
 import time
-from contextlib import suppress
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn: at SIGTERM `health` turns red, and the port closes `notice` later.
+    """uvicorn that gives notice at SIGTERM. Main thread only. Exit code 1: too late."""
 
-    In seconds. After `budget` the process ends, with exit code 1. For the main thread.
-    """
-
-    def __init__(
-        self, config: uvicorn.Config, health: Health, notice: float, budget: float
-    ) -> None:
-        finish = config.timeout_graceful_shutdown
-        if finish is None or notice + finish >= budget:
-            raise ValueError("notice and timeout_graceful_shutdown exceed the budget")
+    def __init__(self, config: uvicorn.Config, health: Health, times: StopTimes):
         super().__init__(config)
-        self.health, self.notice, self.budget = health, notice, budget
+        self.health = health
+        self.times = times
         self._closes_at = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig != signal.SIGTERM:  # Ctrl-C gives no notice
+        if sig != signal.SIGTERM:  # Ctrl-C: no notice
             super().handle_exit(sig, frame)
         elif not self.health.draining:
             self.health.draining = True
-            self._closes_at = time.monotonic() + self.notice
+            self._closes_at = time.monotonic() + self.times.notice
             signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
-            signal.setitimer(signal.ITIMER_REAL, self.budget)
+            signal.setitimer(signal.ITIMER_REAL, self.times.total)
 
     async def on_tick(self, counter: int) -> bool:
         if time.monotonic() >= self._closes_at:
@@ -365,60 +376,48 @@ class DrainingServer(uvicorn.Server):
 
 
 # %%
-try:
-    DrainingServer(uvicorn.Config(shop, timeout_graceful_shutdown=30), health, 3, 8)
-except ValueError as error:
-    print(error)
+server = DrainingServer(uvicorn.Config(shop), health, StopTimes())
+server.handle_exit(signal.SIGTERM, None)
+signal.setitimer(signal.ITIMER_REAL, 0)  # no alarm: this page goes on
+print("red:", health.draining, "| closes the port:", server.should_exit)
 
 # %% [markdown]
 """
-`setitimer` is an alarm of the operating system. It rings even when a thread hangs in a
-query that nothing can cancel.
+`serve` is what a program calls in place of `uvicorn.run`:
 """
 
-
 # %% tags=["export"]
-def serve(
-    app: Any,
-    health: Health,
-    notice: float = 3.0,
-    finish: int = 4,
-    budget: float = 8.0,
-    **options: Any,
-) -> None:
-    """Serve `app` until SIGTERM or Ctrl-C. In seconds; `options` are uvicorn's."""
-    config = uvicorn.Config(app, timeout_graceful_shutdown=finish, **options)
+from contextlib import suppress
+from typing import Any
+
+
+def serve(app: Any, health: Health, times: StopTimes | None = None, **options: Any):
+    """Serve `app` until SIGTERM or Ctrl-C. `options` are uvicorn's."""
+    times = times or StopTimes()
+    options["timeout_graceful_shutdown"] = times.finish
     with suppress(KeyboardInterrupt):
-        DrainingServer(config, health, notice, budget).run()
+        DrainingServer(uvicorn.Config(app, **options), health, times).run()
 
 
 # %% [markdown]
 """
 ## See it work
 
-The same stop again, with the recipe. The test machine may be slow, so the notice is
+The same stop again, with the recipe. Your machine may be slow, so the times are
 longer here. As soon as the balancer has seen red, `stop_under_traffic` ends the notice
-with Ctrl-C. The folded cell gives `recipe`, the text of the definitions above.
+with Ctrl-C. `recipe_text`
+gives the definitions to the new process.
 """
-
-# %% tags=["stage"]
-import linecache
-
-from playbook.kit.hook import exported
-
-parts = (Probe.start, Health.failing, DrainingServer.on_tick, serve)
-files = dict.fromkeys(part.__code__.co_filename for part in parts)
-texts = ["".join(linecache.getlines(file)) for file in files]
-recipe = "\n".join(texts) if len(texts) > 1 else exported(texts[0])
 
 
 # %%
 def careful(app):
     health = Health({})
     app.add_route("/ready", health.ready)
-    serve(app, health, notice=20, budget=30, port=0, access_log=False)
+    serve(app, health, StopTimes(20, 5, 30), port=0, access_log=False)
 
 
+recipe = recipe_text(Probe, Health, StopTimes, DrainingServer, serve)
 orders_answered, reports_answered, seen = stop_under_traffic(careful, recipe)
 
 # %% [markdown]
@@ -428,31 +427,26 @@ the process at once. Run this page on Linux or macOS.
 
 ## On PostgreSQL
 
-Here the database disappears while the service runs. It is dropped by force, with all
-its connections, and made again. `on_postgres` runs the function on a new database.
+Here the database disappears while the service runs: it is dropped by force, with all
+its connections. `on_postgres` runs the function on a new database.
 """
 
+
 # %%
-from playbook.kit.lesson import on_postgres
-
-
 def lose_the_database(url):
-    database = sa.create_engine(url, pool_pre_ping=True)
-    check = {"database": lambda: database.connect().close()}
+    engine = sa.create_engine(url, pool_pre_ping=True)
+    check = {"database": lambda: engine.connect().close()}
     health = Health(check, seconds=30)  # for slow test machines
     app = FastAPI()
     app.add_route("/live", health.live)
     app.add_route("/ready", health.ready)
-    server = sa.create_engine(sa.make_url(url).set(database="postgres"))
-    admin = server.execution_options(isolation_level="AUTOCOMMIT").connect()
-    with serving(app) as client:
+    admin = engine.url.set(database="postgres")
+    other = sa.create_engine(admin, isolation_level="AUTOCOMMIT").connect()
+    with serving(app) as client, other:
         client.get("/ready")
-        admin.exec_driver_sql(f'DROP DATABASE "{database.url.database}" WITH (FORCE)')
+        other.exec_driver_sql(f'DROP DATABASE "{engine.url.database}" WITH (FORCE)')
         client.get("/ready")
         client.get("/live")
-        admin.exec_driver_sql(f'CREATE DATABASE "{database.url.database}"')
-        client.get("/ready")
-    admin.close()
     return [(exchange.path, exchange.status) for exchange in client.exchanges]
 
 
@@ -461,8 +455,9 @@ print(lost)
 
 # %% [markdown]
 """
-The process lives all the time, so nothing restarts it. `pool_pre_ping` replaces the
-dead connections when the database is back.
+The process lives all the time, so nothing restarts it. With `pool_pre_ping=True` a pool
+tries each connection before it gives it away. Without it `connect()` gives a dead one,
+and the check is green. Then a check must run a statement, such as `SELECT 1`.
 
 ## Check it
 """
@@ -475,7 +470,7 @@ statuses = [exchange.status for exchange in client.exchanges]
 assert statuses == [200, 503], "a process is restarted, or gets traffic, by mistake"
 assert "mail" in client.exchanges[-1].json()["failing"], "a check that hangs is green"
 if lost:
-    assert [status for _, status in lost] == [200, 503, 200, 200], "it misses the loss"
+    assert [status for _, status in lost] == [200, 503, 200], "it misses the loss"
 print("SIGTERM loses no request; a check that fails or hangs is red; /live stays green")
 
 # %% [markdown]
@@ -485,7 +480,7 @@ assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
-| `() + self.notice` | `()` | a request after SIGTERM was lost |
+| `() + self.times.notice` | `()` | a request after SIGTERM was lost |
 | `not run.done() or` | `run.done() and` | a check that hangs is green |
 | `["draining"] if` | `[] if` | the balancer was not told |
 
@@ -551,7 +546,7 @@ Its seams:
 |---|---|
 | app | passes any ASGI app; adds the two endpoints, open to the platform |
 | checks | functions without arguments; only what every request needs |
-| numbers | `notice` longer than the balancer's interval times its failures |
+| times | passes `StopTimes` that fit the balancer and the platform |
 | start | runs this program: `serve` replaces `uvicorn.run` and the command |
 
 A shop with two databases and a slow balancer, whose platform kills after 30 seconds:
@@ -561,7 +556,7 @@ health = Health({"orders": ping(orders_engine), "stock": ping(stock_engine)})
 app = Starlette()
 app.add_route("/live", health.live)
 app.add_route("/ready", health.ready)
-serve(app, health, notice=12, finish=10, budget=28, host="0.0.0.0")
+serve(app, health, StopTimes(notice=12, finish=10, total=28), host="0.0.0.0")
 ```
 
 Traps:
@@ -574,7 +569,7 @@ Traps:
 Hand it over:
 
 - **Operations**: restart on `/live`, send traffic on `/ready`. Give the process longer
-  than `budget` before SIGKILL.
+  than `total` before SIGKILL.
 - **Reviewer**: accept no dependency in `/live`, and only needed ones in `/ready`.
 - **Security**: `/ready` names checks and no causes. Keep both away from the internet.
 - **Tests**: stop a real process under traffic, and count the answers.
@@ -583,7 +578,7 @@ Hand it over:
 
 A process can live and not be ready: the one asks for a restart, the other for other
 traffic. At SIGTERM it must turn red, serve on until the balancer has seen it, and only
-then close its port. A budget below the platform's patience ends whatever hangs.
+then close its port. An alarm ends whatever hangs, before the platform kills.
 
 ## Sources
 
@@ -595,5 +590,5 @@ Twelve-Factor App, IX (disposability). M. Nygard, *Release It!*.
 
 # %% [markdown] tags=["nav"]
 """
-[course map](../index.ipynb)
+Previous: [HTTP service](http_service.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
 """

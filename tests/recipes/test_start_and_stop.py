@@ -13,11 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from playbook.foundations.start_and_stop import DrainingServer, Health, Probe
+from playbook.foundations.start_and_stop import Health, Probe, StopTimes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 MODULE = Probe.__module__
@@ -26,7 +25,7 @@ import sys, threading, time
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from MODULE import Health, serve
+from MODULE import Health, StopTimes, serve
 
 finished = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), finished.set()), daemon=True).start()
@@ -41,7 +40,7 @@ def wait(request):
 
 health = Health({})
 app = Starlette(routes=[Route(f"/{e.__name__}", e) for e in (work, wait, health.live, health.ready)])
-serve(app, health, port=0, access_log=False, OPTIONS)
+serve(app, health, StopTimes(TIMES), port=0, access_log=False)
 """
 
 
@@ -69,8 +68,8 @@ class Shop:
 
 
 @contextmanager
-def shop(options: str) -> Iterator[Shop]:
-    program = PROGRAM.replace("MODULE", MODULE).replace("OPTIONS", options)
+def shop(times: str) -> Iterator[Shop]:
+    program = PROGRAM.replace("MODULE", MODULE).replace("TIMES", times)
     path = os.pathsep.join([str(Path.cwd()), *sys.path])
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", program]
@@ -98,7 +97,7 @@ def test_sigterm_loses_no_request() -> None:
             statuses.append(running.get("/work"))
         return statuses
 
-    with shop("notice=60, budget=90") as running, ThreadPoolExecutor(8) as threads:
+    with shop("notice=60, total=90") as running, ThreadPoolExecutor(8) as threads:
         in_flight = [threads.submit(running.get, "/wait") for _ in range(4)]
         for _ in in_flight:
             running.line_with("waiting")
@@ -123,13 +122,13 @@ def test_sigterm_loses_no_request() -> None:
 
 
 def test_the_process_ends_by_itself_after_the_notice() -> None:
-    with shop("notice=0.2, finish=5, budget=60") as running:
+    with shop("notice=0.2, finish=5, total=60") as running:
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(60) == 0
 
 
 def test_a_thread_that_hangs_ends_with_the_budget() -> None:
-    with shop("notice=0.1, finish=1, budget=2.0") as running, ThreadPoolExecutor(1) as threads:
+    with shop("notice=0.1, finish=1, total=2.0") as running, ThreadPoolExecutor(1) as threads:
         hanging = threads.submit(running.get, "/wait")
         running.line_with("waiting")
         running.process.send_signal(signal.SIGTERM)
@@ -189,8 +188,7 @@ def test_draining_is_red_whatever_the_checks_say() -> None:
     assert asyncio.run(health.failing()) == []
 
 
-@pytest.mark.parametrize(("finish", "notice"), [(None, 1.0), (5, 3.0), (1, 8.0)])
-def test_a_budget_that_does_not_suffice_is_refused(finish: int | None, notice: float) -> None:
-    config = uvicorn.Config(Starlette(), timeout_graceful_shutdown=finish)
-    with pytest.raises(ValueError, match="budget"):
-        DrainingServer(config, Health({}), notice, budget=8.0)
+@pytest.mark.parametrize(("notice", "finish"), [(3.0, 5), (8.0, 1), (0.0, 8)])
+def test_times_that_do_not_fit_are_refused(notice: float, finish: int) -> None:
+    with pytest.raises(ValueError, match="no time is left"):
+        StopTimes(notice, finish, total=8.0)
