@@ -1,9 +1,9 @@
-"""What the stages of several pages share: real rows, clients at once, a killed process, a timeline of what happened."""
+"""What the stages of several pages share: real rows, two clients at once, a timeline of what really happened."""
 
 import csv
+import inspect
+import linecache
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from playbook.kit import hook
 from playbook.kit.data import data_path
 from playbook.kit.display import Shown, table
 
@@ -80,24 +81,23 @@ def together(**works: Callable[[], Any]) -> dict[str, Any]:
     return {name: results[name] for name in works}
 
 
-def killed(program: str, *arguments: str) -> None:
-    """Run Python code in a process of its own, which is killed (SIGKILL) as soon as it has printed a line.
+def recipe_text(*things: Any) -> str:
+    """The source of functions and classes of a page, as they stand there now, for a process of its own.
 
-    Raises RuntimeError if it ends before that, with the last line of its error.
+    In a notebook: the cells that define them. In a script: all export cells.
     """
-    command = [sys.executable, "-c", program, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        watchdog = threading.Timer(LONGEST_WAIT, process.kill)
-        watchdog.start()
-        try:
-            if not process.stdout.readline():
-                process.kill()
-                raise RuntimeError((process.stderr.read().strip().splitlines() or ["it printed nothing"])[-1])
-        finally:
-            process.kill()
-            watchdog.cancel()
+    codes = [inspect.unwrap(_function_of(thing)).__code__ for thing in things]
+    files = dict.fromkeys(code.co_filename for code in codes)
+    texts = ["".join(linecache.getlines(file)) for file in files]
+    return "\n".join(hook.exported(text) if text.startswith("# %%") else text for text in texts)
+
+
+def _function_of(thing: Any) -> Any:
+    """`thing`, or a method that a class defines, written there and not made by a decorator."""
+    if not isinstance(thing, type):
+        return thing
+    functions = [value for value in vars(thing).values() if inspect.isfunction(value)]
+    return next(each for each in functions if not each.__code__.co_filename.startswith("<"))
 
 
 class Timeline:

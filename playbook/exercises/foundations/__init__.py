@@ -1,1 +1,1 @@
-"""The exercises of the foundations: for each page its checker, two hints and wrong answers."""
+"""The exercises of the track foundations."""
