@@ -8,7 +8,7 @@ client gets the answer.
 | | |
 |---|---|
 | **Use it when** | a request creates, sends or pays, and its answer can get lost |
-| **You need** | [transactions](../foundations/database.ipynb) (*code*) |
+| **You need** | [transactions](../foundations/transactions.ipynb) (*code*) |
 | **Time** | read 34 min, exercise 15 min |
 | **Topics** | idempotency key, double charge, replay, lease, fencing token |
 | **Standard** | draft-ietf-httpapi-idempotency-key-header-07; RFC 9110, 9.2.2 |

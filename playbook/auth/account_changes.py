@@ -56,14 +56,14 @@ from playbook.auth.mail_queue import Postbox
 from playbook.auth.passwords import hash_password
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
-from playbook.kit.stage import capture_sql
 from playbook.kit.lesson import checker, lesson_url, on_postgres, sequence_diagram, serving, show, table
 from playbook.kit.live import LiveClient
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth.cross_site import check_cross_site
+from playbook.pantry.auth.links import link_routes
 from playbook.pantry.auth.password_reset import reset_routes
 from playbook.pantry.auth.sessions import CurrentSession, session_routes
 from playbook.pantry.auth.sign_in import sign_in_routes
-from playbook.pantry.auth.links import link_routes
 from playbook.pantry.auth.sign_up import register, sign_up_routes
 from playbook.pantry.auth.wire import Auth, Service, auth_app
 from playbook.pantry.settings import Settings
@@ -383,8 +383,8 @@ address, and deletes all other links. Whether somebody else has the address by n
 # %%
 from fastapi.responses import JSONResponse
 
-from playbook.pantry.auth.sessions import look_up
 from playbook.pantry.auth.links import LINKS
+from playbook.pantry.auth.sessions import look_up
 from playbook.pantry.auth.sign_up import link_refused, may_mail, redirect
 
 

@@ -7,7 +7,7 @@ Let only your own pages act with the browser's cookie, and send nobody to a page
 | | |
 |---|---|
 | **Use it when** | a cookie signs people in, or a parameter says where to go next |
-| **You need** | [settings](../foundations/settings.ipynb), [http_service](../foundations/http_service.ipynb), [wire](wire.ipynb) |
+| **You need** | [settings](../foundations/settings.ipynb), [request_and_transaction](../foundations/request_and_transaction.ipynb), [wire](wire.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | csrf, xsrf, cross-site request forgery, login csrf, session riding, origin header, referer, null origin, fetch metadata, sec-fetch-site, sec-fetch-mode, samesite, lax, strict, same-site, same-origin, cors, preflight, csrf token, synchronizer token, double submit, open redirect, unvalidated redirect, callbackURL, redirectTo, backslash, trusted origins, allowlist |
 | **Standard** | RFC 6454; RFC 6265bis; W3C Fetch Metadata; OWASP ASVS 5.0 (1.5.3, 3.5.1, 3.5.2, 3.5.3, 3.7.2); CWE-352, CWE-601 |

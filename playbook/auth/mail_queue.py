@@ -7,7 +7,7 @@ Let no answer wait for a mail server, and no mail wait for somebody else's.
 | | |
 |---|---|
 | **Use it when** | a request sends mail, or calls any server that may be slow: a payment provider, a webhook |
-| **You need** | [mail](mail.ipynb), [http_service](../foundations/http_service.ipynb), [database](../foundations/database.ipynb) |
+| **You need** | [mail](mail.ipynb), [request_and_transaction](../foundations/request_and_transaction.ipynb), [transactions](../foundations/transactions.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | background queue, background task, timing leak, account enumeration, head-of-line blocking, bulkhead, retry, backoff, greylisting, tarpit, priority, bounded queue, graceful shutdown, celery, outbox |
 | **Standard** | RFC 5321, 4.5.4.1; OWASP ASVS 5.0 (6.3.8, 16.2.5) |

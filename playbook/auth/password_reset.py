@@ -356,8 +356,8 @@ from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base
-from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import session_routes
 from playbook.pantry.auth.sign_in import sign_in_routes

@@ -7,7 +7,7 @@ Keep passwords so that a stolen table, a ten-megabyte password and a legacy impo
 | | |
 |---|---|
 | **Use it when** | people sign in with a password, or a table of old hashes has to be taken over |
-| **You need** | [http_service](../foundations/http_service.ipynb), [identity](../schema/identity.ipynb) |
+| **You need** | [request_and_transaction](../foundations/request_and_transaction.ipynb), [identity](../schema/identity.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | password, password hashing, argon2id, bcrypt, scrypt, PBKDF2, MD5, salt, rehash on sign-in, legacy import, Better Auth, NFKC, unicode, blocklist, common passwords, password policy, password length, timing, user enumeration, denial of service |
 | **Standard** | NIST SP 800-63B-4 3.1.1; OWASP ASVS 5.0 6.2; RFC 9106 |

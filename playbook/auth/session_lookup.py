@@ -7,7 +7,7 @@ Answer the request that every page makes at a small part of its cost, and still 
 | | |
 |---|---|
 | **Use it when** | one small read is most of your traffic, and nobody may see it stale |
-| **You need** | [database](../foundations/database.ipynb), [sessions](sessions.ipynb), [sign_in](sign_in.ipynb) |
+| **You need** | [transactions](../foundations/transactions.ipynb), [sessions](sessions.ipynb), [sign_in](sign_in.ipynb) |
 | **Time** | 18 minutes |
 | **Topics** | performance, profiling, hot path, session cache, cookie cache, stale cache, cache invalidation, immediate revocation, async, event loop, asyncio, asgi, thread pool, round trips, batching, data loader, psycopg, autocommit, prepared statement, wrk, requests per second |
 | **Standard** | OWASP ASVS 5.0 7.4.1 |
@@ -52,8 +52,8 @@ from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
-from playbook.kit.stage import capture_sql
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, table
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import (
     SESSION,

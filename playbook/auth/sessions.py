@@ -7,7 +7,7 @@ Remember who signed in, and forget them at their next request, in every process.
 | | |
 |---|---|
 | **Use it when** | people sign in with a browser, or "sign out everywhere" has to mean it |
-| **You need** | [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb), [database](../foundations/database.ipynb), [identity](../schema/identity.ipynb), [wire](wire.ipynb), [cross_site](cross_site.ipynb) |
+| **You need** | [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb), [transactions](../foundations/transactions.ipynb), [identity](../schema/identity.ipynb), [wire](wire.ipynb), [cross_site](cross_site.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | session, session cookie, session fixation, session hijacking, opaque token, token hash, Set-Cookie, HttpOnly, Secure, SameSite, `__Host-` prefix, idle timeout, absolute timeout, session lifetime, remember me, sign out, log out everywhere, revoke session, list sessions, session rotation |
 | **Standard** | OWASP ASVS 5.0 3.3, 7.2 to 7.5; NIST SP 800-63B-4 5; RFC 6265bis |

@@ -7,7 +7,7 @@ Let people prove who they are, while anybody may guess a million times, and let 
 | | |
 |---|---|
 | **Use it when** | people sign in with a password, or anything else can be guessed: a code, a PIN, an invitation |
-| **You need** | [database](../foundations/database.ipynb), [passwords](passwords.ipynb), [wire](wire.ipynb), [sessions](sessions.ipynb), [sign_up](sign_up.ipynb) |
+| **You need** | [transactions](../foundations/transactions.ipynb), [passwords](passwords.ipynb), [wire](wire.ipynb), [sessions](sessions.ipynb), [sign_up](sign_up.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | sign in, sign-in, login, log in, brute force, online guessing, credential stuffing, password spraying, botnet, rate limit, rate limiting, throttling, account lockout, lock out, denial of service, 429, too many requests, Retry-After, X-Retry-After, token bucket, leaky bucket, GCRA, check then act, upsert, on conflict, client address, X-Forwarded-For, IPv6, user enumeration, session fixation, rehash |
 | **Standard** | NIST SP 800-63B-4 3.2.2; OWASP ASVS 5.0 (2.4.1, 6.1.1, 6.3.1, 6.3.8); RFC 6585 4; CWE-307, CWE-645, CWE-367 |
@@ -534,8 +534,8 @@ from playbook.auth import passwords
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.sessions import session_routes
 from playbook.pantry.auth.sign_up import register

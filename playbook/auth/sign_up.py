@@ -52,8 +52,8 @@ from playbook.auth import passwords
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
-from playbook.kit.stage import capture_sql
 from playbook.kit.lesson import checker, lesson_url, mail_server, serving, show, show_http, table
+from playbook.kit.stage import capture_sql
 from playbook.schema.identity import User, add_user
 
 PASSWORD = "violet anchor rides a slow train"

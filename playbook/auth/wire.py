@@ -7,7 +7,7 @@ Speak a contract that somebody else wrote so exactly that their client works unc
 | | |
 |---|---|
 | **Use it when** | a front end, an app or a library exists already, and your service has to answer it |
-| **You need** | [settings](../foundations/settings.ipynb), [http_service](../foundations/http_service.ipynb), [errors](../api/errors.ipynb), [mail](mail.ipynb) |
+| **You need** | [settings](../foundations/settings.ipynb), [request_and_transaction](../foundations/request_and_transaction.ipynb), [errors](../api/errors.ipynb), [mail](mail.ipynb) |
 | **Time** | 18 minutes |
 | **Topics** | wire format, contract, compatibility, adapter, anti-corruption layer, better auth, better-auth client, zod, error code, error message, validation error, 400, 404, 405, 413, 415, 422, 503, form post, progressive enhancement, urlencoded, ISO 8601, timestamp, milliseconds, strict json, duplicate field, parameter pollution, nul byte, last resort error handler |
 | **Standard** | RFC 9110; RFC 8259; RFC 7493; WHATWG URL 5 (forms); OWASP ASVS 5.0 (1.5.3, 15.3.5, 15.3.7, 16.5.1, 16.5.4) |
@@ -50,7 +50,6 @@ from pydantic import BaseModel
 
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, show_http, table
 from playbook.pantry.errors import install_problems
-from playbook.pantry.strict_input import install_strict_input
 
 SENTENCES = {"INVALID_EMAIL_OR_PASSWORD": "Address and password do not belong together."}
 PASSWORD, ENDS = "violet anchor rides a slow train", datetime(2026, 11, 9, 9, 0, 0, 700_000, UTC)

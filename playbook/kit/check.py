@@ -40,9 +40,6 @@ LEFT_OUT = {
 LINES = (50, 440)  # of a page's text before the exercise: what is read, without blank lines and cell marks
 # Pages that are over, and how long they may be: each will be two, or be written anew. No page joins, no number grows.
 OVER = {
-    "foundations/database": 494,
-    "api/resources": 443,
-    "api/errors": 447,
     "auth/wire": 449,
     "auth/sessions": 443,
     "auth/sign_up": 445,
@@ -335,7 +332,7 @@ def _calls_at_import(node: ast.AST) -> Iterator[ast.Call]:
 
 
 def updates(playbook: Playbook) -> list[str]:
-    """SQL in an export that updates rows has a RETURNING: without it DuckDB loses updates (`foundations/database`)."""
+    """SQL in an export that updates rows has a RETURNING: without it DuckDB loses updates (`foundations/engines`)."""
     return [
         finding(playbook, line, "an UPDATE without RETURNING, which loses updates on DuckDB", "add RETURNING 1")
         for cell, tree in _trees(playbook)

@@ -7,7 +7,7 @@ Rename a column in five releases while clients read and write, so that no reques
 | | |
 |---|---|
 | **Use it when** | a column is renamed, split, moved or retyped, and the old release serves until the new one has taken over |
-| **You need** | [database](../foundations/database.ipynb), [http_service](../foundations/http_service.ipynb), [first_migration](first_migration.ipynb) |
+| **You need** | [transactions](../foundations/transactions.ipynb), [request_and_transaction](../foundations/request_and_transaction.ipynb), [first_migration](first_migration.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | expand and contract, parallel change, zero downtime migration, online migration, rename column, dual write, backfill, rolling deployment, rolling update, blue green, backward compatible schema, lock_timeout, access exclusive, queue behind alter table, connection draining, load balancer, rollback |
 | **Standard** | ISO/IEC 9075-2 (ALTER TABLE) |

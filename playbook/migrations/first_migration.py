@@ -8,7 +8,7 @@ what the models say.
 | | |
 |---|---|
 | **Use it when** | a table exists that must not be lost, and its model is about to change |
-| **You need** | [settings](../foundations/settings.ipynb), [database](../foundations/database.ipynb), [identity](../schema/identity.ipynb), [catalog](../schema/catalog.ipynb) |
+| **You need** | [settings](../foundations/settings.ipynb), [transactions](../foundations/transactions.ipynb), [identity](../schema/identity.ipynb), [catalog](../schema/catalog.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | migration, schema migration, alembic, autogenerate, drizzle, push and pull, create_all, rename column, data loss, downgrade, rollback, naming convention, transactional DDL, schema drift, alembic check, offline SQL, alembic stamp, orphan rows, referential integrity, advisory lock |
 | **Standard** | ISO/IEC 9075-2 (SQL-schema statements in transactions) |
@@ -171,7 +171,7 @@ advisory lock; behind a pooler it ends with a transaction, so there all pending 
 READ COMMITTED: a backfill with a snapshot from before the wait for a lock leaves out the row committed meanwhile.
 
 DuckDB cannot alter a table that has an index, so its Alembic dialect copies the table, inside the transaction. Ours
-goes two steps further. Foreign keys are left out, as in [database](../foundations/database.ipynb), and
+goes two steps further. Foreign keys are left out, as in [engines](../foundations/engines.ipynb), and
 `with op.batch_alter_table(...)` makes all its changes in one copy. On PostgreSQL the same lines are plain ALTERs.
 """
 
@@ -183,6 +183,7 @@ from alembic.operations.batch import BatchOperationsImpl
 from duckdb_sqlalchemy.alembic_impl import DuckDBImpl
 
 from playbook.foundations.engines import TRANSACTION
+
 
 def behind_pooler(connection: sa.Connection) -> bool:
     """Whether a pooler stands before PostgreSQL: the process that works is another than the one that was announced."""

@@ -8,7 +8,7 @@ and where it works on an empty table only.
 | | |
 |---|---|
 | **Use it when** | a migration is about to be merged, or a downgrade is in the plan for a bad release |
-| **You need** | [database](../foundations/database.ipynb), [catalog](../schema/catalog.ipynb), [first_migration](first_migration.ipynb) |
+| **You need** | [transactions](../foundations/transactions.ipynb), [catalog](../schema/catalog.ipynb), [first_migration](first_migration.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | test a migration, migration test, up down up, downgrade, rollback, data loss, NOT NULL on existing rows, one head, pytest-alembic, hypothesis, property-based testing, generated rows, test data, leftovers, enum type already exists, schema diff, round trip, continuous integration |
 | **Standard** | ISO/IEC 9075-2 (schema definition and manipulation) |

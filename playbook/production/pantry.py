@@ -58,11 +58,11 @@ from playbook.pantry.auth.sessions import look_up, session_routes
 from playbook.pantry.auth.sign_in import sign_in_routes
 from playbook.pantry.auth.sign_up import sign_up_routes
 from playbook.pantry.auth.wire import Auth, AuthError, answer_auth_error
+from playbook.pantry.errors import install_problems
 from playbook.pantry.http import Caller, create_app
 from playbook.pantry.keys import install_idempotency
-from playbook.pantry.errors import install_problems
-from playbook.pantry.strict_input import install_strict_input
 from playbook.pantry.settings import Settings
+from playbook.pantry.strict_input import install_strict_input
 
 logging.getLogger("pantry").addHandler(logging.NullHandler())  # the log of failures we provoke
 PASSWORD, ANOTHER = "four quiet rivers and a spoon", "the spoon sailed up the river"
@@ -154,6 +154,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from sqlalchemy import orm
 
+from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
 from playbook.pantry import organizations, packages
 from playbook.pantry.docs import describe
@@ -162,7 +163,6 @@ from playbook.pantry.errors import complete_document, install_problems
 from playbook.pantry.http import FindCaller, May, create_app
 from playbook.pantry.keys import install_idempotency
 from playbook.pantry.lists import sign_cursors
-from playbook.api.resources import complete_methods
 from playbook.pantry.settings import Settings
 from playbook.pantry.strict_input import install_strict_input
 

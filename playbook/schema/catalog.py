@@ -8,7 +8,7 @@ its line.
 | | |
 |---|---|
 | **Use it when** | names or versions are keys, or a file with thousands of rows has to get into a database |
-| **You need** | [database](../foundations/database.ipynb), [profile_data](profile_data.ipynb), [identity](identity.ipynb) |
+| **You need** | [transactions](../foundations/transactions.ipynb), [profile_data](profile_data.ipynb), [identity](identity.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | catalog, packages, releases, files, normalized name, typosquatting, dependency confusion, version sort order, natural sort, bulk load, import csv, copy, staging table, upsert, idempotent load, rejected rows |
 | **Standard** | PEP 440; PEP 503; PEP 508 |

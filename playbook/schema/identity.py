@@ -8,7 +8,7 @@ and two sign-ups at once do no harm.
 | | |
 |---|---|
 | **Use it when** | a table of users is about to be created, or has an `email` that other tables refer to |
-| **You need** | [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb), [database](../foundations/database.ipynb), [profile_data](profile_data.ipynb) |
+| **You need** | [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb), [transactions](../foundations/transactions.ipynb), [profile_data](profile_data.ipynb) |
 | **Time** | 18 minutes |
 | **Topics** | users, accounts, sessions, verifications, organizations, members, roles, invitations, e-mail normalization, natural key, surrogate key, unique index, race condition, token hash, better auth schema |
 | **Standard** | RFC 5321 2.4; RFC 9562; OWASP ASVS 5.0 6.2, 7.2 |
@@ -261,7 +261,7 @@ class Verification(Base):
 """
 Organizations own packages, people are members of them with one role each. `version` counts changes of the
 organization *and of its members*: it is the row that every writer of the rule "one owner at least" writes (see the
-exercise in [database](../foundations/database.ipynb)).
+exercise in [transactions](../foundations/transactions.ipynb)).
 """
 
 # %% tags=["export"]

@@ -18,8 +18,8 @@ from fastapi.responses import JSONResponse
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
-from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient, serving
+from playbook.kit.stage import capture_sql
 from playbook.pantry.errors import Problem
 from playbook.pantry.http import Caller, NewIds, Transaction, create_app, permission
 from playbook.pantry.keys import (

@@ -15,8 +15,8 @@ from fastapi import Request
 
 from playbook.auth.mail import Mail
 from playbook.auth.passwords import HASHING_TURN
-from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import account_changes
 from playbook.pantry.auth.account_changes import APPROVE, CHANGE, account_routes, remove
 from playbook.pantry.auth.sessions import SESSION, cookies_of, start_session

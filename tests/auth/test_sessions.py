@@ -20,8 +20,8 @@ from fastapi import Request
 
 from playbook.foundations.clock_and_identifiers import is_token
 from playbook.foundations.engines import Base
-from playbook.kit.stage import capture_sql
 from playbook.kit.live import LiveClient
+from playbook.kit.stage import capture_sql
 from playbook.pantry.auth.sessions import (
     REMEMBER,
     SESSION,

@@ -20,9 +20,9 @@ from playbook.auth.mail_queue import Postbox
 from playbook.auth.passwords import HASHING_TURN
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock, hash_token, is_token
 from playbook.foundations.engines import Base, make_engine
-from playbook.kit.stage import Statement, capture_sql
 from playbook.kit.live import LiveClient, serving
 from playbook.kit.smtp import mail_server
+from playbook.kit.stage import Statement, capture_sql
 from playbook.pantry.auth import sign_up
 from playbook.pantry.auth.cross_site import check_cross_site
 from playbook.pantry.auth.links import link_routes

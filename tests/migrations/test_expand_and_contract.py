@@ -21,10 +21,10 @@ from sqlalchemy import orm
 
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
-from playbook.kit.stage import capture_sql
 from playbook.kit import hook
 from playbook.kit.course import Course
 from playbook.kit.live import serving
+from playbook.kit.stage import capture_sql
 from playbook.migrations import expand_and_contract as ec
 from playbook.migrations import first_migration as fm
 

@@ -16,13 +16,12 @@ import sqlalchemy as sa
 
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
-from playbook.migrations.first_migration import behind_pooler
 from playbook.kit import ready
 from playbook.kit.data import data_path
 from playbook.kit.errors import InputError
 from playbook.kit.live import serving
 from playbook.kit.postgres import driver_url
-from playbook.migrations.first_migration import current, downgrade, drift, heads, prepare, upgrade
+from playbook.migrations.first_migration import behind_pooler, current, downgrade, drift, heads, prepare, upgrade
 from playbook.pantry.app import pantry
 from playbook.pantry.settings import Settings
 
