@@ -83,17 +83,22 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-29 playbooks, 9 h 15 min in all.
+37 playbooks, 20 h 4 min in all.
 
-### foundations: the ground everything stands on (1 h 33 min)
+### foundations: the ground everything stands on (7 h 30 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Settings](foundations/settings.ipynb) | 20 | Run one program in development, test and production, and have it refuse a wrong configuration before the first request. |
-| [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 20 | Make time, identifiers and randomness testable, and give every row an id that sorts by age and counts nothing. |
-| [Database](foundations/database.ipynb) | 20 | Run one code base on an embedded and on a production database, and lose no update on either. |
-| [HTTP service](foundations/http_service.ipynb) | 18 | Turn a request into exactly one transaction and one honest response, and start and stop the process without losing either. |
-| [Decisions](foundations/decisions.ipynb) | 15 | Write a decision so that somebody who was not there can keep it, question it, or end it. |
+| [Start here](foundations/start_here.ipynb) | 25 | Know for whom this course is, see a first failure, and learn the few helpers that every page uses. |
+| [Settings](foundations/settings.ipynb) | 48 | Run one program in development, test and production. A wrong configuration stops its start, with one error that names each wrong variable and shows no secret. |
+| [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 50 | Let a test choose the time, the ids and the random bytes. Give each row an id that sorts by age and counts nothing. |
+| [Transactions](foundations/transactions.ipynb) | 49 | Read a row, decide, and write it, while other requests do the same. No change is lost. |
+| [Engines](foundations/engines.ipynb) | 49 | Run one code base on an embedded database and on PostgreSQL, and get every connection back. |
+| [Write skew](foundations/write_skew.ipynb) | 38 | Keep a rule that spans several rows, although each transaction changes another row. |
+| [Request and transaction](foundations/request_and_transaction.ipynb) | 49 | Turn each request into one transaction and one answer. The answer is made after the commit, and it carries an id that leads to the log. |
+| [Deny by default](foundations/deny_by_default.ipynb) | 49 | Make each route say who may use it, and find the route that says nothing before a stranger does. |
+| [Start and stop](foundations/start_and_stop.ipynb) | 47 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
+| [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
 ### schema: from facts to tables (56 min)
 
@@ -111,15 +116,18 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Expand and contract](migrations/expand_and_contract.ipynb) | 20 | Rename a column in five releases while clients read and write, so that no request fails and no row is wrong. |
 | [Test migrations](migrations/test_migrations.ipynb) | 20 | Run every migration up, down and up again over rows that nobody chose, and be told what it loses, what it leaves behind and where it works on an empty table only. |
 
-### api: a contract strangers can rely on (1 h 38 min)
+### api: a contract strangers can rely on (6 h 30 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Resources](api/resources.ipynb) | 20 | Give organizations and packages URLs, methods and status codes that clients, caches and proxies already understand. |
-| [Errors](api/errors.ipynb) | 20 | Answer every failure of a service in one form that tells the client what to do next and a stranger nothing. |
-| [Pagination](api/pagination.ipynb) | 20 | Read a list page by page so that every row which stays is seen exactly once, whatever comes and goes meanwhile. |
-| [Conditional requests](api/conditional_requests.ipynb) | 18 | Let two people edit one thing without overwriting each other, and let clients ask "has it changed?" for a few bytes. |
-| [Idempotency](api/idempotency.ipynb) | 20 | Let a client send a POST again after a lost answer, so that it acts once and every answer is the first one. |
+| [Resources](api/resources.ipynb) | 50 | Give each thing in your service a URL, and use HTTP's methods and status codes as clients, caches and proxies already understand them. |
+| [Representations](api/representations.ipynb) | 49 | Decide which bodies come in and go out: strict input, patches that change only what they name, and media types that odd clients survive. |
+| [Errors](api/errors.ipynb) | 49 | Answer every failure of a service in one format. It tells a client what to do next, and an attacker nothing. |
+| [Keyset pagination](api/pagination.ipynb) | 49 | Read a list page by page. Each row that stays comes exactly once, while other rows come and go. |
+| [Signed cursors](api/cursors.ipynb) | 49 | Hand a client its position in a list. Accept only what you handed out, and only for the same list. |
+| [Conditional requests](api/conditional_requests.ipynb) | 49 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
+| [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
+| [Retries](api/retries.ipynb) | 46 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
 ### auth: who is it, may they, for how long (3 h 50 min)
 
@@ -143,6 +151,8 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Pantry](production/pantry.ipynb) | 18 | Assemble a service from parts that keep different contracts, so that one command starts it, a wrong setting stops it, and nothing it promised is lost when it stops. |
+
+Pages that were divided or renamed: `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb).
 """
 
 # %% [markdown]

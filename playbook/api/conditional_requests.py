@@ -610,5 +610,5 @@ RFC 9110, 8.8.1 to 8.8.3 (tags), 13.1 and 13.2 (conditions), 15.4.5 (304), 15.5.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Pagination](pagination.ipynb) · [course map](../index.ipynb) · Next: [Idempotency](idempotency.ipynb)
+Previous: [Signed cursors](cursors.ipynb) · [course map](../index.ipynb) · Next: [Idempotency](idempotency.ipynb)
 """

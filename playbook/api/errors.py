@@ -619,5 +619,5 @@ errors).
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Resources](resources.ipynb) · [course map](../index.ipynb) · Next: [Pagination](pagination.ipynb)
+Previous: [Representations](representations.ipynb) · [course map](../index.ipynb) · Next: [Keyset pagination](pagination.ipynb)
 """

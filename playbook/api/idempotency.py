@@ -635,5 +635,5 @@ M. Kleppmann, *Designing Data-Intensive Applications*, chapter 8. SQLAlchemy 2.1
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Conditional requests](conditional_requests.ipynb) · [course map](../index.ipynb) · Next: [Passwords](../auth/passwords.ipynb)
+Previous: [Conditional requests](conditional_requests.ipynb) · [course map](../index.ipynb) · Next: [Retries](retries.ipynb)
 """

@@ -736,5 +736,5 @@ Storage Cheat Sheet. RFC 9106 (Argon2), 7914 (scrypt), 8018 (PBKDF2). Unicode St
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Idempotency](../api/idempotency.ipynb) · [course map](../index.ipynb) · Next: [Mail](mail.ipynb)
+Previous: [Retries](../api/retries.ipynb) · [course map](../index.ipynb) · Next: [Mail](mail.ipynb)
 """

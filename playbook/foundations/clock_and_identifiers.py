@@ -642,5 +642,5 @@ Ruggles, H. Brodie, "An Empirical Approach to Economic Intelligence in World War
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Settings](settings.ipynb) · [course map](../index.ipynb) · Next: [Database](database.ipynb)
+Previous: [Settings](settings.ipynb) · [course map](../index.ipynb) · Next: [Transactions](transactions.ipynb)
 """

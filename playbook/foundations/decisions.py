@@ -494,5 +494,5 @@ Multi-Criteria Decision-Making Methods", Decision Sciences (1997).
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [HTTP service](http_service.ipynb) · [course map](../index.ipynb) · Next: [Profile the data](../schema/profile_data.ipynb)
+Previous: [Start and stop](start_and_stop.ipynb) · [course map](../index.ipynb) · Next: [Profile the data](../schema/profile_data.ipynb)
 """

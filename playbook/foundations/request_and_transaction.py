@@ -638,5 +638,5 @@ documentation, "Middleware" (pure ASGI middleware). OWASP ASVS 5.0, 16.2 (loggin
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Database](database.ipynb) · [course map](../index.ipynb) · Next: [Deny by default](deny_by_default.ipynb)
+Previous: [Write skew](write_skew.ipynb) · [course map](../index.ipynb) · Next: [Deny by default](deny_by_default.ipynb)
 """

@@ -590,5 +590,5 @@ Twelve-Factor App, IX (disposability). M. Nygard, *Release It!*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [HTTP service](http_service.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
+Previous: [Deny by default](deny_by_default.ipynb) · [course map](../index.ipynb) · Next: [Decisions](decisions.ipynb)
 """

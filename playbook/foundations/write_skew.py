@@ -405,5 +405,5 @@ documentation, "Session Events".
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Engines](engines.ipynb) · [course map](../index.ipynb) · Next: [Database](database.ipynb)
+Previous: [Engines](engines.ipynb) · [course map](../index.ipynb) · Next: [Request and transaction](request_and_transaction.ipynb)
 """

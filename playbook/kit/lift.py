@@ -36,7 +36,7 @@ MAX_LINES, MAX_MODULES = 250, 3  # of a recipe; imports and blank lines are not 
 WIDTH = 88  # columns of an import statement
 TESTS = "tests/recipes"  # of the course: `test_NAME.py` goes along with the recipe NAME
 DISTRIBUTION = "backend-playbook"
-TEST_TOOLS = ("hypothesis", "pytest")
+TEST_CLIENTS = ("fastapi.testclient", "starlette.testclient")  # they need httpx and do not bring it
 PACKAGE_FILES = ("__init__.py", "tests/__init__.py")  # a project's own are as good as ours
 MARKERS = re.compile(r"^(?:<{7}|>{7}) ", re.M)
 
@@ -395,6 +395,19 @@ def test_text(text: str, source: Provenance, name: str) -> str:
 # ---------------------------------------------------------------- requirements and README
 
 
+def tools_of(tests: Iterable[str]) -> set[str]:
+    """The libraries that the texts of `tests` import, pytest among them."""
+    found = {"pytest"}
+    for text in tests:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found |= {node.module}
+    found |= {"httpx"} if found.intersection(TEST_CLIENTS) else set()
+    return {name.partition(".")[0] for name in found} - {"playbook", *sys.stdlib_module_names}
+
+
 def requirements(course: Course, imported: Iterable[str]) -> list[str]:
     """What `imported` modules are installed with: names with the lower bounds that the course is tested with."""
     tops = {module.partition(".")[0] for module in imported} - set(sys.stdlib_module_names)
@@ -449,7 +462,7 @@ def _readme_of(recipe: Recipe, package: str, tests: Sequence[str]) -> str:
     if recipe.about.synopsis:
         use += "\n\n" + recipe.about.synopsis.strip()
     lines = [f"## {page.title}", "", page.promise, "", "```python", use, "```", ""]
-    lines += [f"{recipe.lines} lines in {recipe.modules} modules: "
+    lines += [f"{recipe.lines} lines in {recipe.modules} module{'s' if recipe.modules > 1 else ''}: "
               + ", ".join(f"`{one.module.key.rpartition('/')[2]}.py`" for one in recipe.lifted) + "."]  # fmt: skip
     if tests:
         lines += ["", f"Tests: {', '.join(f'`{name}`' for name in tests)}."]
@@ -470,12 +483,13 @@ def readme_text(
     source: Provenance,
     needs: Sequence[str],
     tests: Mapping[str, list[str]],
+    test_needs: Sequence[str] = (),
     licence: str = "",
 ) -> str:
     """The README of the folder: use, seams and hand-over of each recipe, requirements, what `playbook lifted` does."""
     listed = "".join(f"- `{need}`\n" for need in needs)
     listed = f"Python 3.11 or newer, and\n\n{listed}" if needs else "Python 3.11 or newer, and no library.\n"
-    testing = f"\nThe tests need {' and '.join(f'`{tool}`' for tool in TEST_TOOLS)}.\n" if any(tests.values()) else ""
+    testing = f"\nThe tests need {', '.join(f'`{tool}`' for tool in test_needs)}.\n" if test_needs else ""
     parts = [
         "# Lifted from the Backend Playbook\n",
         textwrap.fill(
@@ -649,7 +663,9 @@ def contents(lifter: Lifter, recipes: Sequence[Recipe], into: Path) -> tuple[dic
     needs = requirements(course, imported)
     path = course.root / "LICENSE"
     licence = path.read_text(encoding="utf-8") if path.is_file() else ""
-    files["README.md"] = readme_text(recipes, _package(into), source, needs, tests, licence)
+    more = sorted(tools_of(text for place, text in files.items() if place.startswith("tests/test_")) - set(needs))
+    extra = [need for need in requirements(course, more) if need not in needs] if tests else []
+    files["README.md"] = readme_text(recipes, _package(into), source, needs, tests, extra, licence)
     return files, source, notes
 
 
@@ -670,8 +686,9 @@ def plan(course: Course, name: str, into: Path, only: Sequence[str] = ()) -> tup
     recipe = next(one for one in recipes if one.page == page)
     files, source, notes = contents(lifter, recipes, folder)
     found = Plan(folder, recipe, source, notes=notes, needs=requirements(course, recipe.libraries))
-    if any(place.startswith("tests/test_") for place in files):
-        found.test_needs = requirements(course, TEST_TOOLS)
+    tested = [text for place, text in files.items() if place.startswith("tests/test_")]
+    if tested:
+        found.test_needs = [need for need in requirements(course, tools_of(tested)) if need not in found.needs]
     for place, text in files.items():
         _place(found, lock, place, text)
     after = Lock(dict(lock.recipes), dict(lock.files), str(source))
