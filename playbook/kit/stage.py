@@ -1,13 +1,17 @@
-"""What the stages of several pages share: real rows, two clients at once, a timeline of what really happened."""
+"""What the stages of several pages share: real rows, the SQL that was sent, clients at once, other processes, timelines."""
 
 import csv
 import inspect
 import linecache
 import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -55,6 +59,38 @@ def rows_scanned(connection: sa.Connection, statement: sa.Select[Any]) -> int:
     return int(node["Actual Rows"]) + int(node.get("Rows Removed by Filter", 0))
 
 
+@dataclass(frozen=True)
+class Statement:
+    """One statement as it was sent; `at` is `time.perf_counter()` in seconds."""
+
+    sql: str
+    parameters: Any
+    at: float
+
+
+@contextmanager
+def capture_sql(engine: sa.Engine) -> Iterator[list[Statement]]:
+    """Collect what `engine` sends during the block, BEGIN, COMMIT and ROLLBACK included, from all threads."""
+    statements: list[Statement] = []
+
+    def note(sql: str, parameters: Any = None) -> None:
+        statements.append(Statement(sql, parameters, time.perf_counter()))
+
+    listeners: dict[str, Callable[..., None]] = {
+        "before_cursor_execute": lambda conn, cursor, sql, parameters, context, many: note(sql, parameters),
+        "begin": lambda conn: note("BEGIN"),
+        "commit": lambda conn: note("COMMIT"),
+        "rollback": lambda conn: note("ROLLBACK"),
+    }
+    for name, listener in listeners.items():
+        sa.event.listen(engine, name, listener)
+    try:
+        yield statements
+    finally:
+        for name, listener in listeners.items():
+            sa.event.remove(engine, name, listener)
+
+
 def together(**works: Callable[[], Any]) -> dict[str, Any]:
     """Run `works` at once, each in a thread with its name. What each returned, or the exception that it raised.
 
@@ -98,6 +134,26 @@ def _function_of(thing: Any) -> Any:
         return thing
     functions = [value for value in vars(thing).values() if inspect.isfunction(value)]
     return next(each for each in functions if not each.__code__.co_filename.startswith("<"))
+
+
+def killed(program: str, *arguments: str) -> None:
+    """Run Python code in a process of its own, which is killed (SIGKILL) as soon as it has printed a line.
+
+    Raises RuntimeError if it ends before that, with the last line of its error.
+    """
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        watchdog = threading.Timer(LONGEST_WAIT, process.kill)
+        watchdog.start()
+        try:
+            if not process.stdout.readline():
+                process.kill()
+                raise RuntimeError((process.stderr.read().strip().splitlines() or ["it printed nothing"])[-1])
+        finally:
+            process.kill()
+            watchdog.cancel()
 
 
 class Timeline:
