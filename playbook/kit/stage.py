@@ -1,4 +1,4 @@
-"""What the stages of several pages share: real rows, the SQL that was sent, clients at once, other processes, timelines."""
+"""What the stages of several pages share: real rows, captured SQL, clients at once, other processes, timelines."""
 
 import csv
 import inspect
