@@ -51,7 +51,6 @@ from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
-from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, table
 from playbook.pantry.auth.account_changes import account_routes
 from playbook.pantry.auth.sessions import look_up, session_routes
@@ -148,7 +147,7 @@ caller it asks and what they may do are given: a test brings its own.
 # %%
 import inspect
 
-from playbook.pantry.app import BASELINE, resource_api
+from playbook.pantry.app import resource_api
 
 print(inspect.getsource(resource_api))
 
@@ -172,7 +171,7 @@ the mirror of public packages has no members means that nobody may change it.
 """
 
 # %%
-from playbook.pantry.roles import NEEDS, OPEN, by_membership
+from playbook.pantry.roles import by_membership
 
 print(inspect.getsource(by_membership))
 
@@ -196,7 +195,7 @@ deleting it is housekeeping: now and then, in the background, and never a reason
 """
 
 # %%
-from playbook.pantry.housekeeping import EVERY, sweep, sweep_for_ever
+from playbook.pantry.housekeeping import sweep, sweep_for_ever
 from playbook.schema.identity import UserSession
 
 print(inspect.getsource(sweep))

@@ -8,8 +8,9 @@ from urllib.parse import quote
 from fastapi import Request
 from starlette.datastructures import Headers
 
+from playbook.auth.mail import origin
 from playbook.pantry.auth.wire import FORMS, MESSAGES, AuthError, Service, read_body
-from playbook.pantry.settings import Settings, origin
+from playbook.pantry.settings import Settings
 
 ABSOLUTE = re.compile(r"(https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?)(?:[/?#].*)?", re.A | re.I | re.S)
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")  # what browsers drop, and the backslash, which they read as /

@@ -5,9 +5,10 @@ from alembic import context
 from alembic.util import CommandError
 
 from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.settings import SettingsError
 from playbook.kit.database_errors import advice, in_one_line
 from playbook.migrations.first_migration import run_environment
-from playbook.pantry.settings import SettingsError, load_settings
+from playbook.pantry.settings import load_settings
 
 
 def engine() -> sa.Engine:
