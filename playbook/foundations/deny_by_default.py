@@ -608,5 +608,5 @@ Applications". Django documentation, `LoginRequiredMiddleware`.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Request and transaction](request_and_transaction.ipynb) · [course map](../index.ipynb) · Next: [HTTP service](http_service.ipynb)
+Previous: [Request and transaction](request_and_transaction.ipynb) · [course map](../index.ipynb) · Next: [Start and stop](start_and_stop.ipynb)
 """

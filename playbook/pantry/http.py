@@ -155,6 +155,8 @@ def browser_of(scope: Scope) -> str:
 # requests? A service whose database is gone is alive and not ready; were that one question, the platform would restart
 # every process while the database is restarted. Both paths and bodies are older than the recipe, and platforms know
 # them: so the recipe's `Health` runs the checks, and the answers are made here. A 503 becomes a problem on its way out.
+# Nobody turns it red for a stop: at the signal `server` closes its port at once, because the seconds of a stop belong
+# to requests and mails. Where a balancer needs notice, let the platform wait before it sends the signal.
 
 
 operations = APIRouter(tags=["operations"], dependencies=[Depends(anyone)])
@@ -170,7 +172,7 @@ async def health() -> dict[str, str]:
 async def ready(request: Request, response: Response) -> dict[str, str]:
     """Readiness: 200 when the database answers in time, 503 otherwise. Names no cause."""
     checks: Health = request.app.state.health
-    if checks.draining or await checks.failing():
+    if await checks.failing():
         response.status_code = 503
         return {"status": "not ready"}
     return {"status": "ready"}
