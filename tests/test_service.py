@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from before_sign_in import pantry
 
+from playbook.foundations.deny_by_default import refuse_undeclared
 from playbook.kit.data import data_path
 from playbook.kit.live import serving
-from playbook.pantry.http import undeclared_routes
+from playbook.pantry.http import DOCUMENTATION, current_caller
 from playbook.pantry.settings import Settings
 
 
@@ -44,7 +45,7 @@ def test_refuses_to_be_production_without_sign_in() -> None:
 
 def test_every_route_says_who_may_use_it() -> None:
     app = pantry(Settings(environment="test", database_url="duckdb:///:memory:declared"))
-    assert undeclared_routes(app) == []
+    refuse_undeclared(app, current_caller, DOCUMENTATION)
     assert app.openapi()["paths"].keys() >= {"/organizations", "/packages/{name}", "/health"}
 
 

@@ -97,10 +97,10 @@ from fastapi.responses import HTMLResponse
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import make_engine
 from playbook.kit.lesson import checker, lesson_url, on_postgres, serving, show, table
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, auth_app, body
-from playbook.pantry.http import anyone
 from playbook.pantry.settings import Settings
 
 PANTRY, BLOG, EVIL = "http://pantry.localhost", "http://blog.pantry.localhost", "http://evil.localhost"

@@ -198,9 +198,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 
+from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.sign_up import Email, in_background
 from playbook.pantry.auth.wire import Sent, Service, Text, body
-from playbook.pantry.http import anyone
 
 reset_routes = APIRouter(prefix="/api/auth")
 SENT = "If this email exists in our system, check your email for the reset link"

@@ -536,9 +536,10 @@ And the ten megabytes, sent to a Pantry that would allow bodies of 16 MB (by def
 from fastapi import APIRouter, HTTPException
 
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
-from playbook.pantry.http import anyone, create_app
+from playbook.pantry.http import create_app
 
 router, spent = APIRouter(dependencies=[Depends(anyone)]), []
 

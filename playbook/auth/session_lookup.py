@@ -411,10 +411,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.foundations.clock_and_identifiers import hash_token
+from playbook.foundations.request_and_transaction import ACCEPTED_ID
 from playbook.pantry.auth.sessions import NO_STORE, SESSION, cookies_of
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.wire import AuthError
-from playbook.pantry.http import ACCEPTED_ID, client_ip
+from playbook.pantry.http import client_ip
 
 HEADERS = [(b"content-type", b"application/json"), *((k.encode(), v.encode()) for k, v in NO_STORE.items())]
 

@@ -351,8 +351,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
 
+from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.wire import MESSAGES, AuthError, Sent, Service, body
-from playbook.pantry.http import anyone
 
 MESSAGES |= {
     "SESSION_NOT_FRESH": "Session is not fresh",

@@ -422,11 +422,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from playbook.auth.passwords import HASHING_TURN, hash_password
+from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import remembered, set_cookies, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification
 from playbook.pantry.auth.wire import Sent, Service, Text, body
-from playbook.pantry.http import anyone
 from playbook.schema.identity import normal_email
 
 sign_in_routes = APIRouter(prefix="/api/auth")

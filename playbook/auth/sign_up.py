@@ -391,7 +391,7 @@ def enter(db: orm.Session, auth: Auth, request: Request, sent: SignUp, new_hash:
 
 # %%
 from playbook.auth.passwords import HASHING_TURN, check_password
-from playbook.pantry.http import anyone
+from playbook.foundations.deny_by_default import anyone
 
 sign_up_routes = APIRouter(prefix="/api/auth")
 

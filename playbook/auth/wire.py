@@ -370,7 +370,7 @@ import logging
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from playbook.pantry.http import request_id
+from playbook.foundations.request_and_transaction import request_id
 
 log = logging.getLogger("pantry.auth")
 
@@ -482,22 +482,19 @@ route that does not say who may use it stops the service from starting.
 # %%
 from fastapi import APIRouter, FastAPI
 
-from playbook.pantry.http import RequestId, undeclared_routes
+from playbook.foundations.deny_by_default import anyone, refuse_undeclared
+from playbook.foundations.request_and_transaction import RequestId
 
 
 def auth_app(auth: Auth, routers: Sequence[APIRouter], guards: Sequence[Callable[..., Any]]) -> FastAPI:
-    """The app that answers under /api/auth. `guards` are dependencies that run first, for every route.
-
-    Raises ValueError for a route that does not say who may use it.
-    """
+    """The app that answers under /api/auth. `guards` are dependencies that run first, for every route."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, max_body_size=auth.settings.max_body_bytes)
     app.state.auth = auth
     for kind in (HTTPException, RequestValidationError, AuthError, sa.exc.OperationalError, sa.exc.TimeoutError):
         app.add_exception_handler(kind, answer_auth_error)
     for router in routers:
         app.include_router(router, dependencies=[Depends(guard) for guard in guards])
-    if undeclared := undeclared_routes(app):
-        raise ValueError(f"say who may use {', '.join(undeclared)}: add CurrentSession or anyone")
+    refuse_undeclared(app, anyone)
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: AnswerCookies(  # type: ignore[method-assign]
         RequestId(LastResort(build()), auth.ids.new)
@@ -517,8 +514,8 @@ from logging.handlers import BufferingHandler
 
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock, SeededBytes
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import make_engine
-from playbook.pantry.http import anyone
 
 log.handlers, log.propagate = [BufferingHandler(capacity=1000)], False  # a lesson's output is not a log
 

@@ -169,10 +169,11 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, HTTPException
 from sqlalchemy import orm
 
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import make_engine
 from playbook.kit.lesson import checker, lesson_folder, lesson_url, on_postgres, serving, show, table
 from playbook.migrations.first_migration import current, drift, prepare, upgrade
-from playbook.pantry.http import Transaction, anyone, create_app
+from playbook.pantry.http import Transaction, create_app
 
 
 def model(column):

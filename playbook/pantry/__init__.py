@@ -42,7 +42,7 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
 3.  `SessionLookup` answers `GET /api/auth/get-session` by itself; this request it hands on. `Handover` looks at the
     path: `/api/auth` is the other application, so the request goes on to the resources.
 4.  `AnswerCookies` opens a place for cookies that must reach the browser whatever the answer will be.
-5.  The middleware, from the outside: `OnlyProblems` (no error leaves in another form), `HeadAsGet`, `RequestId`,
+5.  The middleware, from the outside: `OnlyProblems` (no error leaves in another form), `RequestId`, `HeadAsGet`,
     `CallerFirst` (of a stranger's body nothing is read), `StrictInput` (no body that two readers could read
     differently), `IdempotencyKeys` (for a POST with a key; this is none).
 6.  FastAPI finds `organizations.change_organization` and runs its dependencies: `takes` (415), `permission` asks

@@ -14,8 +14,8 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 
+from playbook.foundations.deny_by_default import calls_of
 from playbook.pantry.errors import CHANGED, MALFORMED, UNCONDITIONAL, WEAKENED, Problem
-from playbook.pantry.http import calls_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -120,12 +120,12 @@ class Conditions:
 
 
 async def read_conditions(request: Request, response: Response) -> Conditions:
-    """For a GET; the OpenAPI document knows by this name what the route can answer."""
+    """For a GET; the OpenAPI document knows by it what the route can answer."""
     return Conditions(request, response)
 
 
 async def write_conditions(request: Request, response: Response) -> Conditions:
-    """For a PATCH or DELETE; by its name `unguarded_routes` knows that a route asks for `If-Match`."""
+    """For a PATCH or DELETE; by it `unguarded_routes` knows that a route asks for `If-Match`."""
     return Conditions(request, response)
 
 
@@ -165,6 +165,6 @@ def unguarded_routes(app: FastAPI) -> list[str]:
     found = []
     for route in iter_route_contexts(app.routes):
         writes = (route.methods or set()) & {"PUT", "PATCH", "DELETE"}
-        if writes and "write_conditions" not in calls_of(route.dependant):
+        if writes and write_conditions not in calls_of(route.dependant):
             found.append(f"{'/'.join(sorted(writes))} {route.path}")
     return found

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
 
-from playbook.api.representations import JSON, MERGE_PATCH
+from playbook.api.representations import JSON, MERGE_PATCH, gives_json
+from playbook.foundations.deny_by_default import routes_of
 from playbook.pantry.auth.sessions import SESSION, cookies_of
+from playbook.pantry.conditions import read_conditions, write_conditions
 from playbook.pantry.errors import GENERAL, PROBLEM_CONTENT
-from playbook.pantry.http import calls_of
+from playbook.pantry.http import CHALLENGE, current_caller, permit_of
 
 Json = dict[str, Any]
 
@@ -74,7 +75,7 @@ HEADERS = {  # what answers carry, and whether always
     "Vary": (True, "The request headers that the answer depends on."),
     "Location": (True, "The path of what was created."),
     "Link": (True, "The neighbouring pages (RFC 8288): `next`, `prev`; empty if there are none."),
-    "WWW-Authenticate": (True, "Sign in (RFC 9110, 11.6.1)."),
+    "WWW-Authenticate": (True, f"`{CHALLENGE}`: sign in, and send the session's cookie (RFC 9110, 11.6.1)."),
     "Accept": (True, "The media types that are taken here (RFC 9110, 12.5.1)."),
     "Accept-Patch": (True, "The media types that are taken here (RFC 5789, 3.1)."),
     "Retry-After": (False, "Seconds to wait before trying again."),
@@ -100,20 +101,14 @@ def describe_service(app: FastAPI, document: Json) -> None:
     if auth is not None:
         cookie = {"type": "apiKey", "in": "cookie", "name": cookies_of(auth).prefix + SESSION}
         components["securitySchemes"] = {"session": cookie | {"description": "Set by `POST /api/auth/sign-in/email`."}}
-    for method, path, calls in routes_of(app):
-        if (operation := document["paths"].get(path, {}).get(method)) is not None:
-            describe_operation(operation, method, path, calls, auth is not None)
+    for route in routes_of(app.routes):
+        methods, _, path = route.name.partition(" ")
+        for method in methods.lower().split("/"):
+            if (operation := document["paths"].get(path, {}).get(method)) is not None:
+                describe_operation(operation, method, path, route.calls, auth is not None)
 
 
-def routes_of(app: FastAPI) -> Iterator[tuple[str, str, set[str]]]:
-    """Method, path and the dependencies' names of every route of `app`."""
-    for route in iter_route_contexts(app.routes):
-        if getattr(route, "dependant", None) is not None and route.path:
-            for method in route.methods or ():
-                yield method.lower(), route.path, calls_of(route.dependant)
-
-
-def describe_operation(operation: Json, method: str, path: str, calls: set[str], sign_in: bool) -> None:
+def describe_operation(operation: Json, method: str, path: str, calls: frozenset[Any], sign_in: bool) -> None:
     """Words, parameters, media types, security and answers of one operation."""
     summary, description = WORDS.get((method, path), ("", ""))
     operation["summary"] = summary or operation["summary"]
@@ -124,15 +119,15 @@ def describe_operation(operation: Json, method: str, path: str, calls: set[str],
     content = operation.get("requestBody", {}).get("content", {})
     if MERGE_PATCH in content:
         content[JSON] = content[MERGE_PATCH]  # `takes` lets it in
-    signed_in = "current_caller" in calls
+    signed_in = current_caller in calls
     if sign_in:
         operation["security"] = [{"session": []}] if signed_in else []
         if signed_in and method != "get":
             operation.setdefault("parameters", []).append(ORIGIN)
     statuses = [400, 414, 422, 429, 500, 503, *([401] if signed_in else []), *([404] if "{" in path else [])]
-    statuses += [403] if signed_in and (method != "get" or "permit_of" in calls) else []
-    statuses += [406] if "gives_json" in calls else []
-    statuses += [412] if "read_conditions" in calls else []  # for who sends If-Match to a GET
+    statuses += [403] if signed_in and (method != "get" or permit_of in calls) else []
+    statuses += [406] if gives_json in calls else []
+    statuses += [412] if read_conditions in calls else []  # for who sends If-Match to a GET
     statuses += [413, 415] if content else []
     statuses += [409] if method == "post" or (method, path) == ("delete", "/organizations/{slug}") else []
     answers = operation["responses"]
@@ -162,10 +157,10 @@ def refusal(answers: Json, status: int, title: str) -> None:
     answer["description"] = "; ".join([title, *(reason for reason in reasons if reason != title)])
 
 
-def headers_of(status: str, method: str, calls: set[str], operation: Json) -> Iterator[str]:
+def headers_of(status: str, method: str, calls: frozenset[Any], operation: Json) -> Iterator[str]:
     """The names of the headers that an answer with `status` has."""
     yield "X-Request-Id"
-    reads, writes = "read_conditions" in calls, "write_conditions" in calls
+    reads, writes = read_conditions in calls, write_conditions in calls
     if (reads and status in ("200", "304", "412")) or (writes and status in ("200", "412")):
         yield "ETag"
     if reads and status in ("200", "304"):

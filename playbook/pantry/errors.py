@@ -20,7 +20,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from playbook.pantry.http import anyone, request_id
+from playbook.foundations.deny_by_default import anyone
+from playbook.foundations.request_and_transaction import request_id
 
 # The catalogue. A problem has a **type**, a URI that programs compare and people open. Each says what the client should
 # do, since that is the only question a client has.

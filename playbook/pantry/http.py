@@ -1,38 +1,29 @@
-"""What every request has: one transaction, a caller or none, a request id, an address."""
+"""What every request has: one transaction, a caller or none, a request id, an address. And the factory of the app.
 
-import re
+The rules are recipes of the course (`request_and_transaction`, `deny_by_default`, `start_and_stop`). Here they meet the
+app: what it was made with stands in `app.state`, and a route asks for it by a dependency below. A test makes another
+app, and the routes stay as they are.
+"""
+
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
 from ipaddress import ip_address
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import iter_route_contexts
-from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
-from starlette.routing import compile_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.transactions import transaction
-
-# Two clients hold a 201, one of them for a row that was rolled back. FastAPI runs what follows the `yield` after the
-# response has gone out, so the refusal reached the log and nobody else. DuckDB checks a key of two open transactions
-# at the commit; on PostgreSQL the same happens with a deferred constraint or a serialization failure.
-#
-# First who is asking. These two questions are declared here and answered later, in the auth track: until then the
-# lessons name their caller. Without an answer the answer is no: `nobody` is signed in, and nothing is permitted.
-
-
-T = TypeVar("T")
+from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, permission_of, refuse_undeclared
+from playbook.foundations.request_and_transaction import RequestId, T, Transact, transactions_of
+from playbook.foundations.start_and_stop import Health
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Caller:
     name: str
 
 
-FindCaller = Callable[[Request], Caller | None]
+FindCaller = Callable[[Request], Caller | None]  # runs in a thread: it may ask the database
 May = Callable[[Caller, str, Mapping[str, Any]], bool]  # caller, action ("packages:write"), path parameters
 
 
@@ -57,26 +48,36 @@ def nothing(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
     return False
 
 
+# RFC 9110, 15.5.2: a 401 MUST say by which scheme one can authenticate; some clients take a 401 without it for a broken
+# connection. Here it is the session cookie. No scheme is registered for cookies (RFC 9110, 16.4.1), and to name one
+# that is, such as Bearer or Basic, would be a lie: no token is taken, and for Basic browsers open a dialogue. So this
+# is a word that describes it. Whoever does not know it ignores it, as the RFC wants.
+CHALLENGE = "Cookie"
+
+
 # A route asks by naming a dependency: `CurrentCaller` for who, `permission("packages:write")` for whether they may. A
-# route for everybody says so with `anyone`. So a route that says nothing is a mistake, and a mistake can be found.
+# route for everybody says so with `anyone`. One that says nothing stops the service from starting.
 
 
-def find_once(request: Request) -> Caller | None:
-    """Who makes the request, or None. A request is looked up once, however many ask."""
-    if "caller" not in request.scope:
-        request.scope["caller"] = request.app.state.find_caller(request)
-    found: Caller | None = request.scope["caller"]
+def find_by_app(connection: HTTPConnection) -> Caller | None:
+    """What the `find_caller` of the app finds."""
+    found: Caller | None = connection.app.state.find_caller(Request(connection.scope))
     return found
 
 
-def current_caller(request: Request) -> Caller:
-    """The caller. Raises 401 for a request that is not signed in (RFC 9110, 15.5.2)."""
-    if (caller := find_once(request)) is None:
-        raise HTTPException(401, "sign in first", headers={"WWW-Authenticate": "Bearer"})
-    return caller
-
-
+current_caller = caller_of(find_by_app, challenge=CHALLENGE)
 CurrentCaller = Annotated[Caller, Depends(current_caller)]
+
+
+async def caller_if_any(connection: HTTPConnection) -> Caller | None:
+    """The caller, or None where `current_caller` answers 401: for what treats strangers otherwise."""
+    try:
+        caller: Caller = await current_caller(connection)
+    except HTTPException as refusal:
+        if refusal.status_code != 401:
+            raise
+        return None
+    return caller
 
 
 async def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], None]:
@@ -92,37 +93,23 @@ async def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, M
 Permit = Annotated[Callable[[str, Mapping[str, Any]], None], Depends(permit_of)]
 
 
-def permission(action: str) -> Any:
-    """A dependency that lets only those pass who may do `action` on what the path names; 403 for others."""
-
-    def check(request: Request, caller: CurrentCaller, permit: Permit) -> Caller:
-        permit(action, request.path_params)
-        return caller
-
-    check.__name__ = f"permission:{action}"
-    return Depends(check)
+def permitted(permit: Callable[[str, Mapping[str, Any]], None], action: str, target: Mapping[str, Any]) -> bool:
+    """True, or the 403 of `permit`, which names the caller and the action."""
+    permit(action, target)
+    return True
 
 
-async def anyone() -> None:
-    """Declare a route open to everybody, signed in or not."""
+permission = permission_of(permit_of, permitted)  # permission("packages:write"): on what the path names
 
 
-# Then what a request needs to do its work: a way to run a transaction, the time, and new identifiers. They come from
-# the app, so that a test gives it other ones. Dependencies that wait for nothing are `async`: FastAPI sends a plain
-# `def` to a thread, and the way there and back costs more than they do.
-
-
-class Transact(Protocol):
-    """`transaction` with the service's engine already given."""
-
-    def __call__(self, work: Callable[[orm.Session], T]) -> T: ...
+# What a request needs to do its work: a way to run a transaction, the time, and new identifiers. The dependencies wait
+# for nothing, so they are `async`: FastAPI sends a plain `def` to a thread, and the way there and back costs more.
 
 
 async def transact_of(request: Request) -> Transact:
-    """`transaction` with the app's engine, unless a middleware has put another `transact` into the request."""
-    engine: sa.Engine = request.app.state.engine
+    """The recipe's `Transact` on the app's engine, unless a middleware has put another one into the request."""
     given: Transact | None = request.scope.get("transact")
-    return given or (lambda work: transaction(engine, work))
+    return given or await request.app.state.transactions()
 
 
 async def clock_of(request: Request) -> Clock:
@@ -140,83 +127,9 @@ Now = Annotated[Clock, Depends(clock_of)]
 NewIds = Annotated[Identifiers, Depends(identifiers_of)]
 
 
-# Every answer carries a request id, so that a user's "it failed" leads to one line of the log. A client may send its
-# own, but not anything: it ends up in log files, and a line feed in it would forge entries there.
-
-
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
-ACCEPTED_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
-
-
-class RequestId:
-    """ASGI middleware: `X-Request-Id` on every response, and in `request_id` while the request runs."""
-
-    def __init__(self, app: ASGIApp, new_id: Callable[[], object]) -> None:
-        self.app, self.new_id = app, new_id
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        sent = Headers(scope=scope).get("x-request-id", "")
-        current = sent if ACCEPTED_ID.fullmatch(sent) else str(self.new_id())
-        request_id.set(current)
-        started = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                MutableHeaders(scope=message)["X-Request-Id"] = current
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception:
-            if not started:  # Starlette makes its 500 outside of all middleware: it would be the one without an id
-                # uvicorn closes the connection after an exception; without the header a client would reuse it
-                failure = PlainTextResponse("Internal Server Error", 500, {"Connection": "close"})
-                await failure(scope, receive, send_with_id)
-            raise
-
-
-# FastAPI reads the body before it runs a dependency: a stranger could make the service take and parse a megabyte
-# before the 401. So the caller is asked when the body is first read, and a route that needs one reads nothing of a
-# stranger's.
-
-
-compiled = lru_cache(compile_path)
-
-
-class CallerFirst:
-    """ASGI middleware: reading the body of a request raises 401 first, when the route needs a caller and has none."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = scope["type"] != "http"
-
-        async def receive_after_caller() -> Message:
-            nonlocal asked
-            if not asked and (asked := True) and needs_caller(scope):
-                await run_in_threadpool(current_caller, Request(scope))
-            return await receive()
-
-        await self.app(scope, receive if asked else receive_after_caller, send)
-
-
 async def off_the_loop(read: Callable[[bytes], T], body: bytes) -> T:
     """`read(body)`; when `body` is longer than 16 KiB in a thread, so that the loop answers others meanwhile."""
     return read(body) if len(body) <= 16_384 else await run_in_threadpool(read, body)
-
-
-def needs_caller(scope: Scope) -> bool:
-    """Whether the route of a request names the caller among its dependencies."""
-    for route in iter_route_contexts(scope["app"].routes):
-        if scope["method"] in (route.methods or ()) and compiled(route.path or "")[0].match(scope["path"]):
-            dependant = getattr(route, "dependant", None)
-            return dependant is not None and "current_caller" in calls_of(dependant)
-    return False
 
 
 # Where a request came from, and by what, is stored and shown later. Behind a proxy it is a header's text. So it is an
@@ -238,35 +151,53 @@ def browser_of(scope: Scope) -> str:
     return "".join(character if character.isprintable() else "?" for character in said)
 
 
-# Two questions from outside look alike and are not. *Alive?* means: is the process stuck, must it be restarted?
-# *Ready?* means: may it get requests now? A service whose database is gone is alive and not ready. A check that mixes
-# them makes the platform restart every process while the database is being restarted, and nothing comes back.
+# For the platform that runs the service. *Alive?* means: must the process be restarted? *Ready?* means: may it get
+# requests? A service whose database is gone is alive and not ready; were that one question, the platform would restart
+# every process while the database is restarted. Both paths and bodies are older than the recipe, and platforms know
+# them: so the recipe's `Health` runs the checks, and the answers are made here. A 503 becomes a problem on its way out.
+# Nobody turns it red for a stop: at the signal `server` closes its port at once, because the seconds of a stop belong
+# to requests and mails. Where a balancer needs notice, let the platform wait before it sends the signal.
 
 
 operations = APIRouter(tags=["operations"], dependencies=[Depends(anyone)])
 
 
 @operations.get("/health")
-def health() -> dict[str, str]:
+async def health() -> dict[str, str]:
     """Liveness: answers as long as the process can answer anything."""
     return {"status": "alive"}
 
 
 @operations.get("/ready", responses={503: {"description": "The database does not answer."}})
-def ready(request: Request, response: Response) -> dict[str, str]:
-    """Readiness: 200 when a statement goes through, 503 otherwise. Names no cause: the log has it."""
-    engine: sa.Engine = request.app.state.engine
-    try:
-        with engine.connect() as connection:
-            connection.execute(sa.text("SELECT 1"))
-    except sa.exc.SQLAlchemyError:
+async def ready(request: Request, response: Response) -> dict[str, str]:
+    """Readiness: 200 when the database answers in time, 503 otherwise. Names no cause."""
+    checks: Health = request.app.state.health
+    if await checks.failing():
         response.status_code = 503
         return {"status": "not ready"}
     return {"status": "ready"}
 
 
-# The factory puts it together. A function and not a module-level `app`, so that importing the code connects to
-# nothing and two tests can have two services. The lifespan closes the pool after the last response has gone out.
+READY_SECONDS = 5.0  # a database that takes longer is as good as gone; without a limit the question would hang with it
+
+
+def check_database(engine: sa.Engine) -> None:
+    """Raises when no statement goes through. It takes one: a pool may hand out a connection that is dead."""
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+
+
+async def answer_failure(request: Request, error: Exception) -> Response:
+    """500 for what nobody has expected. uvicorn closes the connection after it, so the client must not use it again."""
+    return PlainTextResponse("Internal Server Error", 500, {"Connection": "close"})
+
+
+# FastAPI's own pages, which cannot say who may use them.
+DOCUMENTATION = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+
+
+# A function and not a module-level `app`, so that importing the code connects to nothing and two tests can have two
+# services. The lifespan closes the pool after the last response has gone out.
 
 
 def create_app(
@@ -294,32 +225,14 @@ def create_app(
     app.state.engine, app.state.clock = engine, clock or SystemClock()
     app.state.identifiers = identifiers or Identifiers(app.state.clock)
     app.state.find_caller, app.state.may = find_caller, may
-    app.add_middleware(CallerFirst)
-    app.add_middleware(RequestId, new_id=app.state.identifiers.new)
+    app.state.transactions = transactions_of(engine)
+    app.state.health = Health({"database": lambda: check_database(engine)}, READY_SECONDS)
+    app.add_middleware(CallerFirst, caller=current_caller)
+    app.add_exception_handler(Exception, answer_failure)
     for router in (operations, *routers):
         app.include_router(router)
-    if undeclared := undeclared_routes(app):
-        raise ValueError(f"say who may use {', '.join(undeclared)}: add CurrentCaller, permission(...) or anyone")
+    refuse_undeclared(app, current_caller, DOCUMENTATION)
+    build_stack, new_id = app.build_middleware_stack, app.state.identifiers.new
+    # Around the whole: Starlette answers what nobody has expected outside of all middleware that is added to an app.
+    app.build_middleware_stack = lambda: RequestId(build_stack(), new_id)  # type: ignore[method-assign]
     return app
-
-
-# And the rule that keeps a forgotten check from going live. It looks at the dependencies FastAPI will really run,
-# also those of a router.
-
-
-def calls_of(dependant: Dependant) -> set[str]:
-    """The names of every dependency that runs for a route, those of dependencies too."""
-    names = {getattr(dependant.call, "__name__", "")}
-    return names.union(*(calls_of(inner) for inner in dependant.dependencies))
-
-
-def undeclared_routes(app: FastAPI) -> list[str]:
-    """Routes (`POST /packages`) that name neither caller, permission, nor `anyone`; FastAPI's own pages left out."""
-    found = []
-    for route in iter_route_contexts(app.routes):
-        if (dependant := getattr(route, "dependant", None)) is None:
-            continue  # FastAPI's own /docs and /openapi.json
-        names = calls_of(dependant)
-        if not names & {"current_caller", "anyone"}:
-            found.append(f"{'/'.join(sorted(route.methods or ()))} {route.path}")
-    return found

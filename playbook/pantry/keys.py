@@ -30,6 +30,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.foundations.engines import Base
+from playbook.foundations.request_and_transaction import T
 from playbook.foundations.transactions import is_conflict, somebody_was_first, transaction
 from playbook.pantry.errors import (
     BAD_KEY,
@@ -40,7 +41,7 @@ from playbook.pantry.errors import (
     answer_error,
     complete_document,
 )
-from playbook.pantry.http import T, find_once
+from playbook.pantry.http import caller_if_any
 from playbook.pantry.strict_input import StrictInput
 
 # The table. A key belongs to one caller and one route: the row's name is a hash over all three. `fingerprint`
@@ -267,7 +268,7 @@ class IdempotencyKeys:
         headers, state = Headers(scope=scope), scope["app"].state
         if not route or ("idempotency-key" not in headers and route not in self.required):
             return None
-        if (caller := await to_thread.run_sync(find_once, Request(scope))) is None:
+        if (caller := await caller_if_any(Request(scope))) is None:
             return None
         body = await Request(scope, receive).body()  # raises 400 if it is not strict JSON, before anything is done
         key_hash = digest(str(caller.id), route, read_key(headers.getlist("idempotency-key")))

@@ -16,7 +16,7 @@ from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch,
 from playbook.foundations.write_skew import hold
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import Name, Slug, Text
-from playbook.pantry.http import CurrentCaller, NewIds, Now, Transaction, permission
+from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
 from playbook.schema.catalog import Package
 from playbook.schema.identity import Invitation, Member, Organization, User
@@ -88,7 +88,7 @@ def create_organization(
 ) -> OrganizationOut:
     def work(session: orm.Session) -> OrganizationOut:
         if not hold(session, User.id, caller.id):  # or the only owner is deleted meanwhile
-            raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": CHALLENGE})
         now = clock.now()
         organization = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
         session.add(organization)

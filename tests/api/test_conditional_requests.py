@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 
 from playbook.api.representations import MERGE_PATCH
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.deny_by_default import anyone, refuse_undeclared
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
@@ -34,7 +35,7 @@ from playbook.pantry.conditions import (
     unguarded_routes,
 )
 from playbook.pantry.errors import PROBLEM_JSON, Problem
-from playbook.pantry.http import Caller, Transaction, anyone, create_app, undeclared_routes
+from playbook.pantry.http import DOCUMENTATION, Caller, Transaction, create_app, current_caller
 from playbook.pantry.organizations import OrganizationOut, organization_or_404, shown
 from playbook.pantry.packages import package_or_404, package_out
 from playbook.pantry.settings import Settings
@@ -426,7 +427,7 @@ def test_what_a_write_says_and_when(url: str, clock: FixedClock, ids: Identifier
 def test_every_route_of_pantry_that_writes_is_guarded() -> None:
     app = pantry(Settings(environment="test", database_url="duckdb:///:memory:guarded"))
     assert unguarded_routes(app) == []
-    assert undeclared_routes(app) == []
+    refuse_undeclared(app, current_caller, DOCUMENTATION)
     document = app.openapi()
     found = 0
     for path, operations in document["paths"].items():

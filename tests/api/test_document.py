@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from playbook.auth.mail import MemorySender
+from playbook.foundations.deny_by_default import refuse_undeclared
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
 from playbook.pantry.errors import PROBLEM_JSON
-from playbook.pantry.http import undeclared_routes
+from playbook.pantry.http import DOCUMENTATION, current_caller
 from playbook.pantry.settings import Settings
 
 Json = dict[str, Any]
@@ -26,7 +27,7 @@ Json = dict[str, Any]
 def document(**changes: Any) -> Json:
     given = {"environment": "test", "database_url": "duckdb:///:memory:document"}
     app = pantry(Settings(**given | changes), sender=MemorySender())
-    assert undeclared_routes(app) == []
+    refuse_undeclared(app, current_caller, DOCUMENTATION)
     return app.openapi()
 
 

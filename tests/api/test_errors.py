@@ -20,7 +20,9 @@ from starlette.exceptions import HTTPException
 from playbook.api.representations import JSON
 from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.request_and_transaction import request_id
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry import errors
@@ -34,7 +36,7 @@ from playbook.pantry.errors import (
     install_problems,
     pointer,
 )
-from playbook.pantry.http import Caller, anyone, create_app, nobody, request_id
+from playbook.pantry.http import Caller, create_app, nobody
 from playbook.pantry.strict_input import MAX_DEPTH, MAX_URL, json_fault
 from playbook.schema.identity import add_user
 
@@ -214,7 +216,7 @@ def test_401_keeps_its_challenge(url: str, clock: FixedClock, ids: Identifiers) 
     with serving(app) as client:
         answer = client.get("/packages")
         problem(answer, 401, "/problems/not-signed-in")
-        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["www-authenticate"] == "Cookie", "a scheme that is not taken here"
 
 
 def test_415_says_what_would_do(client: LiveClient) -> None:

@@ -20,9 +20,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playbook.api.representations import JSON
 from playbook.api.resources import HeadAsGet, allowed_methods
+from playbook.foundations.deny_by_default import anyone, refuse_undeclared
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.errors import PROBLEM_JSON, PROBLEM_TYPES
-from playbook.pantry.http import anyone, undeclared_routes
+from playbook.pantry.http import DOCUMENTATION, current_caller
 from playbook.pantry.keys import BAD_KEY, IN_FLIGHT, KEY_REUSED, install_idempotency
 from playbook.pantry.settings import Settings
 
@@ -275,7 +276,7 @@ def test_every_route_is_in_the_document_and_says_who_may_use_it() -> None:
     app = new_pantry("duckdb:///:memory:every_route")
     documented = {(operation.method, operation.path) for operation in operations(app)}
     routes = {(m, r.path) for r in iter_route_contexts(app.routes) if hasattr(r, "dependant") for m in r.methods or ()}
-    assert undeclared_routes(app) == []
+    refuse_undeclared(app, current_caller, DOCUMENTATION)
     assert {(m, path) for m, path in routes if path not in ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json")
             and m != "HEAD"} == documented  # fmt: skip
     assert len(documented) >= 12

@@ -17,8 +17,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.routing import compile_path
 from starlette.types import Message, Receive, Scope, Send
 
+from playbook.foundations.deny_by_default import anyone
 from playbook.kit.live import serving
-from playbook.pantry.http import anyone
 from playbook.pantry.lists import sign_cursors
 from playbook.pantry.settings import Settings
 

@@ -31,6 +31,7 @@ from playwright.sync_api import sync_playwright
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base
 from playbook.kit.course import Course
 from playbook.kit.live import LiveClient, serving
@@ -45,7 +46,6 @@ from playbook.pantry.auth.cross_site import (
     trusted_redirect,
 )
 from playbook.pantry.auth.wire import FORM, FORMS, JSON, AuthError
-from playbook.pantry.http import anyone
 from playbook.pantry.settings import Settings
 
 PAGE = Course().get("cross_site").source

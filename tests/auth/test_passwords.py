@@ -43,10 +43,11 @@ from playbook.auth.passwords import (
     without,
 )
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import serving
-from playbook.pantry.http import anyone, create_app
+from playbook.pantry.http import create_app
 from playbook.schema.identity import Account, add_user
 
 PASSWORD = "correct horse battery staple"

@@ -15,11 +15,11 @@ from fastapi.routing import iter_route_contexts
 from serve_process import PRODUCTION, serve
 
 from playbook.auth.mail import MemorySender
+from playbook.foundations.deny_by_default import anyone
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
 from playbook.pantry.docs import describe
 from playbook.pantry.headers import strict_transport
-from playbook.pantry.http import anyone
 from playbook.pantry.settings import Settings
 
 ORIGIN = "http://localhost:8000"

@@ -19,6 +19,7 @@ from fastapi.routing import iter_route_contexts
 
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock
+from playbook.foundations.deny_by_default import refuse_undeclared
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.data import data_path
@@ -29,7 +30,7 @@ from playbook.pantry.app import Handover, pantry
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.sign_in import Throttle
 from playbook.pantry.housekeeping import EVERY, sweep
-from playbook.pantry.http import Caller, undeclared_routes
+from playbook.pantry.http import DOCUMENTATION, Caller, current_caller
 from playbook.pantry.roles import NEEDS, OPEN, by_membership
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, User, UserSession, Verification
@@ -151,7 +152,7 @@ def test_neither_part_sees_the_other_ones_requests() -> None:
 
 def test_every_route_of_both_parts_says_who_may_use_it() -> None:
     app = pantry(settings_for("duckdb:///:memory:declared"), sender=MemorySender())
-    assert undeclared_routes(app) == []
+    refuse_undeclared(app, current_caller, DOCUMENTATION)
 
 
 def dependencies_in_threads(dependant: Dependant) -> set[str]:
@@ -167,7 +168,7 @@ def test_a_dependency_goes_to_a_thread_only_to_ask_the_database() -> None:
     for part in (app, better_auth(app.state.auth)):
         for route in iter_route_contexts(part.routes):
             if (dependant := getattr(route, "dependant", None)) is not None:
-                asking = {name for name in dependencies_in_threads(dependant) if not name.startswith("permission:")}
+                asking = {name for name in dependencies_in_threads(dependant) if not name.startswith("permission ")}
                 assert asking <= {"current_caller"}, route.path
 
 
@@ -178,7 +179,7 @@ def test_every_action_of_the_service_is_in_the_table() -> None:
         for route in router.routes:
             for dependency in route.dependencies:  # type: ignore[attr-defined]
                 name = getattr(dependency.dependency, "__name__", "")
-                asked |= {name.removeprefix("permission:")} if name.startswith("permission:") else set()
+                asked |= {name.removeprefix("permission ")} if name.startswith("permission ") else set()
     assert asked <= OPEN | set(NEEDS)
     assert asked >= {"organizations:read", "packages:delete"}
 

@@ -5,7 +5,7 @@ Needs pytest and what FastAPI's test client needs. No database.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
@@ -223,3 +223,18 @@ def test_another_function_of_the_same_name_declares_nothing() -> None:
 def test_a_permission_can_be_read_in_the_list() -> None:
     (read, *_) = routes_of(shop().routes)
     assert "permission orders:read" in {call.__name__ for call in read.calls}
+
+
+def test_a_permission_may_stand_on_a_dependency_of_your_own() -> None:
+    """For a rule that needs more than the caller, such as what the app was made with."""
+
+    async def desk(found: Annotated[str, ASKS]) -> dict[str, str]:
+        return {"Ada": "1"} if found == "Ada" else {}
+
+    own = permission_of(desk, lambda desk, action, target: desk.get("Ada") == target["number"])
+    app = FastAPI(openapi_url=None)
+    app.add_api_route("/orders/{number}", lambda number: number, dependencies=[own("orders:read")])
+    refuse_undeclared(app, customer)
+    client = TestClient(app)
+    codes = [client.get("/orders/1", headers=headers).status_code for headers in ({}, MALLORY, ADA)]
+    assert codes == [401, 403, 200]

@@ -19,10 +19,11 @@ from fastapi.routing import iter_route_contexts
 
 from playbook.api.representations import JSON, MERGE_PATCH
 from playbook.auth.mail import MemorySender
+from playbook.foundations.deny_by_default import calls_of
 from playbook.pantry.app import pantry
 from playbook.pantry.auth import sessions
 from playbook.pantry.auth.sessions import cookies_of
-from playbook.pantry.http import Caller, calls_of
+from playbook.pantry.http import Caller, current_caller
 from playbook.pantry.settings import Settings
 
 MEBI = 1_048_576
@@ -123,7 +124,7 @@ class Service:
                 if (dependant := getattr(route, "dependant", None)) is not None and route.path:
                     path = route.path.replace("{", "").replace("}", "")
                     for method in route.methods or ():
-                        yield method, path, "current_caller" in calls_of(dependant)
+                        yield method, path, bool({current_caller, sessions.current_caller} & calls_of(dependant))
         for path in ("/nowhere", "/api/auth/nowhere"):
             yield "POST", path, False
 

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 
+from playbook.foundations.deny_by_default import anyone, needs_caller, refuse_undeclared
 from playbook.pantry.auth.account_changes import account_routes
 from playbook.pantry.auth.cross_site import check_cross_site, check_source
 from playbook.pantry.auth.links import link_routes
@@ -11,7 +12,6 @@ from playbook.pantry.auth.sessions import current_caller, session_routes
 from playbook.pantry.auth.sign_in import AddressLimits, sign_in_routes
 from playbook.pantry.auth.sign_up import sign_up_routes
 from playbook.pantry.auth.wire import Auth, Service, auth_app
-from playbook.pantry.http import anyone, needs_caller
 
 liveness = APIRouter(prefix="/api/auth")
 
@@ -32,13 +32,19 @@ async def session_first(request: Request, auth: Service) -> None:
     AuthError 403 or 401.
     """
     length = request.headers.get("content-length", "0" if "transfer-encoding" not in request.headers else "")
-    if (not length.isdecimal() or len(length) > 9 or int(length) > SHORT_BODY) and needs_caller(request.scope):
+    long = not length.isdecimal() or len(length) > 9 or int(length) > SHORT_BODY
+    if long and needs_caller(request.app.routes, request.scope["endpoint"], current_caller):
         await check_source(request, auth)
         await run_in_threadpool(current_caller, request, auth)
 
 
 def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
-    """Everything under /api/auth, as `better-auth/client` 1.7 expects it."""
+    """Everything under /api/auth, as `better-auth/client` 1.7 expects it.
+
+    Raises ValueError for a route that says neither `CurrentSession` nor `anyone`.
+    """
     routers = (liveness, session_routes, sign_up_routes, sign_in_routes, link_routes, reset_routes, account_routes)
     guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
-    return auth_app(auth, routers, guards)
+    app = auth_app(auth, routers, guards)
+    refuse_undeclared(app, current_caller)
+    return app

@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 
+from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.account_changes import APPROVE, CHANGE, approve_change, make_change
 from playbook.pantry.auth.sign_up import VERIFY, confirm_address, find_link, link_refused
 from playbook.pantry.auth.wire import Service
-from playbook.pantry.http import anyone
 from playbook.schema.identity import User, Verification
 
 link_routes = APIRouter(prefix="/api/auth")

@@ -11,11 +11,11 @@ from sqlalchemy import orm
 
 from playbook.auth.mail import Mail, link
 from playbook.auth.passwords import HASHING_TURN, hash_password
+from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.sessions import end_sessions
 from playbook.pantry.auth.sign_in import Allowance, address_of, recognize, spend
 from playbook.pantry.auth.sign_up import SUBJECTS, Email, check_rules, find_link, in_background, new_link, redirect
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
-from playbook.pantry.http import anyone
 from playbook.schema.identity import Account, User, Verification
 
 RESET: Final = "reset-password"

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.foundations.clock_and_identifiers import hash_token
+from playbook.foundations.request_and_transaction import ACCEPTED_ID
 from playbook.pantry.auth.sessions import (
     NO_STORE,
     REMEMBER,
@@ -27,7 +28,7 @@ from playbook.pantry.auth.sessions import (
 )
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.wire import Auth, AuthError
-from playbook.pantry.http import ACCEPTED_ID, client_ip
+from playbook.pantry.http import client_ip
 from playbook.schema.identity import User, UserSession
 
 

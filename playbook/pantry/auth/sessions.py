@@ -13,8 +13,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
+from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, body, iso, keep_cookies
-from playbook.pantry.http import anyone, browser_of, client_ip
+from playbook.pantry.http import browser_of, client_ip
 from playbook.schema.identity import User, UserSession
 
 SESSION, CACHE, REMEMBER = "session_token", "session_data", "dont_remember"

@@ -14,13 +14,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
 from playbook.foundations.clock_and_identifiers import hash_token
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, Timestamp
 from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
-from playbook.pantry.http import anyone, client_ip
+from playbook.pantry.http import client_ip
 from playbook.schema.identity import Account, User, UserSession, normal_email
 
 

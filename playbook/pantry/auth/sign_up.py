@@ -15,11 +15,11 @@ from sqlalchemy import orm
 from playbook.auth.mail import Mail, link
 from playbook.auth.passwords import HASHING_TURN, PasswordRefused, PasswordRules, check_password, hash_password
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.write_skew import hold
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
-from playbook.pantry.http import anyone
 from playbook.schema.identity import Account, EmailTaken, User, UserSession, Verification, normal_email
 
 

@@ -24,9 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
+from playbook.foundations.request_and_transaction import RequestId, request_id
 from playbook.foundations.transactions import transaction
 from playbook.pantry.errors import repeats
-from playbook.pantry.http import RequestId, off_the_loop, request_id, undeclared_routes
+from playbook.pantry.http import off_the_loop
 from playbook.pantry.settings import Settings
 from playbook.pantry.strict_input import json_fault
 
@@ -304,18 +305,13 @@ class AnswerCookies:
 
 
 def auth_app(auth: Auth, routers: Sequence[APIRouter], guards: Sequence[Callable[..., Any]]) -> FastAPI:
-    """The app that answers under /api/auth. `guards` are dependencies that run first, for every route.
-
-    Raises ValueError for a route that does not say who may use it.
-    """
+    """The app that answers under /api/auth. `guards` are dependencies that run first, for every route."""
     app = FastAPI(openapi_url=None, redirect_slashes=False, max_body_size=auth.settings.max_body_bytes)
     app.state.auth = auth
     for kind in (HTTPException, RequestValidationError, AuthError, sa.exc.OperationalError, sa.exc.TimeoutError):
         app.add_exception_handler(kind, answer_auth_error)
     for router in routers:
         app.include_router(router, dependencies=[Depends(guard) for guard in guards])
-    if undeclared := undeclared_routes(app):
-        raise ValueError(f"say who may use {', '.join(undeclared)}: add CurrentSession or anyone")
     build = app.build_middleware_stack
     app.build_middleware_stack = lambda: AnswerCookies(  # type: ignore[method-assign]
         RequestId(LastResort(build()), auth.ids.new)
