@@ -397,7 +397,7 @@ async def only_problems(problems: Problems, request: Request, call_next: Any) ->
         return response
     for name in ("content-type", "content-length", "content-encoding"):
         del response.headers[name]  # they describe the body that is dropped
-    problem = await problems.answer(request, HTTPException(response.status_code))
+    problem = await problems.answer(request, HTTPException(response.status_code, ""))
     problem.raw_headers += response.raw_headers
     return problem
 

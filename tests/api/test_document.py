@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from playbook.api.errors import PROBLEM_JSON
 from playbook.auth.mail import MemorySender
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
-from playbook.pantry.errors import PROBLEM_JSON
 from playbook.pantry.http import undeclared_routes
 from playbook.pantry.settings import Settings
 

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from pydantic import Field
 from sqlalchemy.dialects import postgresql
 
+from playbook.api.errors import Problem
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
-from playbook.pantry.errors import BAD_CURSOR, Problem
+from playbook.pantry.errors import BAD_CURSOR
 from playbook.pantry.http import Caller, Transaction, anyone, create_app, undeclared_routes
 from playbook.pantry.lists import (
     Cursors,

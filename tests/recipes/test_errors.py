@@ -85,7 +85,7 @@ def library(**options: Any) -> FastAPI:
         }
         if number in raises:
             raise raises[number]
-        return JSONResponse({"error": SECRET * 99}, 502, {"X-Kept": "1"})
+        return JSONResponse({"error": SECRET * 99}, 599 if number == 599 else 502, {"X-Kept": "1"})
 
     @app.get("/token/{kind}")
     def token(kind: str) -> Response:
@@ -171,6 +171,10 @@ def test_the_log_has_the_cause_of_what_passes_by_the_id_of_the_answer(
     assert record.getMessage().startswith("r-7:")
     assert record.exc_info is not None
     assert record.exc_info[0] is ConnectionError
+
+
+def test_a_status_that_has_no_name_is_a_problem_too(client: TestClient) -> None:
+    assert client.get("/books/599").json()["title"] == "Error"
 
 
 def test_only_a_text_is_a_detail(client: TestClient) -> None:
