@@ -203,7 +203,7 @@ import re
 
 TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 TAGS = re.compile(rf"[ \t,]*{TAG.pattern}(?:[ \t]*,[ \t,]*{TAG.pattern})*[ \t,]*")
-MARK = re.compile(r'(?:--?|[;:])(?:gzip|deflate|br|zstd)"$')  # Apache, Caddy, Jetty
+MARK = re.compile(r'(?:--?|[;:])(?:(?:x-)?gzip|deflate|br|zstd)"$')  # of the proxies
 
 
 def read_tags(field: str) -> list[str]:
@@ -232,8 +232,8 @@ def matches(tags: list[str], current: str | None, weak: bool) -> bool:
     if current is None or tags == ["*"]:
         return current is not None
     if weak:
-        return current in [tag.removeprefix("W/") for tag in tags]
-    return current in tags
+        return current.removeprefix("W/") in [tag.removeprefix("W/") for tag in tags]
+    return current in tags and not current.startswith("W/")
 
 
 # %% [markdown]
@@ -244,10 +244,8 @@ Predict: which of these comparisons are true?
 # %% tags=["predict"]
 rows = []
 for field in ('"1"', 'W/"1"', '"2"', "*"):
-    tags = read_tags(field)
-    rows.append(
-        (field, matches(tags, '"1"', weak=False), matches(tags, '"1"', weak=True))
-    )
+    found = [matches(read_tags(field), '"1"', weak) for weak in (False, True)]
+    rows.append((field, *found))
 show(table(rows, ["asked, current is 1", "If-Match", "If-None-Match"]))
 
 # %% [markdown]
@@ -255,7 +253,8 @@ show(table(rows, ["asked, current is 1", "If-Match", "If-None-Match"]))
 ### Reading and writing
 
 A GET with the current tag gets 304 and no body. A write needs the current tag: 412 says
-that it is another one, 428 that there is none. `If-None-Match: *` means "only create".
+that it is another one, 428 that there is none. `If-Match` is compared first, and
+`If-None-Match: *` means "only create"; it does not replace `If-Match`.
 """
 
 # %% tags=["export"]
@@ -267,28 +266,31 @@ def not_modified(request: Request, current: str) -> Response | None:
     field = ", ".join(request.headers.getlist("If-None-Match"))
     if not matches(read_tags(field), current, weak=True):
         return None
-    headers = {"ETag": current, "Cache-Control": "private, no-cache"}
-    return Response(status_code=304, headers=headers)
+    return Response(None, 304, {"ETag": current, "Cache-Control": "private, no-cache"})
+
+
+def check_match(request: Request, current: str | None) -> None:
+    """Raises 412 if If-Match does not name the current tag, and 400 if unreadable."""
+    headers = {} if current is None else {"ETag": current}
+    lines = request.headers.getlist("If-Match")
+    tags = read_tags(", ".join(lines))
+    if lines and not tags:
+        raise HTTPException(400, 'If-Match takes * or tags in quotes, as "abc".')
+    if lines and not matches(tags, current, weak=False):
+        raise HTTPException(412, "It has changed: read it again.", headers)
 
 
 def check_write(request: Request, current: str | None) -> None:
     """Raises 412 or 428 unless a write knows the current tag, and 400 if unreadable."""
-    headers = {} if current is None else {"ETag": current}
-    unless = ", ".join(request.headers.getlist("If-None-Match"))
-    if matches(read_tags(unless), current, weak=True):
-        raise HTTPException(412, "It exists already.", headers)
-    field = ", ".join(request.headers.getlist("If-Match"))
-    tags = read_tags(field)
-    if not field and current is not None and not unless:
+    check_match(request, current)
+    if current is not None and not_modified(request, current):  # If-None-Match
+        raise HTTPException(412, "It exists already.", {"ETag": current})
+    if current is not None and "If-Match" not in request.headers:
         raise HTTPException(428, "Send If-Match with the ETag of what you read.")
-    if field and not tags:
-        raise HTTPException(400, 'If-Match takes * or tags in quotes, as "abc".')
-    if field and not matches(tags, current, weak=False):
-        raise HTTPException(412, "It has changed: read it again.", headers)
 
 
 # %%
-for field in ('"1"', '"2"', '"1', ""):
+for field in ('"1"', '"2"', '"1', "*"):
     request = Request({"type": "http", "headers": [(b"if-match", field.encode())]})
     try:
         check_write(request, '"1"')
@@ -579,6 +581,7 @@ of your project:
 
 Traps:
 
+- A GET may send `If-Match` too: then call `check_match` before `not_modified`.
 - A tag of a version column must contain the id and the time of creation, or a row that
   was deleted and made again has the old tag.
 - A response model that FastAPI serializes is not the bytes that you hashed. Return a

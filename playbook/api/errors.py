@@ -187,8 +187,10 @@ UNAVAILABLE = ProblemType("/problems/unavailable", 503, "Not possible just now")
 class Problem(HTTPException):
     """An error with its type; `members` become further members of the answer."""
 
-    def __init__(self, kind: ProblemType, detail: str = "", **members: Any) -> None:
-        super().__init__(kind.status, detail)
+    def __init__(
+        self, kind: ProblemType, detail: str = "", headers: Any = None, **members: Any
+    ) -> None:
+        super().__init__(kind.status, detail, headers)
         self.kind = kind
         self.members = members
 
@@ -213,6 +215,7 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 QUOTING = ("value_error", "assertion_error", "union_tag_invalid")
+MAX_ERRORS = 20
 
 
 def pointer(steps: Sequence[object]) -> str:
@@ -252,7 +255,7 @@ fixed text.
 ### Any exception
 
 `as_problem` turns every exception into a problem. `general` types stand for all errors
-of their status that name no type.
+of their status that name no type, those of validation included.
 """
 
 # %% tags=["export"]
@@ -265,17 +268,16 @@ def as_problem(error: Exception, general: Sequence[ProblemType]) -> Problem:
     """What a client may know of `error`; `general`: types for errors that name none."""
     if isinstance(error, Problem):
         return error
+    kinds = {kind.status: kind for kind in general}
     if isinstance(error, RequestValidationError):
-        first = error.errors()[:20]
-        return Problem(INVALID, errors=[field_error(one) for one in first])
+        found = [field_error(one) for one in error.errors()[:MAX_ERRORS]]
+        return Problem(kinds.get(422, INVALID), errors=found)
     http = error if isinstance(error, HTTPException) else HTTPException(500)
     status = http.status_code
-    kinds = {kind.status: kind for kind in general}
     plain = ProblemType("about:blank", status, responses.get(status, "Error"))
-    problem = Problem(kinds.get(status, plain))
+    problem = Problem(kinds.get(status, plain), headers=http.headers)
     if status < 500 and isinstance(http.detail, str) and http.detail != plain.title:
         problem.detail = http.detail
-    problem.headers = http.headers
     return problem
 
 
@@ -326,7 +328,7 @@ belongs into members.
 
 `Problems` is the value that an app hands in. `not_now` names exceptions that pass by
 themselves, such as a database that is restarting. They become a 503 with `Retry-After`.
-The log gets the cause.
+The log gets the cause, under the id that the client was told.
 """
 
 # %% tags=["export"]
@@ -347,7 +349,7 @@ class Problems:
 
     async def answer(self, request: Request, error: Exception) -> Response:
         if isinstance(error, self.not_now):
-            log.error("not now: %s", type(error).__name__, exc_info=error)
+            log.error("%s: not now", self.request_id(request), exc_info=error)
             error = HTTPException(503, headers={"Retry-After": "1"})  # seconds
         problem = as_problem(error, self.general)
         if problem.status_code < 400:  # such as a 304 that was raised
@@ -395,7 +397,7 @@ async def only_problems(problems: Problems, request: Request, call_next: Any) ->
         return response
     for name in ("content-type", "content-length", "content-encoding"):
         del response.headers[name]  # they describe the body that is dropped
-    problem = await problems.answer(request, HTTPException(response.status_code))
+    problem = await problems.answer(request, HTTPException(response.status_code, ""))
     problem.raw_headers += response.raw_headers
     return problem
 
@@ -474,9 +476,7 @@ with serving(app, headers={"connection": "close"}) as client:
 # %%
 show(table(sorted(refused), ["status", "media type", "request id"]))
 assert {row[2] for row in after} == {PROBLEM_JSON}, "a mistake gets another format"
-assert {row[1] for row in refused} == {PROBLEM_JSON}, (
-    "an error of a route is no problem"
-)
+assert {row[1] for row in refused} == {PROBLEM_JSON}, "a route's error is no problem"
 assert not any(row[3] for row in after), "an answer tells a secret"
 assert {row[2] for row in refused} == {"r-1"}, "an error has no request id"
 assert failed in (None, 503), "a failure that passes is no 503"

@@ -296,7 +296,7 @@ repeated, not even by a validator that quotes it.
 # %%
 from pydantic import BaseModel, ConfigDict, Field
 
-from playbook.pantry.errors import repeats
+from playbook.api.errors import QUOTING
 
 
 class Sent(BaseModel):
@@ -322,8 +322,7 @@ def in_words(fault: Mapping[str, Any], place: str, types: Mapping[str, str]) -> 
         return f"{where} Invalid input: expected {types.get(str(fault['loc'][0]), 'string')}, received undefined"
     if kind in EXPECTED:
         return f"{where} Invalid input: expected {EXPECTED[kind]}, received {KINDS.get(type(value), 'null')}"
-    words = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{where} {'Invalid input' if repeats(words, value) else words}"
+    return f"{where} {'Invalid input' if kind in QUOTING else fault['msg']}"
 
 
 # %%

@@ -4,6 +4,7 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 CONTROL = r"\u0000-\u001f\u007f-\u009f\u2028\u2029"
 BLANK = r" \u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff"  # also what has no width
@@ -11,9 +12,9 @@ SEEN = rf"^[^{CONTROL}]*[^{CONTROL}{BLANK}][^{CONTROL}]*$"
 
 
 def seen(name: str) -> str:
-    """`name` without the spaces around it. Raises ValueError for one that nobody can see, or that moves a cursor."""
+    """`name` without the spaces around it. Raises a ValueError for one that nobody can see, or that moves a cursor."""
     if not re.fullmatch(SEEN[1:-1], name):
-        raise ValueError("write something that can be seen, on one line")
+        raise PydanticCustomError("unseen", "write something that can be seen, on one line")
     return name.strip()
 
 

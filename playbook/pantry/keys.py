@@ -29,6 +29,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from playbook.api.errors import Problem
 from playbook.foundations.engines import Base
 from playbook.foundations.request_and_transaction import T
 from playbook.foundations.transactions import is_conflict, somebody_was_first, transaction
@@ -37,7 +38,6 @@ from playbook.pantry.errors import (
     IN_FLIGHT,
     KEY_REUSED,
     PROBLEM_CONTENT,
-    Problem,
     answer_error,
     complete_document,
 )

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playbook.api.errors import Problem, problem_response
 from playbook.foundations.request_and_transaction import request_id
 from playbook.pantry.auth.sign_in import network_of, too_many
 from playbook.pantry.auth.wire import AuthError, general, in_wire_form
-from playbook.pantry.errors import HEAD_TOO_LARGE, MALFORMED, TOO_MANY, URL_TOO_LONG, Problem, problem_response
+from playbook.pantry.errors import HEAD_TOO_LARGE, MALFORMED, TOO_MANY, URL_TOO_LONG
 from playbook.pantry.strict_input import MAX_PARAMETERS, MAX_URL
 
 PROBES = ("/health", "/ready")  # a platform that gets no answer here restarts the service
@@ -118,9 +119,9 @@ class RequestLimits:
             problem.headers = {**(problem.headers or {}), **self.counts.headers(wait)}
         else:
             return await self.app(scope, receive, send)
-        request_id.set(str(self.new_id()))
-        answer = in_wire_form(problem) if isinstance(problem, AuthError) else problem_response(problem)
-        answer.headers["X-Request-Id"] = request_id.get()
+        request_id.set(own := str(self.new_id()))
+        answer = in_wire_form(problem) if isinstance(problem, AuthError) else problem_response(problem, own)
+        answer.headers["X-Request-Id"] = own
         await answer(scope, receive, send)
 
     @staticmethod

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 
-from playbook.pantry.errors import BAD_CURSOR, Problem
+from playbook.api.errors import Problem
+from playbook.pantry.errors import BAD_CURSOR
 
 # A list has an allow-list of sorts, in its query model: so they are in the OpenAPI document, and everything else is a
 # 422. A page of more than a hundred is refused and not cut: a client that asks for 5,000 rows and gets 100 may take

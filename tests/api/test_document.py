@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from playbook.api.errors import PROBLEM_JSON
 from playbook.auth.mail import MemorySender
 from playbook.foundations.deny_by_default import refuse_undeclared
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
-from playbook.pantry.errors import PROBLEM_JSON
 from playbook.pantry.http import DOCUMENTATION, current_caller
 from playbook.pantry.settings import Settings
 

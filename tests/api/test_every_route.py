@@ -18,11 +18,12 @@ from fastapi.routing import iter_route_contexts
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playbook.api.errors import PROBLEM_JSON
 from playbook.api.representations import JSON
 from playbook.api.resources import HeadAsGet, allowed_methods
 from playbook.foundations.deny_by_default import anyone, refuse_undeclared
 from playbook.kit.live import LiveClient, serving
-from playbook.pantry.errors import PROBLEM_JSON, PROBLEM_TYPES
+from playbook.pantry.errors import PROBLEM_TYPES
 from playbook.pantry.http import DOCUMENTATION, current_caller
 from playbook.pantry.keys import BAD_KEY, IN_FLIGHT, KEY_REUSED, install_idempotency
 from playbook.pantry.settings import Settings

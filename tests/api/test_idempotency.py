@@ -15,12 +15,12 @@ from before_sign_in import RESOURCES, finished
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 
+from playbook.api.errors import Problem
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.kit.stage import capture_sql
-from playbook.pantry.errors import Problem
 from playbook.pantry.http import Caller, NewIds, Transaction, create_app, permission
 from playbook.pantry.keys import (
     LEASE,

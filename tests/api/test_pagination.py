@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from pydantic import Field
 from sqlalchemy.dialects import postgresql
 
+from playbook.api.errors import Problem
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.deny_by_default import anyone, refuse_undeclared
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
-from playbook.pantry.errors import BAD_CURSOR, Problem
+from playbook.pantry.errors import BAD_CURSOR
 from playbook.pantry.http import DOCUMENTATION, Caller, Transaction, create_app, current_caller
 from playbook.pantry.lists import (
     Cursors,

@@ -106,7 +106,8 @@ def test_a_fault_would_be_found(fault: str, expected: str, tmp_path: Path) -> No
 
     @router.put("/refuses")
     def refuses(number: int) -> None:
-        from playbook.pantry.errors import INVALID, Problem
+        from playbook.api.errors import Problem
+        from playbook.pantry.errors import INVALID
 
         raise Problem(INVALID, "always")
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from playbook.api.conditional_requests import check_write, etag, lock_row, matches, not_modified, read_tags
+from playbook.api.conditional_requests import check_match, check_write, etag, lock_row, matches, not_modified, read_tags
 
 opaque = st.text(st.characters(min_codepoint=0x23, max_codepoint=0x7E), max_size=8).filter(lambda t: "gzip" not in t)
 tags = st.builds(lambda weak, text: f'{weak}"{text}"', st.sampled_from(["", "W/"]), opaque)
@@ -64,7 +64,7 @@ def test_what_is_no_list_of_tags_is_not_read(field: str) -> None:
     assert read_tags(field) == []
 
 
-@pytest.mark.parametrize("mark", ["-gzip", "--gzip", ";gzip", ":br", "-zstd", "-deflate"])
+@pytest.mark.parametrize("mark", ["-gzip", "-x-gzip", "--gzip", ";gzip", ":br", "-zstd", "-deflate"])
 def test_the_mark_of_a_proxy_is_taken_off(mark: str) -> None:
     assert read_tags(f'"abc{mark}", W/"d"') == ['"abc"', 'W/"d"']
 
@@ -75,6 +75,9 @@ def test_the_comparison_table_of_rfc_9110() -> None:
     assert not matches(['W/"1"'], '"1"', weak=False)
     assert matches(['W/"1"'], '"1"', weak=True)
     assert not matches(['"2"'], '"1"', weak=True)
+    assert not matches(['W/"1"'], 'W/"1"', weak=False)
+    assert matches(['W/"1"'], 'W/"1"', weak=True)
+    assert matches(['"1"'], 'W/"1"', weak=True)
     for weak in (False, True):
         assert matches(["*"], '"1"', weak)
         assert not matches(["*"], None, weak)
@@ -85,7 +88,23 @@ def test_a_write_needs_the_current_tag() -> None:
     assert status('"1"', if_match='"2"') == status('"1"', if_match='W/"1"') == 412
     assert status(None, if_match='"1"') == status(None, if_match="*") == 412
     assert status('"1"') == 428
-    assert status('"1"', if_match="1") == 400
+    assert status('"1"', if_match="1") == status('"1"', if_match="") == status(None, if_match="") == 400
+
+
+@pytest.mark.parametrize("field", ['"2"', "unreadable", ""])
+def test_if_none_match_does_not_replace_if_match(field: str) -> None:
+    assert status('"1"', if_none_match=field) == 428
+    assert status('"1"', if_match='"1"', if_none_match=field) == 204
+
+
+def test_if_match_is_compared_first_and_a_get_may_send_it() -> None:
+    assert status('"1"', if_match="unreadable", if_none_match="*") == 400
+    check_match(asked(), '"1"')
+    check_match(asked(if_match='"2", "1"'), '"1"')
+    for field, refusal in (('"2"', 412), ('W/"1"', 412), ("unreadable", 400)):
+        with pytest.raises(HTTPException) as refused:
+            check_match(asked(if_match=field, if_none_match='"1"'), '"1"')
+        assert refused.value.status_code == refusal
 
 
 def test_a_put_can_ask_to_create_only() -> None:

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.testclient import TestClient
 from hypothesis import example, given
@@ -24,6 +25,7 @@ from playbook.api.errors import (
     Problem,
     Problems,
     ProblemType,
+    as_problem,
     install_problems,
     pointer,
     problem_response,
@@ -31,6 +33,7 @@ from playbook.api.errors import (
 
 ON_LOAN = ProblemType("/problems/on-loan", 409, "The book is on loan")
 MISSING = ProblemType("/problems/no-book", 404, "There is no such book")
+UNREADABLE = ProblemType("/problems/no-form", 422, "That is not how a book is described")
 SECRET = "hunter2"
 BODIES = (b"", b"{", b"[]", b"null", b"\xff", b'{"hunter2": "hunter2"}', b'{"isbn": "hunter2"}')
 
@@ -82,7 +85,7 @@ def library(**options: Any) -> FastAPI:
         }
         if number in raises:
             raise raises[number]
-        return JSONResponse({"error": SECRET * 99}, 502, {"X-Kept": "1"})
+        return JSONResponse({"error": SECRET * 99}, 599 if number == 599 else 502, {"X-Kept": "1"})
 
     @app.get("/token/{kind}")
     def token(kind: str) -> Response:
@@ -147,6 +150,31 @@ def test_an_error_without_a_type_gets_the_general_one_or_none(client: TestClient
         "status": 405,
         "request_id": "none",
     }
+
+
+def test_a_catalogue_can_name_the_type_of_validation_errors() -> None:
+    error = RequestValidationError([{"type": "missing", "loc": ("body", "isbn"), "msg": "Field required"}])
+    assert as_problem(error, [MISSING, UNREADABLE]).kind == UNREADABLE
+    assert as_problem(error, [MISSING]).kind == INVALID
+
+
+def test_a_problem_has_its_headers() -> None:
+    answer = problem_response(as_problem(Problem(ON_LOAN, headers={"Retry-After": "7"}, book="emma"), []))
+    assert (answer.headers["retry-after"], json.loads(answer.body)["book"]) == ("7", "emma")
+
+
+def test_the_log_has_the_cause_of_what_passes_by_the_id_of_the_answer(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.get("/books/3", headers={"x-id": "r-7"})
+    (record,) = [record for record in caplog.records if record.name == "problems"]
+    assert record.getMessage().startswith("r-7:")
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ConnectionError
+
+
+def test_a_status_that_has_no_name_is_a_problem_too(client: TestClient) -> None:
+    assert client.get("/books/599").json()["title"] == "Error"
 
 
 def test_only_a_text_is_a_detail(client: TestClient) -> None:

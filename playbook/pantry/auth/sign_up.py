@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 from sqlalchemy import orm
 
 from playbook.auth.mail import Mail, link
@@ -155,11 +156,11 @@ def register(db: orm.Session, auth: Auth, name: str, email: str, image: str | No
 
 
 def address(text: str) -> str:
-    """`normal_email` of an address that can be written to. Raises ValueError in the words of zod."""
+    """`normal_email` of an address that can be written to. Raises a ValueError in the words of zod."""
     try:
         return Mail(normal_email(text), "notice", "", "").to
     except ValueError:
-        raise ValueError("Invalid email address") from None
+        raise PydanticCustomError("email", "Invalid email address") from None  # its words are shown
 
 
 Email = Annotated[str, Field(max_length=2000), AfterValidator(address)]

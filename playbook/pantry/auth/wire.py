@@ -22,11 +22,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from playbook.api.errors import QUOTING
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
 from playbook.foundations.request_and_transaction import RequestId, request_id
 from playbook.foundations.transactions import transaction
-from playbook.pantry.errors import repeats
 from playbook.pantry.http import off_the_loop
 from playbook.pantry.settings import Settings
 from playbook.pantry.strict_input import json_fault
@@ -190,8 +190,7 @@ def in_words(fault: Mapping[str, Any], place: str, types: Mapping[str, str]) -> 
         return f"{where} Invalid input: expected {types.get(str(fault['loc'][0]), 'string')}, received undefined"
     if kind in EXPECTED:
         return f"{where} Invalid input: expected {EXPECTED[kind]}, received {KINDS.get(type(value), 'null')}"
-    words = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{where} {'Invalid input' if repeats(words, value) else words}"
+    return f"{where} {'Invalid input' if kind in QUOTING else fault['msg']}"
 
 
 Model = TypeVar("Model", bound=Sent)
