@@ -1,13 +1,15 @@
-"""What the stages of several pages share: real rows, two clients at once, a timeline of what really happened."""
+"""What the stages of several pages share: real rows, the SQL that was sent, two clients at once, a timeline."""
 
 import csv
 import inspect
 import linecache
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,6 +55,38 @@ def rows_scanned(connection: sa.Connection, statement: sa.Select[Any]) -> int:
     while "Plans" in node:
         node = node["Plans"][0]
     return int(node["Actual Rows"]) + int(node.get("Rows Removed by Filter", 0))
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement as it was sent; `at` is `time.perf_counter()` in seconds."""
+
+    sql: str
+    parameters: Any
+    at: float
+
+
+@contextmanager
+def capture_sql(engine: sa.Engine) -> Iterator[list[Statement]]:
+    """Collect what `engine` sends during the block, BEGIN, COMMIT and ROLLBACK included, from all threads."""
+    statements: list[Statement] = []
+
+    def note(sql: str, parameters: Any = None) -> None:
+        statements.append(Statement(sql, parameters, time.perf_counter()))
+
+    listeners: dict[str, Callable[..., None]] = {
+        "before_cursor_execute": lambda conn, cursor, sql, parameters, context, many: note(sql, parameters),
+        "begin": lambda conn: note("BEGIN"),
+        "commit": lambda conn: note("COMMIT"),
+        "rollback": lambda conn: note("ROLLBACK"),
+    }
+    for name, listener in listeners.items():
+        sa.event.listen(engine, name, listener)
+    try:
+        yield statements
+    finally:
+        for name, listener in listeners.items():
+            sa.event.remove(engine, name, listener)
 
 
 def together(**works: Callable[[], Any]) -> dict[str, Any]:
