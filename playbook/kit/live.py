@@ -70,6 +70,8 @@ class LiveClient(httpx.Client):
         response = super().send(request, **options)
         if not options.get("stream"):
             self._record(response, started)
+            if response.status_code == 500:  # after an exception the server closes the connection: do not use it again
+                self._transport.close()
         return response
 
     def _record(self, last: httpx.Response, started: float) -> None:

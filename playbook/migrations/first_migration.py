@@ -205,6 +205,7 @@ def take_turn(connection: sa.Connection, lock: int, settings: dict[str, str]) ->
         connection.commit()
 
 
+# %% tags=["export"]
 LOCK = 7_350_116_223  # any number, the same in every process that migrates this database
 
 

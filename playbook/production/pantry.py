@@ -141,49 +141,16 @@ somebody writes will not have it.
 
 ## Build it
 
-The resource API first, from its parts. Whose caller it asks and what they may do are given, so that lessons before the
-auth track can bring their own.
+What is shown here is the source of the service itself, module by module. The resource API first, from its parts. Whose
+caller it asks and what they may do are given: a test brings its own.
 """
 
 # %%
-from functools import partial
-from pathlib import Path
-from uuid import UUID
+import inspect
 
-import sqlalchemy as sa
-from fastapi import FastAPI
-from sqlalchemy import orm
+from playbook.pantry.app import BASELINE, resource_api
 
-from playbook.api.resources import complete_methods
-from playbook.foundations.clock_and_identifiers import Clock, Identifiers
-from playbook.pantry import organizations, packages
-from playbook.pantry.docs import describe
-from playbook.pantry.document import describe_service
-from playbook.pantry.errors import complete_document, install_problems
-from playbook.pantry.http import FindCaller, May, create_app
-from playbook.pantry.keys import install_idempotency
-from playbook.pantry.lists import sign_cursors
-from playbook.pantry.settings import Settings
-from playbook.pantry.strict_input import install_strict_input
-
-BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations
-
-
-def resource_api(
-    engine: sa.Engine, settings: Settings, clock: Clock, ids: Identifiers, find_caller: FindCaller, may: May
-) -> FastAPI:
-    """Everything but /api/auth. Who asks and what they may do are given: a test brings its own."""
-    routers = [organizations.router, packages.router]
-    app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes)
-    describe(app, public=settings.environment != "production")
-    complete_methods(app)
-    install_problems(app)
-    install_strict_input(app)
-    install_idempotency(app)
-    sign_cursors(app, settings.secret.get_secret_value())
-    complete_document(app, partial(describe_service, app))  # last: it completes what the others say
-    return app
-
+print(inspect.getsource(resource_api))
 
 # %% [markdown]
 """
@@ -193,33 +160,9 @@ session is prolonged, and `AnswerCookies` renews the cookie on whatever is answe
 """
 
 # %%
-from fastapi import HTTPException, Request
+from playbook.pantry.callers import session_caller
 
-from playbook.pantry.auth.cross_site import check_origin, trusted_origins
-from playbook.pantry.auth.sessions import SESSION, cookies_of, look_up
-from playbook.pantry.auth.wire import AnswerCookies, Auth, AuthError
-from playbook.pantry.http import Caller
-
-
-def session_caller(auth: Auth) -> FindCaller:
-    """The `find_caller` of `create_app`: whose session cookie it is. HTTPException 403 for another site's request."""
-
-    def find(request: Request) -> Caller | None:
-        if cookies_of(auth).read(request.headers.get("cookie", ""), SESSION) is None:
-            return None
-        if request.method not in ("GET", "HEAD", "OPTIONS"):
-            try:
-                check_origin(request.headers, trusted_origins(auth.settings))
-            except AuthError as error:
-                raise HTTPException(403, f"{error.message}: send this from a page of the service") from None
-        found = look_up(request, auth)
-        if found is None:
-            return None
-        auth.admit(found.user.id)
-        return Caller(found.user.id, found.user.name)
-
-    return find
-
+print(inspect.getsource(session_caller))
 
 # %% [markdown]
 """
@@ -229,44 +172,9 @@ the mirror of public packages has no members means that nobody may change it.
 """
 
 # %%
-from collections.abc import Mapping
-from typing import Any
+from playbook.pantry.roles import NEEDS, OPEN, by_membership
 
-from packaging.utils import canonicalize_name
-
-from playbook.foundations.transactions import transaction
-from playbook.schema.catalog import Package
-from playbook.schema.identity import ROLES, Member, Organization
-
-OPEN = {"organizations:read", "packages:read", "organizations:create"}  # to everybody who is signed in
-NEEDS = {
-    "organizations:write": "admin", "organizations:delete": "owner",
-    "packages:create": "member", "packages:write": "admin", "packages:delete": "admin",
-}  # fmt: skip
-
-
-def by_membership(engine: sa.Engine) -> May:
-    """Who may do what: by the caller's role in the organization that owns the thing. What is not listed, nobody may."""
-
-    def may(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
-        if action in OPEN:
-            return True
-        if action not in NEEDS:
-            return False
-        role = sa.select(Member.role).join(Organization, Organization.id == Member.organization_id)
-        role = role.where(Member.user_id == caller.id)
-        if "name" in target:
-            owned = sa.select(Package.organization_id).where(
-                Package.normalized_name == canonicalize_name(target["name"])
-            )
-            role = role.where(Organization.id.in_(owned))
-        else:
-            role = role.where(Organization.slug == (target.get("slug") or target.get("organization")))
-        found = transaction(engine, lambda db: db.scalar(role))
-        return found is not None and ROLES.index(found) >= ROLES.index(NEEDS[action])
-
-    return may
-
+print(inspect.getsource(by_membership))
 
 # %% [markdown]
 """
@@ -277,18 +185,9 @@ written for the other contract.
 # %%
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playbook.pantry.app import Handover
 
-class Handover:
-    """ASGI, outermost: what lies under `prefix` goes to `part`, all else to `rest`; neither's middleware sees the other's."""
-
-    def __init__(self, rest: ASGIApp, prefix: str, part: ASGIApp) -> None:
-        self.rest, self.prefix, self.part = rest, prefix, part
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        mine = scope["type"] == "http" and (path == self.prefix or path.startswith(self.prefix + "/"))
-        await (self.part if mine else self.rest)(scope, receive, send)
-
+print(inspect.getsource(Handover))
 
 # %% [markdown]
 """
@@ -297,41 +196,11 @@ deleting it is housekeeping: now and then, in the background, and never a reason
 """
 
 # %%
-import asyncio
-import logging
-from datetime import datetime
+from playbook.pantry.housekeeping import EVERY, sweep, sweep_for_ever
+from playbook.schema.identity import UserSession
 
-from starlette.concurrency import run_in_threadpool
-
-from playbook.pantry.auth.sign_in import Throttle
-from playbook.pantry.keys import purge_keys
-from playbook.schema.identity import UserSession, Verification
-
-EVERY = 600.0  # seconds between two sweeps
-log = logging.getLogger("pantry")
-
-
-def sweep(engine: sa.Engine, now: datetime) -> None:
-    """Delete what has expired: sessions, links, used-up allowances that are whole again, idempotency keys."""
-
-    def work(db: orm.Session) -> None:
-        db.execute(sa.delete(UserSession).where(UserSession.expires_at <= now))
-        db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
-        db.execute(sa.delete(Throttle).where(Throttle.whole_at <= now))
-        purge_keys(db, now)
-
-    transaction(engine, work)
-
-
-async def sweep_for_ever(engine: sa.Engine, clock: Clock) -> None:
-    """`sweep` every EVERY seconds. A failure is logged and tried again: housekeeping must not stop the service."""
-    while True:
-        await asyncio.sleep(EVERY)
-        try:
-            await run_in_threadpool(sweep, engine, clock.now())
-        except sa.exc.SQLAlchemyError as error:
-            log.warning("sweep: %s", type(error).__name__)
-
+print(inspect.getsource(sweep))
+print(inspect.getsource(sweep_for_ever))
 
 # %% [markdown]
 """
@@ -340,79 +209,9 @@ needs an account signs up.
 """
 
 # %%
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from playbook.pantry.app import pantry
 
-from playbook.auth.mail import Sender, sender_of
-from playbook.auth.mail_queue import Postbox
-from playbook.foundations.clock_and_identifiers import SystemClock
-from playbook.foundations.engines import make_engine
-from playbook.foundations.transactions import somebody_was_first
-from playbook.migrations.first_migration import prepare
-from playbook.pantry.auth.better_auth import better_auth
-from playbook.pantry.auth.session_lookup import SessionLookup
-from playbook.pantry.auth.sign_in import AddressLimits
-from playbook.pantry.auth.wire import Auth
-from playbook.pantry.headers import secure
-from playbook.pantry.indexes import mend_indexes
-from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
-from playbook.pantry.mailboxes import PerMailbox, proven_in
-from playbook.pantry.stop import Stop
-from playbook.pantry.target import RequestTarget
-from playbook.schema.catalog import load_catalog
-
-MIRROR = "mirror"
-
-
-def mirror_of(session: orm.Session, clock: Clock, ids: Identifiers) -> tuple[UUID, bool]:
-    """The organization "mirror", made when it is missing; whether there are packages already. Nobody is its member."""
-    mirror = session.scalar(sa.select(Organization.id).where(Organization.slug == MIRROR))
-    if mirror is None:
-        now, mirror = clock.now(), ids.new()
-        session.add(Organization(id=mirror, slug=MIRROR, name="Mirror", created_at=now, updated_at=now))
-    return mirror, session.scalar(sa.select(Package.id).limit(1)) is not None
-
-
-# %%
-from urllib.parse import urlsplit
-
-
-def sender_for(settings: Settings, clock: Clock) -> Sender:
-    """The sender of the settings. In production mail leaves the machine encrypted, or not at all."""
-    loopback = urlsplit(settings.mail_url).hostname in ("localhost", "127.0.0.1", "::1")
-    encrypted = settings.environment == "production" and not loopback
-    return sender_of(settings.mail_url, settings.mail_from, clock, require_tls=encrypted)
-
-
-# %%
-def pantry(
-    settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None,
-    stop: Stop | None = None,
-) -> FastAPI:  # fmt: skip
-    """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
-
-    `stop` is the budget of an orderly stop, which the mails share with the requests. Raises ValueErrors that say what
-    to do: WrongSchema for a database that is not at head, DamagedDatabase.
-    """
-    engine, clock = make_engine(settings.database_url), clock or SystemClock()
-    ids = Identifiers(clock)
-    prepare(engine, baseline=BASELINE)
-    mend_indexes(engine)
-    if catalog is not None:
-        mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids), retry=somebody_was_first)
-        if not filled:
-            load_catalog(engine, catalog, mirror, clock.now())
-    sender = sender or sender_for(settings, clock)
-    if settings.rate_limits:
-        sender = PerMailbox(sender, clock, proven_in(engine))
-    postbox = Postbox(sender)
-    accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
-    auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
-    app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
-    add_auth(app, auth, stop or Stop(settings.stop_seconds))
-    secure(app, settings)
-    return app
-
+print(inspect.getsource(pantry))
 
 # %% [markdown]
 """
@@ -422,37 +221,9 @@ kills after ten. The session look-up has a connection of its own and closes it i
 """
 
 # %%
-from anyio import CapacityLimiter, to_thread
+from playbook.pantry.app import add_auth
 
-
-def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
-    """Put /api/auth before everything else, and the limits before that; let it start and stop with the service."""
-    limits = AddressLimits(auth)
-    auth_part = better_auth(auth, limits)
-    networks = counts_for("network", auth.settings.network_rate, auth.settings.rate_limits)
-    build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
-
-    def stack() -> ASGIApp:
-        resources = AnswerCookies(build_stack())
-        service = SessionLookup(Handover(resources, "/api/auth", auth_part), auth, limits)
-        return RequestTarget(RequestLimits(service, networks, auth.ids.new))
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-        async with inner_lifespan(app) as state:
-            app.openapi()  # takes a while, and the first query would wait for it, with everybody else
-            sweeping = asyncio.create_task(sweep_for_ever(auth.engine, auth.clock))
-            try:
-                yield state
-            finally:
-                sweeping.cancel()
-                # A thread of its own: those of the requests may all be waiting for a database.
-                await to_thread.run_sync(auth.postbox.close, stop.for_mails(), limiter=CapacityLimiter(1))
-
-    app.build_middleware_stack = stack  # type: ignore[method-assign]
-    app.router.lifespan_context = lifespan
-    app.state.auth, app.state.auth_part = auth, auth_part
-
+print(inspect.getsource(add_auth))
 
 # %% [markdown]
 """

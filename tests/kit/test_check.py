@@ -66,7 +66,7 @@ SPOILED = [
     (check.contents, "**in one function**", "in one function", "the choice is not marked"),
     (check.contents, "what will it print?", "it prints.", "no question before the failure"),
     (check.contents, '# %%\nprint(f"page', '# %% [markdown]\n# print(f"page', "nothing is run"),
-    (check.contents, '# %% tags=["export"]', "# %%", "no export cell"),
+    (check.contents, '# %% tags=["export"]', "# %% [markdown]", "nothing is built"),
     (check.contents, "    assert second(number)", "    print(second(number))", "nothing is asserted"),
     (check.contents, 'print("always between the bounds")', "", "nothing is printed"),
     (check.contents, '# %% tags=["exercise"]', "# %%", "0 cells tagged exercise"),

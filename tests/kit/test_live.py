@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -281,3 +282,22 @@ def test_options_reach_the_client(app: FastAPI) -> None:
     with pytest.raises(TypeError), serving(app, nonsense=1):
         pass
     assert servers() == [], "the server outlived a client that could not be made"
+
+
+def test_a_request_after_a_failure_gets_its_answer() -> None:
+    """uvicorn closes the connection after an exception; the next request must not go into it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            return
+        if scope["path"] == "/fails":
+            await send({"type": "http.response.start", "status": 500, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            raise RuntimeError("after the answer")
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    with serving(app) as client:
+        for _ in range(50):
+            assert client.post("/fails").status_code == 500
+            assert client.post("/works").status_code == 204
