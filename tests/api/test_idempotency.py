@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from before_sign_in import RESOURCES, finished
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from playbook.api.idempotency import begin, digest, keys
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
@@ -24,6 +24,7 @@ from playbook.kit.stage import capture_sql
 from playbook.pantry.errors import Problem
 from playbook.pantry.http import Caller, NewIds, Transaction, create_app, permission
 from playbook.pantry.keys import (
+    AT_ONCE,
     LEASE,
     LIFETIME,
     LIMITS,
@@ -147,6 +148,23 @@ def test_the_second_is_told_to_wait_while_the_first_is_at_work(board: Board, cli
     assert board.rows() == 1
 
 
+def test_nobody_waits_for_a_place_at_work_to_hear_that_the_key_is_taken(board: Board, client: LiveClient) -> None:
+    """As many as may work at once do, and one more has claimed its key: its duplicate hears so, and a replay comes."""
+    write(client, key='"kept-answer-number-1"')
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    board.during = lambda: (begun.release(), go_on.wait(30))
+    with ThreadPoolExecutor(AT_ONCE + 1) as threads:
+        firsts = [threads.submit(write, client, key=f'"{number:016}"') for number in range(AT_ONCE + 1)]
+        try:
+            assert all(begun.acquire(timeout=20) for _ in range(AT_ONCE))
+            assert not begun.acquire(timeout=0.3), "more than AT_ONCE are at work"
+            assert write(client, key='"kept-answer-number-1"').headers["idempotency-replayed"] == "true"
+            assert {write(client, key=f'"{number:016}"').status_code for number in range(AT_ONCE + 1)} == {409}
+        finally:
+            go_on.set()
+        assert {first.result().status_code for first in firsts} == {201}
+
+
 @pytest.mark.parametrize(
     "body", [b"{", b'{"slug": "a", "slug": "b"}', b'{"slug": "\\ud800"}', b'"\\u0000"', b"[" * 9999]
 )
@@ -245,8 +263,17 @@ def test_what_may_pass_is_not_kept_and_not_done(board: Board, client: LiveClient
     assert write(client).status_code == status
     assert (board.rows(), board.rows(keys)) == (0, 0)
     board.after = lambda: None
-    assert write(client).status_code == 201
+    assert write(client, "another request").status_code == 201
     assert board.rows() == 1
+
+
+def test_an_answer_of_a_megabyte_is_kept_with_every_byte(board: Board, client: LiveClient) -> None:
+    whole = bytes(range(256)) * 4096
+    board.after = lambda: Response(whole, 201, {"X-Name": "Andr\xe9"}, "application/octet-stream")
+    first, again = write(client), write(client)
+    assert first.content == again.content == whole
+    assert first.headers["x-name"] == again.headers["x-name"]
+    assert "idempotency-replayed" in again.headers
 
 
 def test_an_exception_is_500_and_leaves_nothing(board: Board, client: LiveClient) -> None:
