@@ -179,9 +179,7 @@ def once(
         return is_conflict(error) if claimed else somebody_was_first(error)
 
     def transact(work: Work) -> Any:
-        def attempt(
-            unused: orm.Session,
-        ) -> Any:  # of `transaction` the attempts only: `Held` may roll back in the middle
+        def attempt(unused: orm.Session) -> Any:  # `transaction` gives the attempts; `Held` may end its session early
             with orm.Session(engine, expire_on_commit=False) as session:
                 result = work(session)
                 session.commit()

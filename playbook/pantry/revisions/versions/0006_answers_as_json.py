@@ -102,8 +102,8 @@ def remake(old: Any, new: Any, change: Callable[[Row, datetime], Row | None], *c
         last = rows[-1]["key_hash"]
     op.drop_table("idempotency_keys")
     key = sa.PrimaryKeyConstraint("key_hash", name=op.f("pk_idempotency_keys"))
-    made = op.create_table("idempotency_keys", *columns_of(new), *constraints, key)
-    connection.execute(made.insert().from_select([name for name, *_ in new], sa.select(kept)))
+    final = op.create_table("idempotency_keys", *columns_of(new), *constraints, key)
+    connection.execute(final.insert().from_select([name for name, *_ in new], sa.select(kept)))
     op.drop_table("kept_idempotency_keys")
 
 
