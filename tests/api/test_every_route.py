@@ -355,8 +355,9 @@ def test_a_head_that_is_not_get_is_found() -> None:
 
 def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def silently(app: FastAPI) -> None:
+        document = app.openapi
         install_idempotency(app)
-        app.state.describers.pop(0)
+        app.openapi = document  # type: ignore[method-assign]
 
     def only_in_words(app: FastAPI) -> None:
         install_idempotency(app)

@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 from before_sign_in import RESOURCES, finished
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from playbook.api.errors import Problem
+from playbook.api.idempotency import begin, digest, keys
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
@@ -23,15 +24,14 @@ from playbook.kit.live import LiveClient, serving
 from playbook.kit.stage import capture_sql
 from playbook.pantry.http import Caller, NewIds, Transaction, create_app, permission
 from playbook.pantry.keys import (
+    AT_ONCE,
     LEASE,
     LIFETIME,
-    IdempotencyKey,
-    claim,
-    digest,
+    LIMITS,
     install_idempotency,
     purge_keys,
     read_key,
-    send_with_retry,
+    seconds,
 )
 from playbook.schema.identity import User
 
@@ -112,7 +112,7 @@ def test_a_repeated_request_gets_the_first_answer(board: Board, client: LiveClie
 
 def test_without_a_key_nothing_changes(board: Board, client: LiveClient) -> None:
     assert [write(client, key=None).status_code for _ in range(2)] == [201, 201]
-    assert (board.rows(), board.rows(IdempotencyKey)) == (2, 0)
+    assert (board.rows(), board.rows(keys)) == (2, 0)
 
 
 def test_fifty_at_once_act_once(board: Board, client: LiveClient) -> None:
@@ -148,6 +148,23 @@ def test_the_second_is_told_to_wait_while_the_first_is_at_work(board: Board, cli
     assert board.rows() == 1
 
 
+def test_nobody_waits_for_a_place_at_work_to_hear_that_the_key_is_taken(board: Board, client: LiveClient) -> None:
+    """As many as may work at once do, and one more has claimed its key: its duplicate hears so, and a replay comes."""
+    write(client, key='"kept-answer-number-1"')
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    board.during = lambda: (begun.release(), go_on.wait(30))
+    with ThreadPoolExecutor(AT_ONCE + 1) as threads:
+        firsts = [threads.submit(write, client, key=f'"{number:016}"') for number in range(AT_ONCE + 1)]
+        try:
+            assert all(begun.acquire(timeout=20) for _ in range(AT_ONCE))
+            assert not begun.acquire(timeout=0.3), "more than AT_ONCE are at work"
+            assert write(client, key='"kept-answer-number-1"').headers["idempotency-replayed"] == "true"
+            assert {write(client, key=f'"{number:016}"').status_code for number in range(AT_ONCE + 1)} == {409}
+        finally:
+            go_on.set()
+        assert {first.result().status_code for first in firsts} == {201}
+
+
 @pytest.mark.parametrize(
     "body", [b"{", b'{"slug": "a", "slug": "b"}', b'{"slug": "\\ud800"}', b'"\\u0000"', b"[" * 9999]
 )
@@ -159,7 +176,7 @@ def test_a_malformed_body_claims_no_key(board: Board, client: LiveClient, body: 
     with capture_sql(board.engine) as statements:
         refused = client.post("/organizations", content=body, headers=headers)
     assert (refused.status_code, refused.json()["type"]) == (400, "/problems/malformed-request")
-    assert (statements, callers, board.rows(IdempotencyKey)) == ([], [1], 0)
+    assert (statements, callers, board.rows(keys)) == ([], [1], 0)
     good = b'{"slug": "acme", "name": "Acme"}'
     answers = [client.post("/organizations", content=good, headers=headers) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [201, 201]
@@ -196,17 +213,17 @@ def test_the_document_says_which_routes_take_a_key(url: str, clock: FixedClock, 
     later = APIRouter()
     later.add_api_route("/later", lambda: None, methods=["POST"])
     for _ in range(2):
-        keys = {
+        takes = {
             f"{method} {path}": [
                 p["required"] for p in operation.get("parameters", ()) if p["name"] == "Idempotency-Key"
             ]
             for path, item in board.app.openapi()["paths"].items()
             for method, operation in item.items()
         }
-        assert keys.pop("post /notes/{text}") == [True]
-        assert keys.pop("post /organizations") == [False]
-        assert keys.pop("post /later", [False]) == [False]
-        assert set(map(len, keys.values())) == {0}
+        assert takes.pop("post /notes/{text}") == [True]
+        assert takes.pop("post /organizations") == [False]
+        assert takes.pop("post /later", [False]) == [False]
+        assert set(map(len, takes.values())) == {0}
         board.app.include_router(later)
 
 
@@ -226,7 +243,7 @@ def test_caller_and_route_have_their_own_keys(board: Board, client: LiveClient) 
     assert "idempotency-replayed" not in write(client, **{"x-caller": "2"}).headers
     acme = {"slug": "acme", "name": "Acme"}
     assert client.post("/organizations", json=acme, headers={"Idempotency-Key": KEY}).status_code == 201
-    assert (board.rows(), board.rows(IdempotencyKey)) == (2, 3)
+    assert (board.rows(), board.rows(keys)) == (2, 3)
 
 
 def test_pantrys_own_routes_take_keys(client: LiveClient) -> None:
@@ -244,10 +261,19 @@ def test_pantrys_own_routes_take_keys(client: LiveClient) -> None:
 def test_what_may_pass_is_not_kept_and_not_done(board: Board, client: LiveClient, status: int) -> None:
     board.after = lambda: JSONResponse({}, status)
     assert write(client).status_code == status
-    assert (board.rows(), board.rows(IdempotencyKey)) == (0, 0)
+    assert (board.rows(), board.rows(keys)) == (0, 0)
     board.after = lambda: None
-    assert write(client).status_code == 201
+    assert write(client, "another request").status_code == 201
     assert board.rows() == 1
+
+
+def test_an_answer_of_a_megabyte_is_kept_with_every_byte(board: Board, client: LiveClient) -> None:
+    whole = bytes(range(256)) * 4096
+    board.after = lambda: Response(whole, 201, {"X-Name": "Andr\xe9"}, "application/octet-stream")
+    first, again = write(client), write(client)
+    assert first.content == again.content == whole
+    assert first.headers["x-name"] == again.headers["x-name"]
+    assert "idempotency-replayed" in again.headers
 
 
 def test_an_exception_is_500_and_leaves_nothing(board: Board, client: LiveClient) -> None:
@@ -257,7 +283,7 @@ def test_an_exception_is_500_and_leaves_nothing(board: Board, client: LiveClient
     board.after = fail
     answer = write(client)
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
-    assert (board.rows(), board.rows(IdempotencyKey)) == (0, 0)
+    assert (board.rows(), board.rows(keys)) == (0, 0)
     board.after, board.during = lambda: None, fail
     assert write(client).status_code == 500
     board.during = lambda: None
@@ -276,27 +302,27 @@ def test_a_refusal_stays_when_its_cause_has_gone(client: LiveClient) -> None:
 
 def test_a_key_expires_and_is_purged(board: Board, client: LiveClient) -> None:
     write(client)
-    board.clock.advance(LIFETIME - timedelta(microseconds=1))
+    board.clock.advance(LIFETIME - timedelta(seconds=1))
     assert write(client).headers["idempotency-replayed"] == "true"
     transaction(board.engine, lambda session: purge_keys(session, board.clock.now()))
-    assert board.rows(IdempotencyKey) == 1
-    board.clock.advance(timedelta(microseconds=1))
+    assert board.rows(keys) == 1
+    board.clock.advance(timedelta(seconds=1))
     assert "idempotency-replayed" not in write(client).headers
     assert board.rows() == 2
     board.clock.advance(LIFETIME)
     transaction(board.engine, lambda session: purge_keys(session, board.clock.now()))
-    assert board.rows(IdempotencyKey) == 0
+    assert board.rows(keys) == 0
 
 
 def test_the_claim_of_the_dead_runs_out(board: Board, client: LiveClient) -> None:
     name = digest(str(UUID(int=1)), "POST /notes/{text}", KEY)
     print_ = digest("/notes/a", b"", "", b"")
     now = board.clock.now()
-    transaction(board.engine, lambda session: claim(session, name, print_, UUID(int=7), now))
+    begin(lambda work: transaction(board.engine, work), (name, print_), seconds(now), LIMITS.lease)
     assert write(client).status_code == 409
     board.clock.advance(LEASE)
     assert write(client).status_code == 201
-    assert (board.rows(), board.rows(IdempotencyKey)) == (1, 1)
+    assert (board.rows(), board.rows(keys)) == (1, 1)
 
 
 def test_who_lost_the_claim_commits_nothing(board: Board, client: LiveClient) -> None:
@@ -346,7 +372,7 @@ def test_a_conflict_runs_the_endpoint_again(board: Board, client: LiveClient) ->
 def test_a_cookie_is_never_stored(board: Board, client: LiveClient) -> None:
     board.after = lambda: JSONResponse({}, 201, {"Set-Cookie": "session=secret"})
     assert write(client).status_code == 500
-    assert (board.rows(), board.rows(IdempotencyKey)) == (0, 0)
+    assert (board.rows(), board.rows(keys)) == (0, 0)
 
 
 def test_nobody_has_no_keys(board: Board, client: LiveClient) -> None:
@@ -356,7 +382,7 @@ def test_nobody_has_no_keys(board: Board, client: LiveClient) -> None:
     )
     assert client.post("/nowhere", headers={"Idempotency-Key": KEY}).status_code == 404
     assert client.put("/notes/a", headers={"Idempotency-Key": KEY}).status_code == 405
-    assert board.rows(IdempotencyKey) == 0
+    assert board.rows(keys) == 0
 
 
 def test_a_body_too_large_is_413(client: LiveClient) -> None:
@@ -382,7 +408,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_is_no_failure_of_the_servi
             assert connection.recv(100).startswith(b"HTTP/1.1 100")  # the service is waiting for the body
             connection.sendall(b'{"slug"')
         assert ended.wait(10)
-        assert board.rows(IdempotencyKey) == 0
+        assert board.rows(keys) == 0
     assert client.server_errors == []
 
 
@@ -392,7 +418,7 @@ def test_required_and_exempt(url: str, clock: FixedClock, ids: Identifiers) -> N
         assert write(client, key=None).json()["type"] == "/problems/bad-idempotency-key"
         assert [write(client, "free").status_code for _ in range(2)] == [201, 201]
         assert client.post("/organizations", json={"slug": "acme", "name": "Acme"}).status_code == 201
-        assert board.rows(IdempotencyKey) == 0
+        assert board.rows(keys) == 0
 
 
 @pytest.mark.parametrize(
@@ -408,70 +434,3 @@ def test_a_bad_key_is_refused(sent: list[str]) -> None:
 
 def test_parts_of_a_digest_stay_apart() -> None:
     assert len({digest("ab", "c"), digest("a", "bc"), digest("abc"), digest(b"ab", "c"), digest("ab", "c", "")}) == 5
-
-
-def answering(*answers: Any) -> tuple[httpx.Client, list[httpx.Request]]:
-    sent: list[httpx.Request] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        answer = answers[min(len(sent), len(answers) - 1)]
-        sent.append(request)
-        if isinstance(answer, Exception):
-            raise answer
-        status, headers = answer if isinstance(answer, tuple) else (answer, {})
-        return httpx.Response(status, headers=headers)
-
-    return httpx.Client(transport=httpx.MockTransport(handle), base_url="http://pantry.example"), sent
-
-
-def retry(client: httpx.Client, method: str = "POST", **options: Any) -> tuple[Any, list[float]]:
-    pauses: list[float] = []
-    request = client.build_request(method, "/notes/a", headers=options.pop("headers", None))
-    try:
-        result: Any = send_with_retry(client, request, sleep=pauses.append, draw=lambda low, high: high, **options)
-    except httpx.TransportError as error:
-        return type(error), pauses
-    return result.status_code, pauses
-
-
-def test_one_key_for_all_attempts() -> None:
-    client, sent = answering(httpx.ReadError("x"), httpx.ConnectTimeout("x"), 503, (409, {"retry-after": "1"}), 201)
-    assert retry(client) == (201, [0.5, 1, 2, 5])
-    assert len({request.headers["idempotency-key"] for request in sent}) == 1
-    assert read_key([sent[0].headers["idempotency-key"]])
-    client, sent = answering(502, 201)
-    retry(client, headers={"Idempotency-Key": KEY})
-    assert {request.headers["idempotency-key"] for request in sent} == {KEY}
-
-
-@pytest.mark.parametrize("status", [200, 400, 401, 404, 409, 412, 422, 500, 501])
-def test_a_final_answer_is_not_repeated(status: int) -> None:
-    client, sent = answering((status, {"retry-after": "1"} if status != 409 else {}), 201)
-    assert retry(client) == (status, [])
-    assert len(sent) == 1
-
-
-@pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504])
-def test_what_may_pass_is_repeated_a_bounded_number_of_times(status: int) -> None:
-    client, sent = answering(status)
-    assert retry(client, attempts=4, longest=1) == (status, [0.5, 1, 1])
-    assert len(sent) == 4
-
-
-def test_retry_after_is_a_minimum_and_a_reason_to_give_up() -> None:
-    assert retry(answering((429, {"retry-after": "7"}), 201)[0]) == (201, [7.5])
-    assert retry(answering((429, {"retry-after": "31"}), 201)[0]) == (429, [])
-    assert retry(answering((503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), 201)[0]) == (201, [0.5])
-
-
-def test_lost_connections_end_in_the_last_error() -> None:
-    client, sent = answering(httpx.ReadError("x"))
-    assert (retry(client, attempts=3)[0], len(sent)) == (httpx.ReadError, 3)
-    client, sent = answering(httpx.UnsupportedProtocol("x"))
-    assert (retry(client), len(sent)) == ((httpx.UnsupportedProtocol, []), 1)
-    client, sent = answering(httpx.ReadError("x"))
-    assert (retry(client, "PATCH"), len(sent)) == ((httpx.ReadError, []), 1)
-    client, sent = answering(503, 200)
-    assert (retry(client, "GET"), "idempotency-key" in sent[0].headers) == ((200, [0.5]), False)
-    with pytest.raises(ValueError, match="at least 1"):
-        send_with_retry(client, client.build_request("GET", "/"), attempts=0)

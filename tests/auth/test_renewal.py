@@ -405,7 +405,7 @@ def test_an_answer_that_is_kept_for_retries_has_no_cookie_in_it(both: Both, rout
     assert again.headers["idempotency-replayed"] == "true"
     assert (again.status_code, names_set(again)) == (first.status_code, [])
     with both.auth.engine.connect() as connection:
-        stored = connection.execute(sa.text("SELECT headers FROM idempotency_keys")).scalars().all()
+        stored = connection.execute(sa.text("SELECT answer FROM idempotency_keys")).scalars().all()
     assert stored
     assert not any(both.token in text or "set-cookie" in text.lower() for text in stored)
 

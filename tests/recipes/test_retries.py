@@ -56,9 +56,14 @@ def test_only_what_may_be_repeated_is_repeated(method: str, outcome: Answer) -> 
     assert may_retry(request_of(method, **{"Idempotency-Key": '"7"'}), outcome)
 
 
-@pytest.mark.parametrize("status", [200, 201, 301, 400, 401, 404, 409, 422, 500, 501])
+@pytest.mark.parametrize("status", [200, 201, 301, 400, 401, 404, 409, 412, 422, 500, 501])
 def test_a_final_answer_is_final(status: int) -> None:
     assert not may_retry(request_of("GET"), httpx.Response(status))
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 502, 503, 504])
+def test_what_may_pass_is_sent_again(status: int) -> None:
+    assert may_retry(request_of("GET"), httpx.Response(status))
 
 
 def test_what_was_never_sent_is_safe_for_every_method() -> None:

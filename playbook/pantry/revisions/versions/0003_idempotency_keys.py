@@ -1,4 +1,4 @@
-"""Used idempotency keys with their answers: the table of `api/idempotency`."""
+"""Used idempotency keys with their answers: the table until revision 0006."""
 
 import sqlalchemy as sa
 from alembic import op
