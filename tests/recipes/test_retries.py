@@ -177,6 +177,15 @@ def test_a_budget_begins_full_is_refilled_and_never_more_than_full() -> None:
     assert [budget.spend(), budget.spend()] == [True, False]
 
 
+def test_requests_that_succeed_pay_for_later_retries() -> None:
+    retries = policy()
+    retries.budget.tokens = 0
+    assert retries.next_wait(request_of("GET"), httpx.Response(503), 1, NOW) is None
+    for _ in range(10):
+        assert retries.next_wait(request_of("GET"), httpx.Response(200), 1, NOW) is None
+    assert retries.next_wait(request_of("GET"), httpx.Response(503), 2, NOW) == 1.0
+
+
 class Slow(float):
     """A number that takes its time, so that another thread comes between."""
 
