@@ -21,7 +21,7 @@ listing = Listing("/invoices", {"sort": sort}, ORDERS[sort], caller)
 rows, links = read_list(db, sa.select(invoices), listing, limit, cursors, cursor)
 ```
 
-*Lift: 156 lines in 2 files; needs fastapi, sqlalchemy.*
+*Lift: 159 lines in 2 files; needs fastapi, sqlalchemy.*
 
 ## See it break
 
@@ -123,7 +123,8 @@ itself, but the client is the one that sends it:
 - A filter that comes from the cursor is a permission that the client writes.
 - A genuine cursor in another order names another place. No error says so: the list just
   ends early or begins again.
-- An edited key reaches the database, and its error becomes a 500.
+- An edited key becomes an error inside the service: 500. A key of the right type
+  reaches the database.
 
 ## The decision
 
@@ -131,7 +132,7 @@ itself, but the client is the one that sends it:
 |---|---|---|
 | plain key, `after=...` | a client can build it | any edit reaches the database |
 | base64: DRF's `CursorPagination` | looks opaque | an edit still works |
-| **signed**: itsdangerous, or `hmac` as here | edits are refused | a secret to keep |
+| **signed**: library itsdangerous, `hmac` | edits are refused | a secret to keep |
 | encrypted | hides the key, too | a library; longer text |
 | stored, with a token | nothing to forge | a write per page |
 
@@ -144,12 +145,13 @@ salary. Signed is not secret: anybody can decode the text.
 ### The idea
 
 A **message authentication code** (MAC) is a short text made of a secret and a message.
-Without the secret nobody can make the code for another message. Our message is the
-position together with the name of the list. The name does not travel: the service knows
-which list a request asks for.
+Without the secret, a client cannot make the code for another message. **HMAC** makes
+such a code with a hash function. Our message is the position together with the name of
+the list. The name does not travel: the service knows which list a request asks for.
 
-The key is derived from the service's secret with a label. So a code that the same
-secret made for another purpose is none here.
+`code` does not use the secret itself. It derives a key for this purpose from the secret
+and a label. So a code that another part of the service made with the same secret is not
+valid here.
 """
 
 # %% tags=["export"]
@@ -174,8 +176,8 @@ for of in ("invoices of ada", "invoices of mallory"):
 """
 ### The text
 
-JSON has no dates. A key that comes back as text would fail, so other types carry their
-name:
+JSON has no dates, and `read_page` refuses a date that comes back as text. So values of
+other types carry the name of their type:
 """
 
 # %% tags=["export"]
@@ -262,7 +264,7 @@ class Cursors:
     def read(self, cursor: str, of: str) -> Any:
         """What was signed. Raises HTTPException (400) for anything else."""
         body, _, given = cursor.rpartition(".")
-        for secret in self.secrets:  # compare_digest: as long for any wrong letter
+        for secret in self.secrets:  # compare_digest: its time gives nothing away
             if hmac.compare_digest(given.encode(), code(secret, of, body).encode()):
                 return unpack(body)
         raise HTTPException(400, "This cursor is not for this list: start without it.")
@@ -341,7 +343,8 @@ print(link("prev", [], listing, limit=3, cursors=cursors))
 
 # %% [markdown]
 """
-`read_list` reads the page. Its other neighbour exists if the client came from there.
+`read_list` reads the page. Its extra row tells whether the list goes on. On the other
+side there is a page if the client came from there.
 """
 
 
@@ -553,6 +556,7 @@ def list_purchases(
 Traps:
 
 - A filter belongs into `parameters` *and* into `select`. A cursor is no permission.
+- Another type in the order, such as `Decimal`, needs a line in `READERS`.
 - A change of the order's columns ends the cursors that are under way, with 400.
 - Links are paths. A whole URL needs the `Host` header, which the client chooses.
 

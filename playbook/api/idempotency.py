@@ -36,10 +36,10 @@ A client makes up a key for each order. Three ways for the shop:
 Ada orders a coffee, and the answer gets lost. Her client sends the same order again,
 with its key. Later she orders a second coffee, with a new key.
 
-The folded cell defines `naive(way)`, this morning in such a shop, `count(db)` and
-`send(client, key)`. `told(function, ...)` returns in words what came of a call. You
-know `partial`, `show`, `table`, `serving`, `together`, `lesson_url`, `on_postgres`.
-Two coffees are meant. How many orders are in each table, and what does Ada hear?
+The folded cell defines `naive(way)`, this morning in a shop of that way, `count(db)`
+and `send(client, key)`. `told(function, ...)` returns in words what came of a call. It
+imports `partial`, `show`, `table`, `serving`, `together`, `lesson_url`, `on_postgres`.
+Ada means two coffees. How many orders has each shop, and what does Ada hear?
 """
 
 # %% tags=["stage"]
@@ -92,9 +92,9 @@ show(table(rows, ["way", "orders", "sent again", "second coffee"]))
 
 # %% [markdown]
 """
-A unique column keeps the table right, but Ada hears an error for an order that exists.
-An equal order can be a retry or a second wish. So the shop keeps the key **and the
-answer**.
+An equal order can be a retry or a second wish, and only the key tells. A unique column
+keeps the table right, but Ada hears an error for an order that exists. So the shop
+keeps the key **and the answer**.
 
 ## The decision
 
@@ -130,9 +130,9 @@ commit before them, so a second request hears at once that the first is at work.
 
 ### The key
 
-The header is a structured field's string, in quotes. A key has at least 16 characters:
-a client that counts from 1 starts again after a restart. Two digests bind the key to
-its caller and to the request.
+The header's value is a string in quotes (RFC 9651). A key has at least 16 characters: a
+client that counts from 1 starts again after a restart. Two hashes (`digest`) bind the
+key to its caller and to the request.
 """
 
 # %% tags=["export"]
@@ -168,8 +168,8 @@ for text in ['"ada-coffee-number-1"', "ada-coffee-number-1", '"1"']:
 """
 ### The table
 
-The table fits beside any others: it has its own `MetaData` and no foreign key. `until`
-ends the lease, or the life of the answer (seconds since 1970).
+The table has its own `MetaData` and no foreign key. `until` ends the lease, or the life
+of the answer (seconds since 1970).
 
 Each claim of unfinished work raises `attempt`. This **fencing token** stops a process
 that was only slow: it holds an old number, and every write names its claim.
@@ -211,8 +211,8 @@ def write(db: Session, mine: Claim, values: dict[str, Any], old: Any = None) -> 
 # %% [markdown]
 """
 The folded cell defines `transact(work)`, which runs `work(session)` in one transaction,
-on `engine`. Its `write_as(attempt)` stores a row of attempt 2 and writes to it. What do
-the attempts 1 and 2 hear?
+on `engine`. Its `write_as(attempt)` stores a row of attempt 2, and writes to it as
+`attempt`. What do attempts 1 and 2 hear?
 """
 
 # %% tags=["stage"]
@@ -447,7 +447,8 @@ def one_commit(engine: sa.Engine, make: Callable[..., Session] = Session) -> Tra
 
 # %% [markdown]
 """
-The body of `work` stood in the route before:
+`once` is for work that calls nothing outside. The body of this `work` was the body of
+the route:
 """
 
 
@@ -507,13 +508,12 @@ show(table(evening.items(), ["what", "heard, or found"]))
 
 # %% [markdown]
 """
-The 20 clients got one answer or 409. The killed process left no order, and its lease
-ran out.
+The killed process left no order, and its lease ran out.
 
 ## On PostgreSQL
 
-Here a duplicate INSERT waits. Without the short claim, 19 of 20 clients would wait,
-each with a connection. The same day there:
+Here an INSERT of the same key waits for the first transaction. Without the short claim,
+19 of 20 clients would wait, each with a connection. The same day there:
 """
 
 # %%
@@ -605,8 +605,7 @@ assert check(pay)
 
 Traps:
 
-- **Replay.** The value is kept, not the bytes. To mark a replay, let `work` note that
-  it ran.
+- **Replay.** The value is kept, not the bytes.
 - **Refusals.** A raised 402 is not kept. To keep it, return `{"declined": True}`.
 - **Rollback.** Raise instead of `session.rollback()`: the answer needs the transaction.
 - **JSON.** Return `Order.model_validate(row).model_dump(mode="json")`, not the row.

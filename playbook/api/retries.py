@@ -9,7 +9,7 @@ failing server stays down.
 |---|---|
 | **Use it when** | your code calls another service, which fails now and then |
 | **You need** | [idempotency](idempotency.ipynb) (*background*) |
-| **Time** | read 31 min, exercise 15 min |
+| **Time** | read 32 min, exercise 15 min |
 | **Topics** | retry, backoff, jitter, retry budget, Retry-After, timeout, overload |
 | **Standard** | RFC 9110 (9.2.2, 10.2.3), RFC 6585 (4) |
 
@@ -30,11 +30,12 @@ second. After a second with more it answers nothing but 503: it is overloaded. I
 seconds 5, 6 and 7 it is down for another reason. The shop retries each failed request
 after a second, until it succeeds.
 
-The folded cell defines `storm(next_wait)`. It plays 25 `SECONDS` of this in simulated
-time, with `PER_SECOND` requests and the `CAPACITY` of above. For each answer it asks
-`next_wait(request, outcome, attempt, now)` after how many seconds the shop sends the
-request again; None means never. A `#` stands for 10 requests that were answered, an `x`
-for 10 that failed. The cell also imports `random`, `show`, `table` and `serving`.
+The folded cell defines `storm(next_wait)`. It plays 25 seconds of this (`SECONDS`) in
+simulated time, with the numbers from above (`PER_SECOND` is 20, `CAPACITY` is 50). For
+each answer it asks `next_wait(request, outcome, attempt, now)` after how many seconds
+the shop sends the request again. None means never. A `#` stands for 10 requests that
+were answered, an `x` for 10 that failed. The cell also imports `random`, `show`,
+`table` and `serving`.
 """
 
 # %% tags=["stage"]
@@ -84,21 +85,20 @@ def after_a_second(request, outcome, attempt, now):
     return 1.0 if outcome.status_code == 503 else None
 
 
-storm(after_a_second)
+load, failed = storm(after_a_second)
 
 # %% [markdown]
 """
-Each failed request joins the new ones, in every second. This is a **retry storm**: the
-cause is over, and the retries keep the overload alive. Only a person can end it, by
-switching the shop off. A longer pause delays the storm; the waiting requests still add
-up.
+Each failed request joins the new ones of the next second. This is a **retry storm**:
+the cause is over, and the retries keep the overload alive. It ends only when the shop
+stops sending. A longer pause delays the storm, but the waiting requests still add up.
 
 ## The decision
 
 | option | good | costs |
 |---|---|---|
-| no retry | adds no load | a lost packet is an error for a person |
-| fixed pause | simple | clients come back together; load adds up |
+| no retry | adds no load | the user sees each lost packet as an error |
+| fixed pause | simple | clients send again together; load adds up |
 | **backoff, jitter, budget** | bounded load | some requests fail early |
 | a queue, work later | survives hours | the answer comes later |
 | urllib3 `Retry`, Celery, tenacity | backoff, jitter | no budget |
@@ -112,8 +112,10 @@ the button again. Choose a queue for what may happen later, such as mail.
 
 ### The idea
 
-The pause doubles with each attempt, and a random part of it is used (*full jitter*). So
-clients that failed together do not come back together. Ten clients failed at second 0:
+The longest pause doubles with each attempt (*exponential backoff*). The client waits a
+random part of it (*full jitter*). So clients that failed together do not send again
+together. Ten clients failed at the same moment. Each `o` is a wait, in tenths of a
+second:
 """
 
 # %%
@@ -177,7 +179,8 @@ show(table(rows, ["outcome", "GET", "POST", "POST with a key"]))
 
 # %% [markdown]
 """
-A 409 with `Retry-After` says that the first request with this key is still running.
+The recipe of [idempotency](idempotency.ipynb) answers 409 with `Retry-After` while the
+first request with this key is still running. `may_retry` counts this as busy.
 
 ### How long the server wants
 
@@ -225,6 +228,7 @@ Backoff spreads retries; it does not limit them. In an outage every request fail
 four attempts are four times the load. A **retry budget** limits the share: each request
 adds a tenth of a token, each retry takes a whole one. So retries are at most a tenth of
 the requests, and a small reserve. The reserve is for a service that is called rarely.
+Predict: 1,000 requests fail. How many retries does the budget allow?
 """
 
 # %% tags=["export"]
@@ -254,7 +258,7 @@ class RetryBudget:
             return True
 
 
-# %%
+# %% tags=["predict"]
 budget = RetryBudget()
 retried = 0
 for _ in range(1000):
@@ -266,8 +270,9 @@ print(f"1,000 requests fail: {retried} retries")
 """
 ### The policy
 
-`Retries` puts the four together. `next_wait` is called with every outcome, a success
-too. If the server asks for more than `longest`, the caller should not wait: None.
+`Retries` puts it all together: which failures, how long, and the budget. `next_wait` is
+called with every outcome, a success too: each first attempt earns. If the server asks
+for a longer wait than `longest`, the result is None, and the caller gets the error.
 """
 
 # %% tags=["export"]
@@ -308,7 +313,7 @@ load, failed = storm(retries.next_wait)
 
 # %% [markdown]
 """
-The outage lasts as long as its cause.
+The overload is gone in the second in which its cause is gone.
 
 ### The loop
 
@@ -345,9 +350,10 @@ def send_with_retries(
 ## See it work
 
 A real server is busy twice, and says how long in both forms. The clock stands still at
-9:00, and pauses are noted and not slept. The folded cell defines `busy_twice()`, which
-makes such a service. Predict: how often do the POST and the PUT arrive, and with which
-pauses?
+9:00, and pauses are noted and not slept. `draw` always takes the longest pause, 0.5 and
+then 1 second. The folded cell defines `busy_twice()`, which makes such a service: first
+it asks for 5 seconds, then for 9:00:20. Predict: how often do the POST and the PUT
+arrive, and which pauses are noted?
 """
 
 # %% tags=["stage"]
@@ -381,9 +387,9 @@ print(arrived, pauses)
 
 # %% [markdown]
 """
-Without a key nobody knows whether the payment was made, so the POST is not repeated.
-The jitter comes on top of the pause that the server asked for: all clients got the same
-`Retry-After`.
+All clients of a busy server get the same `Retry-After`, so the jitter comes on top of
+it. After a failed POST without a key, the shop cannot know whether the payment was
+made. So it does not repeat it.
 
 ## Check it
 """
@@ -412,13 +418,14 @@ assertion fail:
 ## Your turn
 
 A budget stops retries, but the first attempts still arrive, and each caller waits for
-its error. A **circuit breaker** stops these too. Write the class `Breaker`:
+its error. A **circuit breaker** stops these too. Like a fuse, it is *closed* while
+requests may pass, and *open* while none may. Write the class `Breaker`:
 
-- After `failures` failures in a row, `allows(now)` is false for `pause` seconds from
-  the last of them. `now` is a number of seconds.
+- After `failures` failures in a row it opens: `allows(now)` is false for `pause`
+  seconds from the last of them. `now` is a number of seconds.
 - Then it is true once, for a single trial, and false until the trial has a result.
 - `record(succeeded, now)` notes the result of a request. A trial that succeeds closes
-  the breaker; one that fails starts the pause again.
+  the breaker. One that fails starts the pause again.
 """
 
 
@@ -455,19 +462,19 @@ class Breaker:
         self.failures = failures
         self.pause = pause
         self.in_a_row = 0
-        self.closed_until = 0
+        self.open_until = 0
 
     def allows(self, now):
         if self.in_a_row < self.failures:
             return True
-        if now < self.closed_until:
+        if now < self.open_until:
             return False
-        self.closed_until = float("inf")  # the trial is under way
+        self.open_until = float("inf")  # the trial is under way
         return True
 
     def record(self, succeeded, now):
         self.in_a_row = 0 if succeeded else self.in_a_row + 1
-        self.closed_until = now + self.pause
+        self.open_until = now + self.pause
 
 
 assert check(Breaker)
@@ -489,14 +496,14 @@ The recipe's tests run this:
 
 ```python
 class Stock:
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx.Client, retries: Retries) -> None:
         self.client = client
-        self.retries = Retries(RetryBudget())
+        self.retries = retries
 
     def reserve(self, order: str, item: int) -> bool:
         headers = {"Idempotency-Key": f'"reserve-{order}-{item}"'}
         request = self.client.build_request("POST", f"/items/{item}", headers=headers)
-        response = send_with_retries(self.client, request, self.retries, sleep=sleep)
+        response = send_with_retries(self.client, request, self.retries)
         return response.status_code == 201
 ```
 

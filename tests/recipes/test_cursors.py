@@ -1,6 +1,9 @@
 """What the recipe promises, on SQLite. Needs pytest, hypothesis, sqlalchemy and fastapi, nothing else."""
 
+import hmac
+import json
 import uuid
+from base64 import urlsafe_b64encode
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
@@ -74,10 +77,23 @@ def test_the_first_secret_signs_and_each_is_accepted() -> None:
     assert SECRET.decode() not in repr(both)
 
 
-@pytest.mark.parametrize("secrets", [[], [b"short"], [SECRET, b""]])
+@pytest.mark.parametrize("secrets", [[], [b"short"], [SECRET, b""], [b"x" * 31]])
 def test_secrets_are_long_enough(secrets: list[bytes]) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         Cursors(secrets)
+    assert Cursors([b"x" * 32])
+
+
+def test_a_code_that_the_secret_made_for_another_purpose_is_a_400() -> None:
+    body = pack(["next", None])
+    made = hmac.digest(SECRET, json.dumps(["a list", body]).encode(), "sha256")
+    assert status(f"{body}.{urlsafe_b64encode(made).rstrip(b'=').decode()}", "a list") == 400
+
+
+def test_name_and_position_stay_apart() -> None:
+    cursor = cursors.sign(["next", None], "a list")
+    assert status(cursor[1:], "a list" + cursor[0]) == 400
+    assert "=" not in cursor
 
 
 class Base(DeclarativeBase):
@@ -140,7 +156,11 @@ def test_forth_and_back_show_the_same_pages(client: TestClient, limit: int) -> N
     while pages[-1]["next"]:
         pages.append(client.get(pages[-1]["next"]).json())
     assert [len(page["items"]) for page in pages] == [limit] * (6 // limit) + [6 % limit] * bool(6 % limit)
-    assert len({number for page in pages for number in page["items"]}) == 6
+    with Session(engine) as session:
+        mine = sa.select(Purchase.number).where(Purchase.shop_id == 1, Purchase.status == "open")
+        newest_first = mine.order_by(Purchase.placed_at.desc(), Purchase.due_on.desc(), Purchase.number.desc())
+        wanted = [str(number) for number in session.scalars(newest_first)]
+    assert [number for page in pages for number in page["items"]] == wanted
     back = [pages[-1]]
     while back[-1]["prev"]:
         back.append(client.get(back[-1]["prev"]).json())
@@ -155,7 +175,8 @@ def test_an_empty_page_leads_back_to_the_end(client: TestClient) -> None:
         session.commit()
     empty = client.get(page["next"]).json()
     assert (empty["items"], empty["next"]) == ([], None)
-    assert client.get(empty["prev"]).json()["items"] == page["items"]
+    last = client.get(empty["prev"]).json()
+    assert (last["items"], last["next"], last["prev"]) == (page["items"], None, None)
 
 
 @pytest.mark.parametrize(("old", "new"), [("/1/", "/2/"), ("open", "paid"), ("cursor=W", "cursor=w")])
@@ -163,6 +184,7 @@ def test_a_link_edited_is_a_400(client: TestClient, old: str, new: str) -> None:
     link = client.get("/shops/1/purchases?status=open&limit=2").json()["next"]
     assert client.get(link.replace("limit=2", "limit=3")).status_code == 200
     assert client.get(link.replace(old, new)).status_code == 400
+    assert client.get("/shops/1/purchases?status=open&cursor=").status_code == 400
 
 
 def test_an_order_with_other_columns_or_another_caller_is_another_list() -> None:
@@ -175,3 +197,5 @@ def test_an_order_with_other_columns_or_another_caller_is_another_list() -> None
         Listing("/purchases", {"a": 1}, Order(newest.columns), "ada"),
     ]
     assert len({listing.name for listing in made}) == len(made)
+    other_way_round = Listing("/purchases", {"b": 1, "a": 1}, newest, "ada")
+    assert other_way_round.name == made[3].name

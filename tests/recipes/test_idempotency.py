@@ -23,6 +23,7 @@ from playbook.api.idempotency import (
     one_commit,
     purge_keys,
     read_key,
+    write,
 )
 
 KEY = '"0123456789abcdef"'
@@ -52,6 +53,7 @@ class Shop:
         read = Depends(asked)
 
         @self.app.post("/orders/{shelf}", status_code=201)
+        @self.app.patch("/orders/{shelf}", status_code=201)
         def place_order(shelf: str, item: str = Body(embed=True), asked: Any = read) -> Any:
             return once(self.transact, asked, lambda session: self.place(session, item), self.now)
 
@@ -145,6 +147,20 @@ def test_the_key_is_bound_to_its_request(shop: Shop, client: TestClient, change:
     assert (post(client, **change).status_code, shop.orders()) == (422, 1)
 
 
+def test_the_key_is_bound_to_its_method_and_content_type(shop: Shop, client: TestClient) -> None:
+    sent = {"content": b'{"item":"tea"}', "headers": {"Idempotency-Key": KEY, "content-type": "application/json"}}
+    assert client.post("/orders/1", **sent).status_code == 201  # type: ignore[arg-type]
+    assert client.patch("/orders/1", **sent).status_code == 422  # type: ignore[arg-type]
+    sent["headers"] = {"Idempotency-Key": KEY, "content-type": "application/merge-patch+json"}
+    assert client.post("/orders/1", **sent).status_code == 422  # type: ignore[arg-type]
+    assert shop.orders() == 1
+
+
+def test_two_keys_of_one_caller_are_two_orders(shop: Shop, client: TestClient) -> None:
+    longest = f'"{"x" * 128}"'
+    assert [post(client, key=key).json() for key in (KEY, longest, longest)] == [{"id": 1}, {"id": 2}, {"id": 2}]
+
+
 def test_the_key_is_bound_to_its_caller(shop: Shop, client: TestClient) -> None:
     assert [post(client, headers={"x-user": name}).json() for name in ("ada", "bob")] == [{"id": 1}, {"id": 2}]
 
@@ -184,6 +200,24 @@ def test_what_cannot_be_kept_is_an_error_and_undone(shop: Shop, value: object, e
     assert shop.orders() == 0
 
 
+def test_the_limits_that_are_given_hold(shop: Shop) -> None:
+    limits = Limits(lease=5, lifetime=7, largest=4)
+    with pytest.raises(ValueError, match="too long"):
+        once(shop.transact, ASKED, lambda session: "abc", 0, limits)  # five characters of JSON
+    assert once(shop.transact, ASKED, lambda session: "ab", 0, limits) == "ab"
+    assert [once(shop.transact, ASKED, lambda session: "cd", now, limits) for now in (6, 7)] == ["ab", "cd"]
+    slow = ("another key", "an order")
+    heard: list[Any] = []
+
+    def call(claim: Claim) -> Callable[[orm.Session], Any]:
+        heard.append(status(lambda: begin(shop.transact, slow, 4, limits.lease)))
+        heard.append(begin(shop.transact, slow, 5, limits.lease).attempt)
+        return lambda session: 1
+
+    assert status(lambda: call_once(shop.transact, slow, call, 0, limits)) == 409
+    assert heard == [409, 2]
+
+
 def test_a_rollback_in_the_work_is_an_error_and_not_half_an_answer(shop: Shop) -> None:
     def work(session: orm.Session) -> dict[str, bool]:
         shop.place(session)
@@ -202,10 +236,11 @@ def test_a_claim_lasts_as_long_as_its_lease(shop: Shop) -> None:
     assert (shop.once(LEASE), shop.row().reference, shop.row().attempt) == ({"id": 1}, first.reference, 2)
 
 
-def test_who_loses_the_race_for_the_first_row_hears_409(shop: Shop) -> None:
+@pytest.mark.parametrize("error", [sa.exc.IntegrityError, sa.exc.OperationalError])  # on DuckDB the second
+def test_who_loses_the_race_for_the_first_row_hears_409(shop: Shop, error: type[sa.exc.DBAPIError]) -> None:
     def other_is_first(work: Any) -> Any:
         begin(shop.transact, ASKED, 0, LEASE)
-        raise sa.exc.IntegrityError("INSERT", None, Exception("duplicate key"))
+        raise error("INSERT", None, Exception("duplicate key"))
 
     calls = iter([other_is_first, shop.transact])
     assert status(lambda: once(lambda work: next(calls)(work), ASKED, shop.place, 0)) == 409
@@ -240,6 +275,22 @@ def test_an_answer_expires_and_unfinished_work_does_not(shop: Shop) -> None:
     later = begin(shop.transact, ("another", "order"), 10 * LIFETIME, LEASE)
     assert (later.reference, later.attempt) == (again.reference, 2)
     assert status(lambda: begin(shop.transact, ("another", "cake"), 20 * LIFETIME, LEASE)) == 422
+
+
+def test_an_expired_key_is_free_for_another_request(shop: Shop) -> None:
+    shop.once(0)
+    assert status(lambda: begin(shop.transact, (ASKED[0], "a cake"), LIFETIME - 1, LEASE)) == 422
+    assert begin(shop.transact, (ASKED[0], "a cake"), LIFETIME, LEASE).attempt == 1
+
+
+def test_a_process_that_sleeps_until_its_key_has_a_new_life_writes_nothing(shop: Shop) -> None:
+    old = begin(shop.transact, ASKED, 0, LEASE)
+    shop.once(LEASE)
+    new = begin(shop.transact, ASKED, LEASE + LIFETIME, LEASE)
+    assert (old.attempt, new.attempt, old.reference == new.reference) == (1, 1, False)
+    with pytest.raises(HTTPException) as refused:
+        shop.transact(lambda session: write(session, old, {"until": 0}))
+    assert (refused.value.status_code, refused.value.headers) == (409, {"Retry-After": "1"})
 
 
 def test_purge_keeps_what_a_retry_needs(shop: Shop) -> None:
@@ -285,6 +336,17 @@ def test_an_error_after_the_commit_does_not_free_an_answered_key(shop: Shop) -> 
     with pytest.raises(ConnectionError):
         once(lambda work: next(calls)(work), ASKED, shop.place, 0)
     assert (shop.once(1), shop.orders()) == ({"id": 1}, 1)
+
+
+def test_the_session_is_made_by_what_the_project_passes(shop: Shop) -> None:
+    transact = one_commit(shop.engine, orm.sessionmaker(info={"of": "the project"}, autoflush=False))
+
+    def work(session: orm.Session) -> Any:
+        session.add(Order(item="tea"))  # neither flushed nor committed
+        return session.info
+
+    assert once(transact, ASKED, work, 0) == {"of": "the project"}
+    assert shop.orders() == 1
 
 
 def test_parts_of_a_digest_stay_apart() -> None:

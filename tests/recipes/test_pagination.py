@@ -24,8 +24,11 @@ trees = sa.Table(
     sa.Column("row", sa.Integer, nullable=False),
     sa.Column("place", sa.Integer, nullable=False),
     sa.Column("tag", sa.String, nullable=False),
+    sa.Column("label", sa.String, nullable=False, unique=True, index=True),
+    sa.Column("kind", sa.String, nullable=False, index=True),
     sa.UniqueConstraint("row", "place"),
 )
+unkeyed = sa.Table("unkeyed", sa.MetaData(), sa.Column("id", sa.Integer, nullable=False))
 sa.Index("trees_of_oak", trees.c.tag, unique=True, sqlite_where=trees.c.height > 9)
 height = sa.func.coalesce(trees.c.height, -1)
 heights = st.lists(st.one_of(st.none(), st.integers(0, 3)), max_size=12)
@@ -36,7 +39,7 @@ def planted(given: list[int | None]) -> sa.Connection:
     trees.create(connection)
     for number, one in enumerate(given):
         values = {"id": number, "height": one, "row": number // 2, "place": number % 2, "tag": "oak"}
-        connection.execute(trees.insert().values(values))
+        connection.execute(trees.insert().values(values | {"label": f"no. {number}", "kind": "oak"}))
     return connection
 
 
@@ -64,7 +67,7 @@ def test_each_row_that_stays_comes_exactly_once(
             if added < 9:  # or the list grows as fast as it is read
                 added += 1
                 new = {"id": 100 + added, "height": data.draw(st.integers(0, 3)), "row": 100 + added}
-                connection.execute(trees.insert().values(place=0, tag="new", **new))
+                connection.execute(trees.insert().values(place=0, tag="new", label=f"new {added}", kind="new", **new))
             if page.next is None:
                 break
             after = page.next
@@ -84,6 +87,9 @@ def test_the_last_page_has_no_next_whether_it_is_full_or_not() -> None:
     [
         ([trees.c.height, trees.c.id], "can be NULL"),
         ([sa.func.lower(trees.c.tag), trees.c.id], "can be NULL"),
+        ([sa.func.coalesce(trees.c.height, trees.c.height), trees.c.id], "can be NULL"),
+        ([sa.func.coalesce(trees.c.height, None), trees.c.id], "can be NULL"),
+        ([], "ties"),
         ([height], "ties"),
         ([trees.c.row], "ties"),
         ([trees.c.tag], "ties"),  # unique for some rows only
@@ -100,7 +106,17 @@ def test_two_columns_may_be_unique_together() -> None:
     assert not are_unique([trees.c.row, sa.literal(1)])
 
 
-@pytest.mark.parametrize("key", [("3", 1), (3, "1"), (3,), (3, 1, 1), (None, 1)])
+def test_one_index_is_unique_and_another_is_not() -> None:
+    assert are_unique([trees.c.label])
+    assert not are_unique([trees.c.kind])
+
+
+def test_only_what_the_table_declares_counts() -> None:
+    assert not are_unique([unkeyed.c.id])  # its primary key has no column
+    assert not are_unique([unkeyed.c.id, trees.c.row])  # the `id` of another table
+
+
+@pytest.mark.parametrize("key", [("3", 1), (3, "1"), (3,), (3, 1, 1), (None, 1), ()])
 def test_a_key_with_other_types_is_refused(key: Key) -> None:
     with pytest.raises(ValueError, match=r"in the key|zip\(\)"):
         after_key(sa.select(trees.c.id), Order([height, trees.c.id]), key)
