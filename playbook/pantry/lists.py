@@ -55,7 +55,7 @@ class Listing:
     orders: Mapping[str, Order] = field(init=False, repr=False)  # by the value of `sort`: "name", "-name"
 
     def __post_init__(self) -> None:
-        orders = {}
+        orders: dict[str, Order] = {}
         for name, columns in self.sorts.items():
             try:
                 orders |= {name: Order(columns), f"-{name}": Order(columns, descending=True)}
