@@ -20,7 +20,7 @@ page = read_page(session, sa.select(Invoice), newest, limit=20)
 page = read_page(session, sa.select(Invoice), newest, limit=20, after=page.next)
 ```
 
-*Lift: 72 lines in 1 file; needs sqlalchemy.*
+*Lift: 76 lines in 1 file; needs sqlalchemy.*
 
 ## See it break
 
@@ -235,6 +235,7 @@ the program starts:
 
 # %% tags=["export"]
 from dataclasses import dataclass
+from functools import cached_property
 
 from sqlalchemy.sql.functions import coalesce
 
@@ -258,6 +259,12 @@ class Order:
                 raise ValueError(f"{column} can be NULL: use coalesce({column}, value)")
         if not self.columns or not are_unique(self.columns):
             raise ValueError("this order has ties: add a unique column at the end")
+
+    @cached_property
+    def name(self) -> str:
+        """Columns with their types, and the direction; made once, for it is slow."""
+        columns = [f"{c} {type(c.type).__name__}" for c in self.columns]
+        return f"{columns} {self.descending}"
 
     def key_of(self, row: Sequence[Any]) -> Key:
         """The key of a row that `read_page` returned: its last columns."""
@@ -365,8 +372,7 @@ def read_page(
     for key, following in pairwise(keys):
         if key == following:
             raise ValueError(f"two rows have the key {key}: does a join repeat rows?")
-    more = len(found) > limit
-    return Page(list(found[:limit]), keys[limit - 1] if more else None)
+    return Page(list(found[:limit]), keys[limit - 1] if len(found) > limit else None)
 
 
 # %%

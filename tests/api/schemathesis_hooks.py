@@ -11,10 +11,12 @@ from typing import Any
 import schemathesis
 
 from playbook.pantry.lists import cursors_of
+from playbook.pantry.organizations import ORGANIZATION_LIST
+from playbook.pantry.packages import PACKAGE_LIST
 from playbook.pantry.settings import Settings
 
 CURSORS = cursors_of(Settings(environment="test").secret.get_secret_value())  # those of the service under test
-FIRST_SORT = {"/organizations": "slug", "/packages": "name"}
+LISTS = {"/organizations": ORGANIZATION_LIST, "/packages": PACKAGE_LIST}
 
 
 def is_wrong(case: Any, component: str) -> bool:
@@ -32,9 +34,9 @@ def is_wrong(case: Any, component: str) -> bool:
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     query = case.query or {}
-    if case.path in FIRST_SORT and query.get("cursor") is not None and not is_wrong(case, "query"):
-        filters = {name: query[name] for name in ("organization",) if query.get(name) is not None}
-        content = {"list": case.path, "filter": filters, "sort": query.get("sort", FIRST_SORT[case.path])}
-        query["cursor"] = CURSORS.sign({**content, "to": "next", "key": None})
+    if case.path in LISTS and query.get("cursor") is not None and not is_wrong(case, "query"):
+        listing = LISTS[case.path]
+        asked = listing.asked(case.path, listing.query.model_validate({**query, "cursor": None}))
+        query["cursor"] = CURSORS.sign(["next", None], asked.name)
     if case.method == "POST" and "Idempotency-Key" in (case.headers or {}) and not is_wrong(case, "header"):
         case.headers["Idempotency-Key"] = f'"{uuid.uuid4()}"'

@@ -71,8 +71,8 @@ def read(url: str, sort: str, number: int, offset: bool, count: int) -> Sample:
         select = sa.select(*columns).order_by(*columns).offset(skipped - 1).limit(1)
         with engine.connect() as connection:
             key = list(connection.execute(select).one())
-        position = {"list": "/packages", "filter": {}, "sort": sort, "to": "next", "key": key}
-        cursor = pager.cursors.sign(position)
+        asked = PACKAGE_LIST.asked("/packages", PackageQuery(sort=cast(Any, sort)))
+        cursor = pager.cursors.sign(["next", key], asked.name)
     query = PackageQuery(sort=cast(Any, sort), limit=LIMIT, cursor=cursor)
     by_offset = PACKAGE_LIST.select.order_by(*columns).limit(LIMIT).offset(skipped)
 
