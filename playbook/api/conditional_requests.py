@@ -8,8 +8,8 @@ for a few bytes.
 | | |
 |---|---|
 | **Use it when** | two clients can change one resource, or ask again for it |
-| **You need** | [errors](errors.ipynb) (*background*) |
-| **Time** | read 34 min, exercise 15 min |
+| **You need** | [transactions](../foundations/transactions.ipynb) (*code*) |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | etag, if-match, if-none-match, optimistic locking, lost update |
 | **Standard** | RFC 9110, 8.8.3 and 13; RFC 6585, 3 |
 
@@ -89,9 +89,9 @@ def plain_wiki(engine):
 """
 Ada and Bob open the form at the same time. Ada corrects the spelling. Bob adds two
 words to what he sees. The folded cell defines `two_editors(app)`, which plays this over
-HTTP, shows it and returns the text that is stored. Each editor sends back the tag of
-what was read, if there was one. Predict: which status does Bob get, and what is stored
-in the end?
+HTTP, shows it and returns the text that is stored. Later wikis answer a GET with a
+header `ETag`, which each editor sends back; this one has none. Predict: which status
+does Bob get, and what is stored in the end?
 """
 
 
@@ -140,8 +140,8 @@ a lock where a merge is impossible, as for drawings.
 
 ### The idea
 
-The answer to a GET has a tag that stands for its content. A write sends the tag back.
-If the tag is no longer current, the service refuses.
+The answer to a GET has a tag, `ETag`, that stands for its content. A write sends it
+back as `If-Match`. If the tag is no longer current, the service refuses with 412.
 """
 
 # %%
@@ -193,9 +193,11 @@ print(etag(b'{"text": "Pakages"}'), etag(b'{"text": "Packages"}'))
 """
 ### The headers
 
-A header holds a list of tags, and a tag may contain a comma. `*` stands for any
-content. A proxy that compresses changes tags: Apache appends `-gzip`, which names the
-same content and is taken off. nginx puts `W/` before: a *weak* tag.
+`If-Match` asks for a write only if one of its tags is current. `If-None-Match` asks for
+an answer only if none is: a reader sends the tag of its copy. Both hold a list, a tag
+may contain a comma, and `*` stands for any content. A proxy that compresses changes
+tags: Apache appends `-gzip`, which names the same content and is taken off. nginx puts
+`W/` before: a *weak* tag.
 """
 
 # %% tags=["export"]
@@ -244,16 +246,19 @@ Predict: which of these comparisons are true?
 # %% tags=["predict"]
 rows = []
 for field in ('"1"', 'W/"1"', '"2"', "*"):
-    found = [matches(read_tags(field), '"1"', weak) for weak in (False, True)]
-    rows.append((field, *found))
-show(table(rows, ["asked, current is 1", "If-Match", "If-None-Match"]))
+    tags = read_tags(field)
+    rows.append(
+        (field, matches(tags, '"1"', weak=False), matches(tags, '"1"', weak=True))
+    )
+show(table(rows, ["sent, current is 1", "If-Match", "If-None-Match"]))
 
 # %% [markdown]
 """
 ### Reading and writing
 
-A GET with the current tag gets 304 and no body. A write needs the current tag: 412 says
-that it is another one, 428 that there is none. `If-Match` is compared first, and
+A GET with the current tag gets 304 and no body. `no-cache` lets a browser keep the
+answer, but ask before each use; `private` keeps it out of shared caches. A write gets
+412 if it sent another tag, and 428 if it sent none. `If-Match` is compared first.
 `If-None-Match: *` means "only create"; it does not replace `If-Match`.
 """
 
@@ -304,7 +309,7 @@ for field in ('"1"', '"2"', '"1', "*"):
 
 Two requests can both pass the check before either has written. So the check is part of
 the transaction. `transaction` runs the work again if it meets a conflict, and the check
-with it.
+with it. The next section passes `after_check`, a place to wait between the two.
 """
 
 # %%
@@ -347,7 +352,7 @@ kept = two_editors(guarded_wiki(new_engine(lesson_url())))
 
 Now both save at the same moment with the same tag. The folded cell defines
 `race(make_app, engine)`. It holds both requests until both have passed the check, and
-returns their statuses. Predict: two times 204?
+returns their statuses. Predict: which two?
 """
 
 
@@ -576,7 +581,7 @@ of your project:
 |---|---|
 | `transaction(engine, work)` | in `work`: read, `check_write`, change |
 | a plain `Session` | `lock_row`, read, `check_write`, change, `commit()` |
-| errors | `HTTPException` with 400, 412, 428, for your handler |
+| errors | `HTTPException` with 400, 412, 428, for your [handler](errors.ipynb) |
 | tag | `etag(body)`, of the bytes that a GET sends |
 
 Traps:

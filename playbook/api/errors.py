@@ -9,7 +9,7 @@ an attacker nothing.
 |---|---|
 | **Use it when** | clients must react to errors, or an answer shows a stack trace |
 | **You need** | [resources](resources.ipynb) (*background*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | error handling, problem+json, stack trace, field errors, status 503 |
 | **Standard** | RFC 9457; RFC 6901; OWASP ASVS 5.0, 16.5.1 |
 
@@ -55,7 +55,9 @@ class SignUp(BaseModel):
 
 # %%
 def add_routes(app):
-    app.get("/average")(lambda: 1 / 0)
+    @app.get("/average")
+    def average():
+        return 1 / 0
 
     @app.post("/users")
     def sign_up(user: SignUp): ...
@@ -71,9 +73,10 @@ def add_routes(app):
 # %% [markdown]
 """
 The folded cell defines two functions. `shop` makes an app with these routes and with
-Starlette's check of the host name. `make_mistakes` sends five requests to it, among
-them a sign-up with the password `hunter2`. It shows the format of each answer, and what
-it tells that it should not. Predict: how many formats must a client know? Which answers
+Starlette's check of the host name. `make_mistakes` sends five requests to it: to a path
+that is not there, a sign-up with the password `hunter2`, the average, the stock, and
+one with another host name. It shows and returns the format of each answer, and what it
+tells that it should not. Predict: how many formats must a client know? Which answers
 tell too much?
 """
 
@@ -112,16 +115,16 @@ def make_mistakes(app):
 
 
 # %% tags=["predict"]
-make_mistakes(shop())
+before = make_mistakes(shop())
 
 # %% [markdown]
 """
 FastAPI's own `detail` is a text for one error and a list for another. Starlette answers
 in plain text, and the author of the stock had an idea of his own.
 
-The stack trace was meant to help. But no line of the shop sends the password back. A
-validation error of FastAPI repeats the input, which then stands in the log of each
-proxy and monitor on the way.
+The author meant the stack trace to help. But no line of the shop sends the password
+back: a validation error of FastAPI repeats the input, which then stands in the log of
+each proxy and monitor on the way.
 
 ## The decision
 
@@ -151,7 +154,7 @@ small = FastAPI()
 @small.exception_handler(HTTPException)
 async def as_json(request, error):
     body = {"type": "about:blank", "title": error.detail, "status": error.status_code}
-    return JSONResponse(body, error.status_code, None, "application/problem+json")
+    return JSONResponse(body, error.status_code, media_type="application/problem+json")
 
 
 with serving(small) as client:
@@ -206,7 +209,7 @@ print(repr(Problem(SOLD_OUT, "Only 3 pieces are left.", left=3)))
 A form shows each error beside its field. A JSON Pointer (RFC 6901) says where that is:
 `#/lines/0/price`. The answer never repeats the value. Most messages of pydantic do not
 contain it. The text of a validator's `ValueError` often does, so a fixed sentence
-replaces it. The list has at most 20 errors: 80,000 unknown fields must not buy an
+replaces it. The list has at most 20 errors: 80,000 unknown fields must not lead to an
 answer of ten megabytes.
 """
 
@@ -214,7 +217,7 @@ answer of ten megabytes.
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
-QUOTING = ("value_error", "assertion_error", "union_tag_invalid")
+QUOTING = ("value_error", "assertion_error", "union_tag_invalid")  # their text quotes
 MAX_ERRORS = 20
 
 
@@ -365,7 +368,8 @@ def add_handlers(app: FastAPI, problems: Problems) -> None:
 
 # %% [markdown]
 """
-The request id is always `r-1` here. Predict: which of the five mistakes still get
+A **request id** names one request in the answer and in the log, so that support finds
+the cause. It is always `r-1` here. Predict: which of the five mistakes still get
 another format?
 """
 
@@ -373,7 +377,7 @@ another format?
 problems = Problems(request_id=lambda request: "r-1", not_now=passing)
 app = shop()
 add_handlers(app, problems)
-make_mistakes(app)
+handled = make_mistakes(app)
 
 # %% [markdown]
 """
@@ -591,8 +595,8 @@ Traps:
 - A middleware that is added later stands outside, and its errors stay as they are.
 - SQLite raises `OperationalError` for a missing table too. Read the log.
 - A union of models adds the name of its branch to the pointer.
-- Names given twice, half an emoji, deep nesting and endless numbers are another
-  subject: Pantry refuses such JSON before a route reads it.
+- JSON with a name twice, half an emoji, deep nesting or endless numbers is another
+  subject: Pantry refuses it before a route reads it.
 
 Hand it over:
 

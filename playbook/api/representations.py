@@ -23,7 +23,7 @@ def change_note(changes: NotePatch):
     changed = apply_patch(note, changes)
 ```
 
-*Lift: 83 lines in 1 file; needs fastapi, pydantic, starlette.*
+*Lift: 84 lines in 1 file; needs fastapi, pydantic, starlette.*
 
 ## See it break
 
@@ -118,13 +118,14 @@ The Java client accepts anything: its header ends with `*/*`. The check did not 
 | JSON Patch (RFC 6902) | tests, moves, edits lists | clients compute operations |
 | **JSON Merge Patch (RFC 7396)** | the body holds what changes | null means: remove |
 
-We choose the **merge patch**. In it no field can be set to null and stay. A list is
-replaced as a whole. Choose JSON Patch for long lists.
+We choose the **merge patch**. It cannot store null in a field, because null removes it.
+A list is replaced as a whole. Choose JSON Patch for long lists.
 
 What frameworks bring: DRF's `partial=True` separates "not sent" from null, and ignores
 unknown fields. Django and Flask bring no patch. FastAPI ignores unknown fields, and
 turns `"90"` into 90, unless the model forbids it. Only DRF reads `Accept` for you.
-Flask and Starlette can limit a body (`MAX_CONTENT_LENGTH`, `max_body_size`).
+Django, Flask and Starlette can limit a body (`DATA_UPLOAD_MAX_MEMORY_SIZE`,
+`MAX_CONTENT_LENGTH`, `max_body_size`).
 
 ## Build it
 
@@ -233,8 +234,9 @@ and a version number alone.
 ### The type of an answer
 
 `Accept` is a list of **media ranges**, each with a weight `q` from 0 (never) to 1. The
-first step reads the list. Its patterns find an element and its parameters, the weight,
-and a parameter that is no weight. A comma in quotes does not separate.
+first step reads the list. `ELEMENT` finds one range and its parameters: a comma in
+quotes does not end them. `WEIGHT` finds `q`. `VARIANT` finds a parameter other than `q`
+and `charset`, such as `version=2`: the client wants a variant of the type.
 """
 
 # %% tags=["export"]
@@ -246,8 +248,10 @@ VARIANT = re.compile(r";\s*(?!q\s*=|charset\s*=)[^\s;]")
 
 
 class Range(NamedTuple):
-    name: str
-    weight: float
+    """One media range of an Accept header (RFC 9110, 12.5.1)."""
+
+    name: str  # such as application/* or */*
+    weight: float  # 0 (never) to 1
     variant: bool  # it has parameters of its own, such as version=2
 
 
@@ -268,9 +272,10 @@ print(*media_ranges(java), sep="\n")
 # %% [markdown]
 """
 The second step finds the range that decides: the most precise one that fits. Names are
-ranked: `*/*` is 0, `application/*` is 1, `application/json` is 3. A parameter such as
-`version=2` takes one off. A client says "never" with `q=0`, or by leaving JSON out of a
-list that we can read. What cannot be read is not "never".
+ranked: `*/*` is 0, `application/*` is 1, `application/json` is 3. A variant ranks one
+lower, since ours has no parameters; if it has `q=0`, only the variant is refused.
+A client says "never" with `q=0`, or by leaving JSON out of a list that we can read.
+What cannot be read is not "never".
 """
 
 # %% tags=["export"]

@@ -7,7 +7,7 @@ clients, caches and proxies already understand them.
 
 | | |
 |---|---|
-| **Use it when** | you write the first endpoint, or a repeated request works twice |
+| **Use it when** | you write the first endpoint, or a repeated request acts twice |
 | **You need** | [start here](../foundations/start_here.ipynb) (*background*) |
 | **Time** | read 35 min, exercise 15 min |
 | **Topics** | rest, crud, http methods, status codes, head, options, location, allow |
@@ -53,9 +53,9 @@ list_all_orders()
 # %% [markdown]
 """
 The folded cell defines `check_links(app, start)`. It is a link checker, a program that
-looks for broken links on web sites. It serves `app` (with `serving`), reads `start`,
-and requests each link in it, two times. It prints the status codes and the orders that
-are left. From here on, `show_http(client)` prints what a client sent and got.
+looks for broken links. It serves `app` (with `serving`), reads the URL `start`, and
+requests each link in it twice. It prints the status codes and the orders that are left.
+Later, `show_http(client)` prints what a client sent and got.
 """
 
 # %% tags=["stage"]
@@ -89,8 +89,8 @@ check_links(first_shop, "/listOrders")
 The link checker did nothing wrong. HTTP promises that GET changes nothing, so it may
 follow every link. The URL says `cancel`, but programs do not read English.
 
-They do not read the words "no such order" in the body either. Monitoring, retries and
-`raise_for_status` look at the status code, and it said success.
+Nor do they read "no such order" in a body. Monitoring, retries and `raise_for_status`
+look at the status code.
 
 ## The decision
 
@@ -102,7 +102,10 @@ They do not read the words "no such order" in the body either. Monitoring, retri
 
 We choose **resources**. A URL names a thing: a plural noun and a key, such as
 `/orders/1`. The method says what happens to it. Choose functions for a computation
-without state (`POST /render`). Frameworks bring a part of the recipe:
+without state (`POST /render`).
+
+Two methods are less known: HEAD (a GET without the body) and OPTIONS (which methods are
+there?). The header `Allow` lists them. Frameworks bring a part:
 
 | framework | HEAD | OPTIONS | `Allow` with status 405 |
 |---|---|---|---|
@@ -115,7 +118,7 @@ without state (`POST /render`). Frameworks bring a part of the recipe:
 
 ### The idea
 
-A method is **safe** if it only reads: GET, HEAD and OPTIONS. It is **idempotent** if
+A method is **safe** if it only reads: GET, HEAD, OPTIONS. It is **idempotent** if
 the same request sent twice leaves the same state as sent once: the safe methods, PUT
 and DELETE. After a timeout, a client may repeat an idempotent request. POST and PATCH
 promise neither.
@@ -136,9 +139,8 @@ def read_order(number: int):
 """
 The folded cell adds three routes in the same style: `GET /orders` lists the links of
 all orders, `PUT /orders/1` replaces an order's item, and `DELETE /orders/1` answers 204
-(no content). It defines `new_shop()`, an application with these routes and the first
-two orders. It imports `Request` and `Response`, and makes `hasty_shop` for the next
-section.
+(no content). It defines `new_shop()`, an application with these routes and two orders.
+It imports `Request` and `Response`, and makes `hasty_shop` for the next section.
 """
 
 # %% tags=["stage"]
@@ -199,9 +201,10 @@ with serving(hasty_shop) as client:
 
 # %% [markdown]
 """
-A cache that stores such an answer, or a mail with such a link, sends others to the
-attacker. RFC 9110 allows a path in `Location`, and a path has no host. `path_of` also
-encodes it, because names can hold spaces and question marks.
+Caches store such answers, and mails hold such links: they send others to the attacker.
+RFC 9110 allows a path in `Location`, and a path has no host. `path_of` also encodes it,
+because names can hold spaces and question marks. `root_of` puts back a prefix such as
+`/api` that a proxy cut off.
 """
 
 # %% tags=["export"]
@@ -211,7 +214,7 @@ from starlette.requests import Request
 
 
 def root_of(request: Request) -> str:
-    """The prefix that a proxy took from the path; in a mounted application, too."""
+    """The prefix that a proxy cut off the path; the same in a mounted application."""
     return str(request.scope.get("app_root_path", request.scope.get("root_path", "")))
 
 
@@ -239,8 +242,8 @@ with serving(new_shop()) as client:
 """
 ### HEAD
 
-Most link checkers send HEAD, which asks for the headers of GET without the body.
-RFC 9110 demands GET and HEAD of every server. FastAPI does not bring HEAD:
+Many link checkers send HEAD. RFC 9110 demands it of every server that has GET. FastAPI
+does not bring it:
 """
 
 # %%
@@ -248,8 +251,9 @@ check_links(new_shop(), "/orders", "HEAD")
 
 # %% [markdown]
 """
-A **middleware** wraps the whole application and sees each request first. This one runs
-HEAD as GET, and empties the body on its way out.
+A **middleware** wraps the whole application and sees each request first. In ASGI, the
+interface below FastAPI, `scope` describes the request, and `receive` and `send` carry
+its messages. This one runs HEAD as GET, and empties the body.
 """
 
 # %% tags=["export"]
@@ -281,9 +285,9 @@ check_links(HeadAsGet(new_shop()), "/orders", "HEAD")
 """
 ### Allow
 
-Status 405 means: this URL exists, but not with this method. Its `Allow` header must
-list the methods that work. The URL `/orders/1` has three routes, and FastAPI lists the
-methods of the first. So we ask each route about each method.
+Status 405 means: this URL exists, but not with this method. Its `Allow` must list the
+methods that work. `/orders/1` has three routes, and FastAPI lists the methods of the
+first. So we ask each route about each method.
 """
 
 # %% tags=["export"]
@@ -299,7 +303,7 @@ def takes_method(route: BaseRoute, scope: Scope) -> bool:
     match, inner = route.matches(dict(scope))
     if match is Match.FULL and isinstance(route, Mount | Host):
         return any(takes_method(one, {**scope, **inner}) for one in route.routes or ())
-    known = getattr(route, "methods", ()) is not None  # None: a class knows them
+    known = getattr(route, "methods", ()) is not None  # None: an endpoint class
     return match is Match.FULL and known
 
 
@@ -320,9 +324,9 @@ allowed_methods(new_shop(), "/orders/1")
 
 # %% [markdown]
 """
-`complete_methods` puts this list into every 405. An OPTIONS request asks for nothing
-but the list, so its 405 becomes 204 (no content). The body of the error stays as your
-project makes it.
+`complete_methods` puts this list into every 405, beside what the route itself named. An
+OPTIONS request asks for nothing but the list, so its 405 becomes 204 (no content). The
+body of the error stays as your project makes it.
 """
 
 # %% tags=["export"]
@@ -463,12 +467,12 @@ answers = ask_all(shop, ["/orders", "/orders/1", "/orders/7"])
 """
 Idempotent is about the state of the service, not about the answer. The second DELETE
 finds the order gone, which is what its client wants. A POST that may be repeated needs
-an idempotency key, which has its own page.
+an [idempotency](idempotency.ipynb) key.
 
-The table shows most status codes that a service needs. **200**: the answer is in the
-body. **201**: created, see `Location`. **204**: done, no body. **404**: this URL names
-nothing. **405**: not with this method. Two more: **409**, the state forbids it now;
-**422**, the body is wrong.
+The status codes of a service: **200**, the answer is in the body. **201**: created, see
+`Location`. **204**: done, no body. **404**: this URL names nothing. **405**: not with
+this method. Not in the table: **409**, the state forbids it now; **422**, the body is
+wrong.
 
 The first shop does not pass:
 """
@@ -639,7 +643,7 @@ that nothing changes. Idempotent means that a repeated request changes nothing m
 
 RFC 9110: 9.2 (safe, idempotent), 9.3 (methods), 10.2.1 (`Allow`), 10.2.2 (`Location`),
 15 (status codes). R. Fielding, dissertation, chapter 5. Starlette documentation,
-"Routing". Flask documentation, "HTTP Methods". Django documentation, "Base views".
+"Routing".
 """
 
 # %% [markdown] tags=["nav"]

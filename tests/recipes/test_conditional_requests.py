@@ -4,6 +4,8 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,6 +13,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from playbook.api.conditional_requests import check_match, check_write, etag, lock_row, matches, not_modified, read_tags
@@ -42,16 +45,38 @@ def status(current: str | None, **headers: str) -> int:
     return 204
 
 
-def test_412_brings_the_current_tag() -> None:
-    with pytest.raises(HTTPException) as refused:
-        check_write(asked(if_match='"2"'), '"1"')
-    assert refused.value.headers == {"ETag": '"1"'}
+@pytest.mark.parametrize(
+    ("sent", "current", "headers", "words"),
+    [
+        ({"if_match": '"2"'}, '"1"', {"ETag": '"1"'}, "changed"),
+        ({"if_none_match": "*"}, '"1"', {"ETag": '"1"'}, "exists already"),
+        ({"if_match": '"2"'}, None, {}, "changed"),
+    ],
+)
+def test_412_brings_the_current_tag(
+    sent: dict[str, str], current: str | None, headers: dict[str, str], words: str
+) -> None:
+    with pytest.raises(HTTPException, match=words) as refused:
+        check_write(asked(**sent), current)
+    assert (refused.value.status_code, refused.value.headers) == (412, headers)
+
+
+def test_two_lines_of_a_header_are_one_list() -> None:
+    def lines(name: bytes) -> Request:
+        return Request({"type": "http", "headers": [(name, b'"0"'), (name, b'"1"')]})
+
+    check_write(lines(b"if-match"), '"1"')
+    assert not_modified(lines(b"if-none-match"), '"1"') is not None
+    with pytest.raises(HTTPException, match="412"):
+        check_write(lines(b"if-none-match"), '"1"')
 
 
 @given(st.binary(), st.binary())
 def test_equal_tags_mean_equal_bytes(one: bytes, other: bytes) -> None:
     assert (etag(one) == etag(other)) == (one == other)
     assert read_tags(etag(one)) == [etag(one)]
+    assert len(etag(one)) == len('""') + 32
+    assert read_tags(" * ") == ["*"]
 
 
 @given(st.lists(tags, min_size=1), st.sampled_from([",", ", ", " ,\t", ",,"]))
@@ -84,6 +109,9 @@ def test_the_comparison_table_of_rfc_9110() -> None:
 
 
 def test_a_write_needs_the_current_tag() -> None:
+    assert status('"1"', if_none_match='"2"') == 204
+    assert status('"1"', if_none_match='W/"1"') == 412
+    assert status('"1"', if_none_match="2") == 428  # what cannot be read is not a condition
     assert status('"1"', if_match='"1"') == status('"1"', if_match='"0", "1"') == status('"1"', if_match="*") == 204
     assert status('"1"', if_match='"2"') == status('"1"', if_match='W/"1"') == 412
     assert status(None, if_match='"1"') == status(None, if_match="*") == 412
@@ -116,6 +144,7 @@ def test_a_reader_with_the_current_content_gets_304() -> None:
     answer = not_modified(asked(if_none_match='"0", W/"1"'), '"1"')
     assert answer is not None
     assert (answer.status_code, answer.body, answer.headers["etag"]) == (304, b"", '"1"')
+    assert answer.headers["cache-control"] == "private, no-cache"
     assert not_modified(asked(if_none_match='"2"'), '"1"') is None
     assert not_modified(asked(), '"1"') is None
 
@@ -197,6 +226,36 @@ def test_no_accepted_change_is_lost_at_the_same_moment(engine: sa.Engine) -> Non
         thread.join(120)
     with Session(engine) as session:
         assert [session.get_one(Shelf, 1).label] == passed
+
+
+def test_the_lock_keeps_other_writers_out_of_its_row(engine: sa.Engine) -> None:
+    impatient = sa.create_engine(engine.url, connect_args={"timeout": 0})
+    with Session(engine) as session, Session(impatient) as other:
+        lock_row(session, Shelf.id, 1)
+        with pytest.raises(sa.exc.OperationalError):
+            lock_row(other, Shelf.id, 1)
+        other.rollback()
+        session.commit()
+        lock_row(other, Shelf.id, 1)  # the lock ends with the transaction
+        assert other.get_one(Shelf, 1).label == "start"  # and changes nothing
+    impatient.dispose()
+
+
+@pytest.mark.parametrize("dialect", [postgresql.dialect(), mysql.dialect()], ids=["postgresql", "mysql"])
+def test_a_database_with_row_locks_gets_one_for_this_row(dialect: Any) -> None:
+    sent: list[str] = []
+
+    class Recorded(Session):
+        def get_bind(self, *arguments: Any, **options: Any) -> Any:
+            return SimpleNamespace(dialect=dialect)
+
+        def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+            sent.append(str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True})))
+
+    lock_row(Recorded(), Shelf.id, 7)
+    assert [" ".join(text.split()) for text in sent] == [
+        "SELECT shelves.id FROM shelves WHERE shelves.id = 7 FOR UPDATE"
+    ]
 
 
 def test_what_was_read_before_the_lock_is_read_again(engine: sa.Engine) -> None:

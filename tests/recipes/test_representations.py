@@ -5,11 +5,13 @@ import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Annotated, Any
+from uuid import UUID
 
 import pytest
 from fastapi import Body, Depends, FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
@@ -152,6 +154,22 @@ def test_the_most_precise_range_decides_and_the_unreadable_is_not_never(accept: 
 def test_no_accept_header_is_an_error_or_much_work(accept: str) -> None:
     assert 0 <= quality(accept, JSON) <= 1
     assert len(media_ranges(accept[:MAX_ACCEPT])) <= MAX_ACCEPT
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_strict_body_takes_a_text_for_a_uuid_only_where_the_field_says_so(strict: bool) -> None:
+    class Loan(Strict):
+        book: Annotated[UUID, Field(strict=strict)]
+
+    app = FastAPI()
+
+    @app.post("/loans")
+    def lend(loan: Loan) -> str:
+        return str(loan.book)
+
+    with TestClient(app) as client:
+        answer = client.post("/loans", json={"book": str(UUID(int=7))})
+    assert answer.status_code == (422 if strict else 200)
 
 
 def test_two_accept_lines_are_one_list(client: TestClient) -> None:
