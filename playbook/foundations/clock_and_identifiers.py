@@ -8,8 +8,8 @@ by age and counts nothing.
 | | |
 |---|---|
 | **Use it when** | code asks what time it is, makes an id, or makes a token |
-| **You need** | nothing |
-| **Time** | read 35 min, exercise 15 min |
+| **You need** | [start here](start_here.ipynb) (*background*) |
+| **Time** | read 36 min, exercise 15 min |
 | **Topics** | time zone, flaky test, primary key, UUID, serial, seed, token, API key |
 | **Standard** | RFC 9562 (5.7, 6.2, 8), OWASP ASVS 5.0 (11.5.1) |
 
@@ -24,7 +24,7 @@ token = new_token("shop")  # shown to its owner once
 stored = hash_token(token)  # kept in the table, looked up later
 ```
 
-*Lift: 96 lines in 1 file; needs nothing.*
+*Lift: 97 lines in 1 file; needs nothing.*
 
 ## See it break
 
@@ -84,9 +84,9 @@ for moment in ("12:00:00.000", "23:59:59.998", "23:59:59.999"):
 
 # %% [markdown]
 """
-At midnight the release becomes yesterday's, and the page is right not to show it. The
-mistake is in the test, which cannot say at which time it runs. It turns red one night
-in the build, and green when it is run again.
+Such a test turns red one night in the build, and green when it is run again. At
+midnight the release becomes yesterday's, and the page is right not to show it. The
+mistake is in the test, which cannot say at which time it runs.
 
 Now the ids. A shop numbers its customers, and links to their pages contain the number.
 A competitor found five such links. The folded cell makes a table with `customers` rows.
@@ -163,6 +163,8 @@ from typing import Protocol
 
 
 class Clock(Protocol):
+    """Any object with this method: the machine's clock, or one of a test."""
+
     def now(self) -> datetime:
         """The current time: aware, in UTC."""
 
@@ -341,7 +343,8 @@ Python 3.14 has `uuid.uuid7()`, PostgreSQL 18 has `uuidv7()`. Both read the mach
 clock, so a test cannot choose the time.
 
 A bulk load makes its rows in SQL, thousands at once. `counting_on` makes their ids
-there, in the same way, for DuckDB. The cell below it shows how three such ids begin:
+there, in the same way, for DuckDB. The cell below it compares three such ids with the
+last one:
 """
 
 
@@ -359,8 +362,9 @@ def counting_on(first: uuid.UUID, order: str) -> str:
 # %%
 import duckdb
 
-sql = f"SELECT {counting_on(made[-1], 'line')} FROM range(3) t(line)"
-print([str(row[0])[:23] for row in duckdb.sql(sql).fetchall()])
+sql = f"SELECT {counting_on(made[-1], 'line')} FROM range(3) t(line) ORDER BY line"
+three = [row[0] for row in duckdb.sql(sql).fetchall()]
+print(str(three[0])[:23], made[-1] < three[0] < three[1] < three[2])
 
 # %% [markdown]
 """
@@ -472,13 +476,14 @@ show_http(first)
 
 # %% [markdown]
 """
-No patch, no waiting. Each run of this evening gives the same bytes.
+Each run of this evening gives the same bytes.
 
 ## On PostgreSQL
 
 The index of a primary key is a B-tree, sorted pages of 8 kB. A UUIDv7 goes to the last
-page. A UUIDv4 can go to any page. The first change to a page after a checkpoint writes
-the **whole page** to the write-ahead log, which replicas and backups receive.
+page. A UUIDv4 can go to any page. After a checkpoint (all pages are saved), the first
+change to a page writes the **whole page** to the write-ahead log, which replicas and
+backups receive.
 
 The folded cell defines `compare(url)`. A table has 23,000 rows, then 500 more come.
 `on_postgres` runs it on a new database. Each `#` stands for ten whole pages, or fewer.
@@ -587,13 +592,13 @@ assert check(ids_of_day)
 ## Take it with you
 
 `playbook lift clock_and_identifiers INTO` copies the recipe and its tests into your
-project. It needs the standard library only. Its seams:
+project. Its seams:
 
 | seam | what your project does |
 |---|---|
 | clock | makes one `SystemClock()` and passes it on |
 | generator | makes one `Identifiers` per process |
-| columns | a UUID column; 64 characters for `hash_token(token)` |
+| columns | a UUID, as key or beside an integer key; `String(64)` for the hash |
 
 With a model of your own:
 
@@ -614,7 +619,8 @@ def new_key(session: Session, ids: Identifiers, clock: Clock) -> str:
 
 Traps:
 
-- SQLite drops the time zone of a `datetime`. It comes back naive.
+- SQLite drops the time zone of a `datetime`. [Engines](engines.ipynb) has a type that
+  keeps it.
 - A forked worker must make its own `Identifiers`, or two workers share a tail.
 - An id never replaces a permission check (RFC 9562, 8).
 

@@ -8,8 +8,8 @@ back.
 | | |
 |---|---|
 | **Use it when** | a program must start on a laptop without a database server |
-| **You need** | [transactions](transactions.ipynb) (*background*) |
-| **Time** | read 34 min, exercise 15 min |
+| **You need** | [start here](start_here.ipynb), [transactions](transactions.ipynb) |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | engine, connection pool, duckdb, postgresql, pgbouncer, time zone |
 
 ```python
@@ -19,7 +19,7 @@ engine = make_engine("duckdb:///shop.duckdb")  # or postgresql+psycopg://host/sh
 Base.metadata.create_all(engine)
 ```
 
-*Lift: 89 lines in 1 file; needs psycopg, sqlalchemy.*
+*Lift: 90 lines in 1 file; needs psycopg, sqlalchemy.*
 
 ## See it break
 
@@ -49,8 +49,8 @@ print(str(found["request"]).splitlines()[0])
 
 # %% [markdown]
 """
-This pool gives each thread its own connection. Without a name after `:memory:`, each
-connection has a database of its own.
+SQLAlchemy has opened a second connection for the second thread. Without a name after
+`:memory:`, each connection has a database of its own.
 
 A **connection pool** lends connections to requests. The next pool has two. Three
 requests fail one after the other, and an error tracker keeps their exceptions. Predict:
@@ -78,9 +78,9 @@ for _ in range(3):
 
 # %% [markdown]
 """
-The third request found no connection. The line with `close` was never reached, and the
-tracked exceptions keep the connections alive. In production a log handler, a debugger
-or a reference cycle does the same.
+The line with `close` was never reached, and the tracked exceptions keep the connections
+alive. So none was left for the third request. In production a log handler or a debugger
+does the same.
 
 ## The decision
 
@@ -140,7 +140,8 @@ with in_memory.connect() as connection:
 ### Names of constraints
 
 A migration can drop a constraint only by its name, and each engine invents other names.
-So `Base` makes them by a rule. It also gives each `datetime` the type `Timestamp`.
+So `Base` makes them by a rule. It also gives each `datetime` the type `Timestamp`. The
+models below it are used until the end of the page.
 """
 
 # %% tags=["export"]
@@ -191,9 +192,11 @@ DuckDB is made for analysis. As the database of a service it needs care in six p
 | a crash can lose entries of an index | `open_duckdb` |
 | a function as default can break recovery | you set defaults in Python |
 
-DuckDB does an UPDATE of an indexed column as a DELETE and an INSERT. It inserts the row
-*as its snapshot has it*, and so takes back what another transaction has written to
-other columns. With a RETURNING, DuckDB reports this conflict.
+For the last one, `Release` says `autoincrement=False`: otherwise an integer key gets
+the default `nextval`, a function. Its ids come from the program.
+
+Two of the six need other SQL. `@compiles` replaces what SQLAlchemy writes for a
+statement on one engine:
 """
 
 # %% tags=["export"]
@@ -215,9 +218,10 @@ def leave_out_foreign_keys(key: sa.Constraint, compiler: Any, **options: Any) ->
 # %% [markdown]
 """
 One transaction counts a download and commits. A second one, which began earlier, then
-renames the package. The folded cell defines `written_by_two(count, rename)`. It defines
-the two statements as SQL in `text`, and as SQLAlchemy has `built` them. Predict: what
-is left of the download in each case?
+renames the package. They change different columns of one row. The folded cell defines
+`written_by_two(count, rename)`, which returns the total or "conflict". It has the two
+statements as SQL in `text`, and as SQLAlchemy has `built` them. Predict: what is left
+of the download in each case?
 """
 
 
@@ -254,6 +258,10 @@ print(f"as text: {as_text}, built: {as_built}")
 
 # %% [markdown]
 """
+DuckDB does an UPDATE of an indexed column as a DELETE and an INSERT. It inserts the row
+*as its snapshot has it*, and so takes back what another transaction has written to
+other columns. With a RETURNING, DuckDB reports the conflict.
+
 ### Open a DuckDB file
 
 After a crash DuckDB reads its write-ahead log when the file is opened. If the file is
@@ -330,7 +338,8 @@ print("open_duckdb:", found_after_crash(open_duckdb))
 ### The engine
 
 `make_engine` puts it together. Every wait has an end, and the text of an error, which
-goes to a log, holds no values.
+goes to a log, holds no values. `POSTGRESQL` and `begin_on_postgresql` are defined in
+the section *On PostgreSQL*.
 """
 
 # %% tags=["export"]
@@ -355,6 +364,7 @@ def make_engine(url: str, **options: Any) -> sa.Engine:
 
 
 def connect_to_duckdb(dialect: Any, record: Any, args: Any, options: Any) -> Any:
+    """A new connection for SQLAlchemy's event `do_connect`. Or duckdb.Error."""
     return open_duckdb(lambda: dialect.connect(*args, **options))
 
 
@@ -390,7 +400,8 @@ print({type(error).__name__ for error in tracker.values()}, "connections out:", 
 ## On PostgreSQL
 
 The folded cell defines `show_settings(url, make)`, which opens a connection with the
-engine `make(url)`. These are SQLAlchemy's and the server's defaults:
+engine `make(url)`. `on_postgres` hands on its second argument as `make`. These are
+SQLAlchemy's and the server's defaults:
 """
 
 
@@ -411,9 +422,9 @@ on_postgres(show_settings, sa.create_engine)
 """
 A timeout of 0 means no end. A plain `SET` is not enough: a pooler such as PgBouncer
 shares the sessions of the server among clients, often anew for each transaction. The
-`SET` would reach other clients. A prepared statement would be missing in the next
-session. So nothing is prepared, and the settings travel with each `BEGIN`, in the same
-message.
+`SET` would reach other clients. A prepared statement, which a session keeps for later
+use, would be missing in the next session. So nothing is prepared, and the settings
+travel with each `BEGIN`, in the same message.
 """
 
 # %% tags=["export"]
@@ -550,14 +561,32 @@ assert check(watch_pool)
 | seam | what your project does |
 |---|---|
 | URL | passes `DATABASE_URL`; the driver for PostgreSQL is psycopg |
-| models | derive from `Base`; primary keys and defaults come from Python |
+| models | derive from `Base`; ids and defaults come from Python |
 | one engine | makes it once per process and disposes it at the end |
 | pool | sets `pool_size`; times processes it stays below `max_connections` |
+
+With a model of a shop (for ids that rise, see
+[Clock and identifiers](clock_and_identifiers.ipynb)):
+
+```python
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    placed_at: Mapped[datetime]
+    cents: Mapped[int]
+
+
+def place_order(engine: Engine, cents: int) -> Order:
+    order = Order(id=uuid.uuid4(), placed_at=datetime.now(UTC), cents=cents)
+    transaction(engine, lambda session: session.add(order))
+    return order
+```
 
 Traps:
 
 - A DuckDB file has one writing process. Two workers need PostgreSQL.
 - `:memory:` without a name is another database for each connection.
+- An integer key without `autoincrement=False` has a function as default on DuckDB.
 - An UPDATE given as text, or within `ON CONFLICT`, needs its own RETURNING.
 - DuckDB checks no foreign key. [Write skew](write_skew.ipynb) builds the replacement.
 

@@ -9,7 +9,7 @@ start, with one error that names each wrong variable and shows no secret.
 |---|---|
 | **Use it when** | a program reads a URL, a secret or a switch from its environment |
 | **You need** | [start here](start_here.ipynb) (*background*) |
-| **Time** | read 33 min, exercise 15 min |
+| **Time** | read 34 min, exercise 15 min |
 | **Topics** | settings, configuration, environment variables, 12-factor, typo |
 | **Standard** | OWASP ASVS 5.0 (13.3, 13.4, 16.2.5), CWE-209, CWE-532 |
 
@@ -23,7 +23,7 @@ class Settings(CheckedSettings, env_prefix="SHOP_"):
 settings = read_environment(Settings)  # or a SettingsError with every mistake
 ```
 
-*Lift: 75 lines in 1 file; needs pydantic, pydantic_core, pydantic_settings.*
+*Lift: 78 lines in 1 file; needs pydantic, pydantic_core, pydantic_settings.*
 
 ## See it break
 
@@ -79,10 +79,10 @@ with patch.dict(os.environ, {"SHOP_SECRT": key}), serving(naive_shop) as client:
 
 # %% [markdown]
 """
-The old process is gone, and the first customer finds the typo. So the program has to
-check its variables when it starts.
+A program has to check its variables when it starts. Here the old process was gone when
+the first customer found the typo.
 
-The next version does this with pydantic-settings. The field has the type `SecretStr`,
+The next version checks them with pydantic-settings. The field has the type `SecretStr`,
 which hides its value. The name is right now, but Ada has pasted only 20 of the 32
 characters. Predict: what will the log show of the key?
 """
@@ -104,9 +104,9 @@ with patch.dict(os.environ, {"SHOP_SECRET": key[:20]}):
 
 # %% [markdown]
 """
-`SecretStr` hides a value only after it has accepted the value. This one was refused
-first, and pydantic's error quotes what it refuses. Many people and programs can read a
-log (CWE-532).
+Many people and programs can read a log (CWE-532). `SecretStr` hides a value only after
+it has accepted the value. This one was refused first, and pydantic's error quotes what
+it refuses.
 
 ## The decision
 
@@ -115,7 +115,7 @@ log (CWE-532).
 | `os.environ` where it is needed | no code | a mistake waits for a request |
 | Django `settings.py`, Flask `from_prefixed_env` | there already | a typo is accepted |
 | pydantic-settings as it is | types, all mistakes at once | typos; secrets in errors |
-| **a checked class, read at the start** | a mistake stops the start | 75 lines |
+| **a checked class, read at the start** | a mistake stops the start | 78 lines |
 | a configuration service | changes without a restart | one more server |
 
 We choose the **checked class**, built on pydantic-settings. In a rolling deployment new
@@ -144,8 +144,8 @@ except ValueError as error:
 
 `ExplicitSettings` differs from pydantic-settings in three ways:
 
-- Its constructor takes only what it is given. So no test depends on the variables of a
-  laptop.
+- Its constructor takes only what it is given: `settings_customise_sources` leaves all
+  other sources out. So no test depends on the variables of a laptop.
 - It is frozen: no code can change a setting later.
 - Its errors do not quote their input.
 
@@ -164,7 +164,10 @@ class ExplicitSettings(BaseSettings):
     """Frozen settings from the constructor's arguments. Errors hide their input."""
 
     model_config = SettingsConfigDict(
-        frozen=True, hide_input_in_errors=True, loc_by_alias=False
+        frozen=True,
+        hide_input_in_errors=True,
+        loc_by_alias=False,  # errors name the field
+        populate_by_name=True,  # and the constructor takes its name
     )
 
     @classmethod
@@ -194,8 +197,9 @@ except ValueError as error:
 
 A default lets a colleague start the shop without any variable. In production the same
 default is a published secret. `development_default` marks such a field, and
-`CheckedSettings` refuses the default in production. The mode "before" compares the text
-as it was given.
+`CheckedSettings` refuses the default in production. The mode "before" sees the text
+before pydantic converts it, and pydantic-settings validates defaults too. `info.data`
+has the fields above this one; `environment` is the first.
 """
 
 # %% tags=["export"]
@@ -465,8 +469,8 @@ shop has to know whose header it may believe. Write the setting `trusted_proxies
 
 - `SHOP_TRUSTED_PROXIES=10.0.0.0/8, 192.168.1.7` becomes a tuple of networks
   (`ipaddress.ip_network`). Without the variable the tuple is empty.
-- Production refuses a list that trusts every IPv4 address or every IPv6 address, in
-  whatever way it is written. Development accepts it.
+- Production refuses a list that trusts every IPv4 address or every IPv6 address, also
+  in parts, such as `0.0.0.0/1, 128.0.0.0/1`. Development accepts it.
 - A mistake names the variable and does not show the value.
 """
 
@@ -527,14 +531,15 @@ assert check(ProxySettings)
 """
 ## Take it with you
 
-`playbook lift settings INTO` copies the recipe and its tests. It asks three things of
+`playbook lift settings INTO` copies the recipe and its tests. It asks four things of
 your project:
 
 | seam | what you write |
 |---|---|
 | your class | a subclass of `CheckedSettings` with `env_prefix`, one line per setting |
+| other names | `validation_alias="DATABASE_URL"` for a variable without the prefix |
 | the start | `start` as above, before any connection or thread |
-| the environment | nothing, or a mapping of names to texts |
+| the environment | nothing, or a mapping of names to texts, as below |
 
 A file `.env` is such a mapping: `dotenv_values(".env") | os.environ`. So is a secret
 that Docker mounts as a file: `{"SHOP_SECRET": path.read_text().strip()} | os.environ`.

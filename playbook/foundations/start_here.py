@@ -9,19 +9,23 @@ page uses.
 |---|---|
 | **Use it when** | this is your first page, or you meet a helper that you do not know |
 | **You need** | nothing |
-| **Time** | read 15 min, exercise 10 min |
+| **Time** | read 16 min, exercise 10 min |
 | **Topics** | introduction, prerequisites, helpers, DuckDB, SQLite, exercises |
 
 ### For whom
 
 You have two years of Python. You have written web applications, with Flask or Django
-for example. You have used SQLAlchemy a little, and FastAPI once. You want to know what
-goes wrong when two requests arrive at once, when a process is killed, or when a caller
-lies. On each page something goes wrong for real, and you build what prevents it.
+for example. You have used SQLAlchemy a little, and FastAPI once. You know what SELECT
+and UPDATE do, and that a transaction is committed as a whole or not at all.
+
+You want to know what goes wrong when two requests arrive at once, when a process is
+killed, or when a caller lies. On each page something goes wrong for real, and you build
+what prevents it.
 
 ### The cast
 
-- **Ada** uses the service as it was meant. She is often the first to suffer.
+- **Ada** uses the service as it was meant. She is often the first to suffer. **Bob**,
+  a colleague, sends his request at the same moment.
 - **Mallory** is an attacker, or simply the other request.
 - **Pantry** is the running example: a package index that a company runs for itself.
   People publish packages there, and machines install them. The recipes of the pages do
@@ -97,9 +101,9 @@ print(found)
 
 # %% [markdown]
 """
-Each request looked before the other one had committed, so each found no owner. Both
-transactions succeeded, and no error was raised. A test that sends one request after the
-other never sees this. The exercise below mends it.
+A test that sends one request after the other never sees this. Here each request looked
+before the other one had committed, so each found no owner. Both transactions succeeded,
+and no error was raised. The exercise below mends it.
 
 ## The decision
 
@@ -113,7 +117,8 @@ On which database should such pages run?
 
 We choose **DuckDB and PostgreSQL**. DuckDB runs inside the Python process, like SQLite.
 Unlike SQLite, it refuses a text in a column of numbers, and several transactions can
-write at once. If two of them change the same value, DuckDB refuses one. The section *On
+write at once. If two of them change the same value, DuckDB refuses one. (The two
+requests above changed no value: each inserted a row of its own.) The section *On
 PostgreSQL* of a page shows what changes in production. Choose SQLite for an application
 on one device. The recipes run on SQLite too, unless a page says why not.
 
@@ -147,7 +152,7 @@ def read_newest():
 # %% [markdown]
 """
 This service has a mistake that FastAPI does not report. Predict: what is the body of
-the answer?
+the answer to `GET /packages/newest`?
 """
 
 # %% tags=["predict"]
@@ -157,7 +162,8 @@ with serving(app) as client:
 
 # %% [markdown]
 """
-FastAPI takes the first route that fits, and `newest` fits `{name}`.
+Each route is right alone; their order is the mistake. FastAPI takes the first route
+that fits a path, and `newest` fits `{name}`.
 
 ### The other helpers
 
@@ -188,23 +194,29 @@ These helpers are part of the course. A recipe never uses them.
 | `Timeline` | records what each transaction did, one column for each |
 | `checker` | turns a function into the checker of an exercise |
 
-### Break it, and take it with you
+### Read a page, break it, and take it with you
+
+The table at the top of a page is its **card**. In *You need*, *background* is a page
+that you should have read, and *code* is a page whose code this one imports.
+
+`playbook lab NAME` opens a page in JupyterLab. Run its cells from top to bottom.
 
 The section *Check it* of a page asserts what the page has promised. **Break it** lists
-three changes; make one, run the page again, and see the assertion fail.
+three changes; make one, run all cells again, and see the assertion fail.
 
-Some cells are marked *export*. Together they are the **recipe** of the page. `playbook
-lift NAME INTO` copies it into your own project, with tests. To find a page, ask with
-your own words: `playbook find "lost update"`. `playbook run NAME` runs a page as a
-script.
+Some cells have the tag *export* (in JupyterLab, see the *Property Inspector*). They are
+the **recipe** of the page. `playbook lift NAME INTO` copies it into your own project,
+with tests. To find a page, ask with your own words: `playbook find "lost update"`.
+`playbook run NAME` runs a page as a script.
 
 ## On PostgreSQL
 
-`on_postgres` uses a server that you name, or starts one for a moment. The same two
-requests there:
+`on_postgres` uses a server that the variable `DATABASE_URL` names, or starts one for a
+moment. If no server can start, it says so and returns None. Predict: does PostgreSQL
+refuse one of the two requests?
 """
 
-# %%
+# %% tags=["predict"]
 from playbook.kit.lesson import on_postgres
 
 found_there = on_postgres(two_requests)

@@ -36,7 +36,7 @@ def test_the_table_explains_what_pages_use() -> None:
     [
         ("| `together` |", "| `all_together` |", "all_together"),
         ("`playbook run", "`playbook start", "start"),
-        ("`playbook\nlift", "`playbook\nlend", "lend"),
+        ("`playbook lift", "`playbook\nlend", "lend"),
     ],
 )
 def test_a_name_that_does_not_exist_is_found(old: str, new: str, name: str) -> None:

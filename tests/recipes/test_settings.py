@@ -87,6 +87,18 @@ def test_the_words_name_the_variable_also_behind_an_alias() -> None:
     assert given.get_secret_value() == "sqlite://"
 
 
+class Kiosk(CheckedSettings, env_prefix="KIOSK_"):
+    url: SecretStr = development_default("sqlite:///kiosk.db", validation_alias="DATABASE_URL")
+
+
+def test_a_field_may_have_another_name_than_its_alias() -> None:
+    settings = read_environment(Kiosk, {"DATABASE_URL": "sqlite:///orders.db"})
+    assert settings.url.get_secret_value() == "sqlite:///orders.db"
+    assert Kiosk(environment="test", url=SecretStr("sqlite://")).url.get_secret_value() == "sqlite://"
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL: needs a value of its own in production$"):
+        read_environment(Kiosk, {})
+
+
 def test_a_rule_about_several_fields_is_told_without_a_name() -> None:
     [line] = refused(RIGHT | {"CLINIC_BEDS": "300", "CLINIC_NIGHT_SHIFT": "off"})
     assert line == "more than 200 beds need a night shift"

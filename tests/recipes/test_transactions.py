@@ -114,6 +114,36 @@ def test_what_cannot_succeed_runs_once_and_leaves_nothing(engine: sa.Engine, wro
     assert taken(engine) == 0
 
 
+def test_a_missing_value_is_no_duplicate_and_runs_once(engine: sa.Engine) -> None:
+    runs: list[int] = []
+
+    def work(session: orm.Session) -> None:
+        runs.append(1)
+        session.execute(sa.text("INSERT INTO seats (id) VALUES (2)"))  # `taken` may not be NULL
+
+    with pytest.raises(sa.exc.IntegrityError):
+        transaction(engine, work, retry=somebody_was_first, sleep=lambda seconds: None)
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize(("sqlstate", "due"), [("23505", True), ("40001", True), ("23502", False), ("23514", False)])
+def test_what_of_postgresql_is_a_duplicate(sqlstate: str, due: bool) -> None:
+    cause = type("Cause", (Exception,), {"sqlstate": sqlstate})("in the words of the server's language")
+    assert somebody_was_first(sa.exc.IntegrityError("INSERT", {}, cause)) is due
+
+
+def test_a_foreign_key_that_names_no_row_has_three_attempts(engine: sa.Engine) -> None:
+    runs: list[int] = []
+
+    def work(session: orm.Session) -> None:
+        runs.append(1)
+        raise sa.exc.IntegrityError("INSERT", {}, type("Cause", (Exception,), {"sqlstate": "23503"})())
+
+    with pytest.raises(sa.exc.IntegrityError):
+        transaction(engine, work, sleep=lambda seconds: None)
+    assert len(runs) == 3
+
+
 def test_an_exception_of_the_work_rolls_back(engine: sa.Engine) -> None:
     with pytest.raises(KeyError):
         transaction(engine, lambda session: {}[take(session)])
