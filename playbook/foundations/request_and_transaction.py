@@ -9,7 +9,7 @@ commit, and it carries an id that leads to the log.
 |---|---|
 | **Use it when** | an endpoint writes, or "it failed" must lead to a line of the log |
 | **You need** | [transactions](transactions.ipynb) (*code*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | commit after response, unit of work, yield, request id, correlation id |
 | **Standard** | OWASP ASVS 5.0 (16.2, 16.4.1) |
 

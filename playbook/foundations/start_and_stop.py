@@ -9,7 +9,7 @@ request.
 |---|---|
 | **Use it when** | you deploy: a new process starts while an old one gets SIGTERM |
 | **You need** | [start here](start_here.ipynb) (*background*) |
-| **Time** | read 32 min, exercise 15 min |
+| **Time** | read 33 min, exercise 15 min |
 | **Topics** | health check, readiness, liveness, SIGTERM, graceful shutdown, drain |
 | **Standard** | RFC 9110 (15.6.4); Kubernetes probes; The Twelve-Factor App (IX) |
 
