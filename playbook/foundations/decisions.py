@@ -183,9 +183,9 @@ print(*faults(draft), sep="\n")
 ### Read it from a text
 
 `decisions_in` reads Markdown, also the Markdown of a page of this course. It looks for
-the heading `The decision`. Each table below this heading is one decision, and its
-chosen option is set in bold. A sentence that begins with "Choose" and has "when", "for"
-or "if" is the condition for choosing again.
+the heading `The decision`. Each table of options below this heading is one decision,
+and its chosen option is set in bold. A sentence that begins with "Choose" or such a
+verb, and has "when", "for" or "if", is the condition for choosing again.
 """
 
 # %% tags=["export"]
@@ -206,11 +206,11 @@ def options_in(rows: str) -> tuple[Option, ...]:
 
 
 def decisions_in(text: str, page: str) -> list[Decision]:
-    """The decisions below the heading "## The decision", one for each table there."""
+    """The decisions below the heading "## The decision", one per table of options."""
     section = re.search(r"^## The decision\n(.*?)(?=^## |\Z)", text, re.M | re.S)
     if section is None:
         return []
-    tables = re.findall(r"(?:^\|.*\n)+", section[1], re.M)
+    tables = re.findall(r"^\| *option\b.*\n(?:\|.*\n)+", section[1], re.M)
     prose = " ".join(re.sub(r"^\|.*\n", "", section[1], flags=re.M).split())
     otherwise = " ".join(OTHERWISE.findall(prose))
     return [Decision(page, options_in(rows), otherwise) for rows in tables]

@@ -7,7 +7,7 @@ stranger does.
 
 | | |
 |---|---|
-| **Use it when** | some routes need a caller, and somebody will add the next route |
+| **Use it when** | some routes need a caller, and developers will add more routes |
 | **You need** | [start_here](start_here.ipynb) (*background*) |
 | **Time** | read 34 min, exercise 15 min |
 | **Topics** | authentication, authorization, 401, 403, forgotten check, open route |
@@ -122,7 +122,7 @@ anything, and silence means *open*.
 | option | good | costs |
 |---|---|---|
 | check in each route | easy to read | a forgotten check is an open route |
-| check for the whole app | nothing to forget | misses mounts; sign-in needs a way out |
+| check for the whole app | nothing to forget | misses mounts; sign-in is an exception |
 | middleware, open paths | covers mounts | matches paths twice; no permissions |
 | **each route says it, a walk looks** | exact, one place | one word per open route |
 
@@ -130,16 +130,16 @@ Frameworks bring the second option: DRF's `DEFAULT_PERMISSION_CLASSES`, Django's
 `LoginRequiredMiddleware` (5.1), Flask's `before_request`. Django and DRF let single
 views out of it.
 
-We choose the **walk**. It finds silence when the program starts, and a reviewer
-searches for one word, `anyone`. Choose the middleware in front of an app that you
-cannot change.
+We choose the **walk** over all routes. It finds silence when the program starts, and a
+reviewer searches for one word, `anyone`. Choose the middleware when you cannot change
+the app behind it.
 
 ## Build it
 
 ### The idea
 
 A declaration is data. FastAPI keeps the dependencies of a route in `dependant`, so a
-program can read them. It can also see where nothing can be declared:
+program can read them. It can also see where nothing can be declared (`False`):
 """
 
 # %%
@@ -153,8 +153,10 @@ for route in iter_route_contexts(app.routes):
 ### Who is calling?
 
 Two words declare a route: the dependency that `caller_of` makes, or `anyone`. You hand
-in `find_caller`, which knows cookies or tokens. A client without a caller gets 401. RFC
-9110 demands a `WWW-Authenticate` header there, and it must name a scheme that is true.
+in `find_caller`, which gets an `HTTPConnection`, a request or a websocket, and knows
+cookies or tokens. `connection.scope` is a dictionary that lives as long as the request.
+A request without a caller gets 401. RFC 9110 demands a `WWW-Authenticate` header there.
+It names the *scheme*, a way to sign in, and is called the *challenge*.
 """
 
 # %% tags=["export"]
@@ -219,9 +221,9 @@ challenge = who_am_i(current_caller)
 
 # %% [markdown]
 """
-`Bearer` is true for tokens. Never write `Basic` without meaning it: a browser opens its
-password dialogue. For a cookie no scheme is registered. `challenge=None` leaves the
-header out, and deviates from the RFC on purpose.
+`Bearer` is the scheme for tokens. Never write `Basic` without meaning it: a browser
+opens its password dialogue. For a cookie no scheme is registered. `challenge=None`
+leaves the header out, and deviates from the RFC on purpose.
 
 ### May they?
 

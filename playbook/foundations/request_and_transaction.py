@@ -9,7 +9,7 @@ commit, and it carries an id that leads to the log.
 |---|---|
 | **Use it when** | an endpoint writes, or "it failed" must lead to a line of the log |
 | **You need** | [transactions](transactions.ipynb) (*code*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | commit after response, unit of work, yield, request id, correlation id |
 | **Standard** | OWASP ASVS 5.0 (16.2, 16.4.1) |
 
@@ -275,8 +275,7 @@ print(stream.getvalue())
 
 # %% [markdown]
 """
-Outside of a request the id is `-`. The usual middleware sets the variable, and adds the
-id to the answer.
+The usual middleware sets the variable, and adds the id to the answer.
 
 The folded cell defines `new_id()`, which counts. `example_app()` logs a line, then
 divides. `three_requests(app)` asks for `/divide/1`, `/nowhere` and `/divide/0`. Then it
@@ -338,7 +337,9 @@ _ = three_requests(app)
 # %% [markdown]
 """
 Starlette makes the answer to an unhandled exception outside of all middleware that was
-added to the app. So `RequestId` is not added. It wraps the whole app.
+added to the app. So `RequestId` is not added. It wraps the whole app. A server calls an
+ASGI app with `scope` (what the request says), `receive` (its body) and `send`. The
+first message of an answer holds the status and the headers.
 
 A client may send an id of its own, to follow one request through several services. The
 header is foreign text on its way into the log. So only a narrow format is accepted.
@@ -611,7 +612,7 @@ Traps:
 - `work` may run several times. Mail, calls to other services and files come after it.
 - `RequestId(app)` has no `routes` and no `dependency_overrides`. Keep both objects, or
   override `build_middleware_stack` in a subclass of FastAPI.
-- A row is readable after the commit, except for what was not loaded before.
+- Columns stay readable after the commit. A relationship must be loaded before it.
 
 Hand it over:
 

@@ -8,8 +8,8 @@ request.
 | | |
 |---|---|
 | **Use it when** | you deploy: a new process starts while an old one gets SIGTERM |
-| **You need** | nothing |
-| **Time** | read 32 min, exercise 15 min |
+| **You need** | [start here](start_here.ipynb) (*background*) |
+| **Time** | read 33 min, exercise 15 min |
 | **Topics** | health check, readiness, liveness, SIGTERM, graceful shutdown, drain |
 | **Standard** | RFC 9110 (15.6.4); Kubernetes probes; The Twelve-Factor App (IX) |
 
@@ -60,8 +60,9 @@ with serving(shop) as client:
 """
 The balancer goes on sending customers to this process.
 
-Next, the stop. `naive(app)` serves an app with uvicorn, which ends gracefully at
-SIGTERM: it finishes the requests in flight.
+Next, the stop. SIGTERM is the signal that asks a process to end. If it has not ended
+after some seconds, the platform kills it. `naive(app)` serves an app with uvicorn,
+which ends gracefully at SIGTERM: it finishes the requests in flight.
 """
 
 
@@ -76,11 +77,12 @@ def naive(app):
 
 # %% [markdown]
 """
-The folded cell defines `stop_under_traffic(serve_app)`. It runs `serve_app` in a
-process of its own. Three clients wait for a slow report when the platform sends
-SIGTERM. The balancer has not asked since, so it still sends five orders. Then it asks
-`/ready`. The function shows what happened, and returns how many requests were answered.
-`recipe_text(...)` is used later: it gives the text of definitions on this page.
+The folded cell imports `uvicorn` and defines `stop_under_traffic(serve_app)`. It runs
+`serve_app` in a process of its own. Three clients wait for a slow report when the
+platform sends SIGTERM. The balancer has not asked since, so it still sends five orders.
+Then it asks `/ready`. The function shows what happened, and returns how many requests
+were answered. `recipe_text(...)` is used later: it gives the text of definitions on
+this page.
 """
 
 # %% tags=["stage"]
@@ -405,8 +407,7 @@ def serve(app: Any, health: Health, times: StopTimes | None = None, **options: A
 
 The same stop again, with the recipe. Your machine may be slow, so the times are
 longer here. As soon as the balancer has seen red, `stop_under_traffic` ends the notice
-with Ctrl-C. `recipe_text`
-gives the definitions to the new process.
+with Ctrl-C. `recipe_text` gives the definitions to the new process.
 """
 
 
@@ -552,6 +553,10 @@ Its seams:
 A shop with two databases and a slow balancer, whose platform kills after 30 seconds:
 
 ```python
+def ping(engine):
+    return lambda: engine.connect().close()
+
+
 health = Health({"orders": ping(orders_engine), "stock": ping(stock_engine)})
 app = Starlette()
 app.add_route("/live", health.live)

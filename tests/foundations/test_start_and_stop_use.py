@@ -17,9 +17,6 @@ from starlette.applications import Starlette
 from playbook.foundations.start_and_stop import Health, StopTimes, serve
 
 orders_engine, stock_engine = sa.create_engine("sqlite://"), sa.create_engine("sqlite:////no/such/folder/stock.db")
-
-def ping(engine):
-    return lambda: engine.connect().close()
 """
 
 

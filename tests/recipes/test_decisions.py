@@ -119,6 +119,17 @@ def test_says_what_a_record_lacks(old: str, new: str, fault: str) -> None:
     assert line.startswith(f"queues: {fault}")
 
 
+def test_a_table_of_something_else_is_no_decision() -> None:
+    """A comparison of four columns beside the options, before or after them."""
+    other = "\n| framework | HEAD | OPTIONS | Allow |\n|---|---|---|---|\n| Flask | yes | yes | yes |\n\n"
+    named = "|option for a change|"
+    assert len(decisions_in(PLAIN.replace("|option|", named), "p")) == 1
+    for text in (PLAIN.replace("\nUse", other + "Use"), PLAIN.replace("|option", other.lstrip() + "|option", 1)):
+        decision = one_of(text)
+        assert [option.name for option in decision.options] == ["a", "d"]
+        assert decision.otherwise == "Use d if a fails."
+
+
 def test_a_text_without_the_section_has_no_decision() -> None:
     assert decisions_in("# Title\n\n| option | good | costs |\n", "x") == []
     assert decisions_in(PLAIN.replace("## The", "### The"), "x") == [], "another level is another heading"

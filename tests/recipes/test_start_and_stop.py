@@ -13,10 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from playbook.foundations.start_and_stop import Health, Probe, StopTimes
+from playbook.foundations.start_and_stop import DrainingServer, Health, Probe, StopTimes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 MODULE = Probe.__module__
@@ -134,6 +135,20 @@ def test_a_thread_that_hangs_ends_with_the_budget() -> None:
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(60) == 1
         assert hanging.result() != 200
+
+
+def test_a_second_sigterm_gives_no_more_time() -> None:
+    server = DrainingServer(uvicorn.Config(Starlette()), Health({}), StopTimes(60, 5, 90))
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        server.handle_exit(signal.SIGTERM, None)
+        left, closes_at = signal.getitimer(signal.ITIMER_REAL)[0], server._closes_at
+        server.handle_exit(signal.SIGTERM, None)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= left, "the alarm was set again"
+        assert server._closes_at == closes_at, "the notice began again"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def endpoints(health: Health) -> TestClient:
