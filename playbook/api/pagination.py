@@ -213,7 +213,7 @@ def are_unique(columns: Sequence[Any]) -> bool:
     if not isinstance(table, sa.Table):
         return False
     unique = (sa.PrimaryKeyConstraint, sa.UniqueConstraint)
-    rules = [
+    rules: list[list[Any]] = [
         list(rule.columns) for rule in table.constraints if isinstance(rule, unique)
     ]
     for index in table.indexes:

@@ -337,7 +337,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 
-async def method_not_allowed(request: Request, error: Any) -> Response:
+async def method_not_allowed(request: Request, error: Any) -> Any:
     """Answer 405 with the whole `Allow`, and OPTIONS with 204 (RFC 9110, 15.5.6)."""
     headers = dict(error.headers or {})
     own = headers.get("Allow", "").replace(" ", "").split(",")

@@ -207,11 +207,13 @@ def options_in(rows: str) -> tuple[Option, ...]:
 
 def decisions_in(text: str, page: str) -> list[Decision]:
     """The decisions below the heading "## The decision", one per table of options."""
-    section = re.search(r"^## The decision\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    section = re.search(
+        r"^## The decision\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
+    )
     if section is None:
         return []
-    tables = re.findall(r"^\| *option\b.*\n(?:\|.*\n)+", section[1], re.M)
-    prose = " ".join(re.sub(r"^\|.*\n", "", section[1], flags=re.M).split())
+    tables = re.findall(r"^\| *option\b.*\n(?:\|.*\n)+", section[1], re.MULTILINE)
+    prose = " ".join(re.sub(r"^\|.*\n", "", section[1], flags=re.MULTILINE).split())
     otherwise = " ".join(OTHERWISE.findall(prose))
     return [Decision(page, options_in(rows), otherwise) for rows in tables]
 

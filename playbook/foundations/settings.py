@@ -207,7 +207,7 @@ from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
-DEVELOPMENT = {"development_default": True}
+DEVELOPMENT: Any = {"development_default": True}
 
 
 def development_default(text: str, **options: Any) -> Any:
@@ -316,7 +316,7 @@ def in_words(kind: type[CheckedSettings], fault: ErrorDetails) -> str:
 def validated(kind: type[AnySettings], environ: Environ) -> AnySettings | list[str]:
     """The settings in `environ`, or one line per problem."""
     names = variables(kind).items()
-    values = {field: environ[name] for field, name in names if name in environ}
+    values: Any = {field: environ[name] for field, name in names if name in environ}
     problems = unknown_variables(kind, environ)
     try:
         settings = kind(**values)

@@ -393,7 +393,9 @@ from contextlib import suppress
 from typing import Any
 
 
-def serve(app: Any, health: Health, times: StopTimes | None = None, **options: Any):
+def serve(
+    app: Any, health: Health, times: StopTimes | None = None, **options: Any
+) -> None:
     """Serve `app` until SIGTERM or Ctrl-C. `options` are uvicorn's."""
     times = times or StopTimes()
     options["timeout_graceful_shutdown"] = times.finish

@@ -290,7 +290,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.002, 0.2  # seconds
 
 def longest_pause(attempt: int) -> float:
     """The upper limit of the pause after attempt 0, 1, 2, ..., in seconds."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt)
 
 
 # %%

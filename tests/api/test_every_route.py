@@ -381,11 +381,9 @@ def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_service_without_problems_breaks_nearly_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_installed(app: FastAPI) -> None:
-        app.state.describers = []
-
-    monkeypatch.setattr("playbook.pantry.app.install_problems", not_installed)
-    monkeypatch.setattr("playbook.pantry.app.install_idempotency", lambda app: None)
+    for name in ("install_problems", "install_strict_input", "install_idempotency"):
+        monkeypatch.setattr(f"playbook.pantry.app.{name}", lambda app: None)
+    monkeypatch.setattr("playbook.pantry.app.complete_document", lambda app, complete: None)
     app = new_pantry("duckdb:///:memory:without_problems")
     with serving(app) as client:
         client.app = app  # type: ignore[attr-defined]

@@ -85,7 +85,7 @@ def check(comes_after: Callable[..., Any]) -> str:
     return "right"
 
 
-def conjuncts(condition: sa.ColumnElement[Any]) -> list[Any]:
+def conjuncts(condition: Any) -> list[Any]:
     """The parts of `condition` that every row must pass: those that AND combines at the top."""
     if isinstance(condition, sa.BooleanClauseList) and condition.operator is operators.and_:
         return [part for clause in condition.clauses for part in conjuncts(clause)]
