@@ -83,21 +83,21 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-37 playbooks, 20 h 4 min in all.
+37 playbooks, 20 h 18 min in all.
 
-### foundations: the ground everything stands on (7 h 30 min)
+### foundations: the ground everything stands on (7 h 40 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Start here](foundations/start_here.ipynb) | 25 | Know for whom this course is, see a first failure, and learn the few helpers that every page uses. |
-| [Settings](foundations/settings.ipynb) | 48 | Run one program in development, test and production. A wrong configuration stops its start, with one error that names each wrong variable and shows no secret. |
-| [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 50 | Let a test choose the time, the ids and the random bytes. Give each row an id that sorts by age and counts nothing. |
-| [Transactions](foundations/transactions.ipynb) | 49 | Read a row, decide, and write it, while other requests do the same. No change is lost. |
-| [Engines](foundations/engines.ipynb) | 49 | Run one code base on an embedded database and on PostgreSQL, and get every connection back. |
-| [Write skew](foundations/write_skew.ipynb) | 38 | Keep a rule that spans several rows, although each transaction changes another row. |
-| [Request and transaction](foundations/request_and_transaction.ipynb) | 49 | Turn each request into one transaction and one answer. The answer is made after the commit, and it carries an id that leads to the log. |
+| [Start here](foundations/start_here.ipynb) | 26 | Know for whom this course is, see a first failure, and learn the few helpers that every page uses. |
+| [Settings](foundations/settings.ipynb) | 49 | Run one program in development, test and production. A wrong configuration stops its start, with one error that names each wrong variable and shows no secret. |
+| [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 51 | Let a test choose the time, the ids and the random bytes. Give each row an id that sorts by age and counts nothing. |
+| [Transactions](foundations/transactions.ipynb) | 50 | Read a row, decide, and write it, while other requests do the same. No change is lost. |
+| [Engines](foundations/engines.ipynb) | 50 | Run one code base on an embedded database and on PostgreSQL, and get every connection back. |
+| [Write skew](foundations/write_skew.ipynb) | 41 | Keep a rule that spans several rows, although each transaction changes another row. |
+| [Request and transaction](foundations/request_and_transaction.ipynb) | 50 | Turn each request into one transaction and one answer. The answer is made after the commit, and it carries an id that leads to the log. |
 | [Deny by default](foundations/deny_by_default.ipynb) | 49 | Make each route say who may use it, and find the route that says nothing before a stranger does. |
-| [Start and stop](foundations/start_and_stop.ipynb) | 47 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
+| [Start and stop](foundations/start_and_stop.ipynb) | 48 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
 | [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
 ### schema: from facts to tables (56 min)
@@ -116,18 +116,18 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Expand and contract](migrations/expand_and_contract.ipynb) | 20 | Rename a column in five releases while clients read and write, so that no request fails and no row is wrong. |
 | [Test migrations](migrations/test_migrations.ipynb) | 20 | Run every migration up, down and up again over rows that nobody chose, and be told what it loses, what it leaves behind and where it works on an empty table only. |
 
-### api: a contract strangers can rely on (6 h 30 min)
+### api: a contract strangers can rely on (6 h 34 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Resources](api/resources.ipynb) | 50 | Give each thing in your service a URL, and use HTTP's methods and status codes as clients, caches and proxies already understand them. |
 | [Representations](api/representations.ipynb) | 49 | Decide which bodies come in and go out: strict input, patches that change only what they name, and media types that odd clients survive. |
-| [Errors](api/errors.ipynb) | 49 | Answer every failure of a service in one format. It tells a client what to do next, and an attacker nothing. |
-| [Keyset pagination](api/pagination.ipynb) | 49 | Read a list page by page. Each row that stays comes exactly once, while other rows come and go. |
+| [Errors](api/errors.ipynb) | 50 | Answer every failure of a service in one format. It tells a client what to do next, and an attacker nothing. |
+| [Keyset pagination](api/pagination.ipynb) | 50 | Read a list page by page. Each row that stays comes exactly once, while other rows come and go. |
 | [Signed cursors](api/cursors.ipynb) | 49 | Hand a client its position in a list. Accept only what you handed out, and only for the same list. |
-| [Conditional requests](api/conditional_requests.ipynb) | 49 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
+| [Conditional requests](api/conditional_requests.ipynb) | 50 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
 | [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
-| [Retries](api/retries.ipynb) | 46 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
+| [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
 ### auth: who is it, may they, for how long (3 h 50 min)
 

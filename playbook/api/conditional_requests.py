@@ -21,7 +21,7 @@ check_write(request, etag(body))  # PUT, PATCH, DELETE: raises 412 or 428
 lock_row(session, Note.id, number)  # before it, with a plain Session
 ```
 
-*Lift: 52 lines in 1 file; needs fastapi, sqlalchemy.*
+*Lift: 53 lines in 1 file; needs fastapi, sqlalchemy.*
 
 ## See it break
 
@@ -120,7 +120,7 @@ print("stored:", two_editors(plain_wiki(new_engine(lesson_url()))))
 # %% [markdown]
 """
 Nobody was told that Ada's correction is gone: a **lost update**. No transaction can
-help here. Each request was one, and the gap lies on Bob's screen.
+help. Each request was one, and the gap lies on Bob's screen.
 
 ## The decision
 
@@ -133,8 +133,8 @@ help here. Each request was one, and the gap lies on Bob's screen.
 | **ETag, `If-Match`** | one rule for all methods and caches | clients handle 412 |
 
 We choose the **ETag**. DRF, Flask and Starlette bring nothing for writes. SQLAlchemy's
-`version_id_col` guards one request, but not the minutes in which a form is open. Choose
-a lock where a merge is impossible, as for drawings.
+`version_id_col` guards one request, but not the minutes a form is open. Choose
+a lock where a merge is impossible.
 
 ## Build it
 
@@ -166,7 +166,7 @@ print("stored:", two_editors(small))
 
 # %% [markdown]
 """
-Bob learns of it. Three things are missing: a tag for any content, the whole syntax of
+Bob learns it. Three things are missing: a tag for any content, the whole syntax of
 the headers, and a guard against two writes at the same moment.
 
 ### The tag
@@ -246,10 +246,8 @@ Predict: which of these comparisons are true?
 # %% tags=["predict"]
 rows = []
 for field in ('"1"', 'W/"1"', '"2"', "*"):
-    tags = read_tags(field)
-    rows.append(
-        (field, matches(tags, '"1"', weak=False), matches(tags, '"1"', weak=True))
-    )
+    found = [matches(read_tags(field), '"1"', weak) for weak in (False, True)]
+    rows.append((field, *found))
 show(table(rows, ["sent, current is 1", "If-Match", "If-None-Match"]))
 
 # %% [markdown]
@@ -257,9 +255,9 @@ show(table(rows, ["sent, current is 1", "If-Match", "If-None-Match"]))
 ### Reading and writing
 
 A GET with the current tag gets 304 and no body. `no-cache` lets a browser keep the
-answer, but ask before each use; `private` keeps it out of shared caches. A write gets
-412 if it sent another tag, and 428 if it sent none. `If-Match` is compared first.
-`If-None-Match: *` means "only create"; it does not replace `If-Match`.
+answer, but ask before each use. A write gets 412 if it sent another tag, and 428 if it
+sent none. `If-Match` is compared first. `If-None-Match: *` means "only create"; it does
+not replace `If-Match`.
 """
 
 # %% tags=["export"]

@@ -188,12 +188,10 @@ UNAVAILABLE = ProblemType("/problems/unavailable", 503, "Not possible just now")
 
 
 class Problem(HTTPException):
-    """An error with its type; `members` become further members of the answer."""
+    """An error with its type; `members`, save `headers`, go into the answer."""
 
-    def __init__(
-        self, kind: ProblemType, detail: str = "", headers: Any = None, **members: Any
-    ) -> None:
-        super().__init__(kind.status, detail, headers)
+    def __init__(self, kind: ProblemType, detail: str = "", **members: Any) -> None:
+        super().__init__(kind.status, detail, members.pop("headers", None))
         self.kind = kind
         self.members = members
 

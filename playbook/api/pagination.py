@@ -20,7 +20,7 @@ page = read_page(session, sa.select(Invoice), newest, limit=20)
 page = read_page(session, sa.select(Invoice), newest, limit=20, after=page.next)
 ```
 
-*Lift: 76 lines in 1 file; needs sqlalchemy.*
+*Lift: 73 lines in 1 file; needs sqlalchemy.*
 
 ## See it break
 
@@ -251,11 +251,8 @@ class Order:
 
     def __post_init__(self) -> None:
         for column in self.columns:
-            last = column
-            if isinstance(column, coalesce):  # NULL only if its last argument is NULL
-                last = list(column.clauses)[-1]
-            is_value = isinstance(last, sa.BindParameter)
-            if getattr(last, "nullable", not is_value):
+            last = [*column.clauses][-1] if isinstance(column, coalesce) else column
+            if getattr(last, "nullable", not isinstance(last, sa.BindParameter)):
                 raise ValueError(f"{column} can be NULL: use coalesce({column}, value)")
         if not self.columns or not are_unique(self.columns):
             raise ValueError("this order has ties: add a unique column at the end")

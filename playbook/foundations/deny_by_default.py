@@ -160,14 +160,14 @@ It names the *scheme*, a way to sign in, and is called the *challenge*.
 """
 
 # %% tags=["export"]
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-Caller = Callable[[HTTPConnection], Awaitable[Any]]
+Caller = Callable[..., Any]  # a dependency
 
 
 def caller_of(
@@ -241,7 +241,7 @@ from fastapi import Depends
 May = Callable[[Any, str, Mapping[str, Any]], bool]
 
 
-def permission_of(caller: Callable[..., Any], may: May) -> Callable[..., Any]:
+def permission_of(caller: Caller, may: May) -> Callable[..., Any]:
     """Makes dependencies: `permission(action)` is 403 for callers who may not do it."""
 
     Found = Annotated[Any, Depends(caller)]
@@ -351,9 +351,7 @@ anything, you name its path in `open_paths`.
 
 
 # %% tags=["export"]
-def refuse_undeclared(
-    app: Any, caller: Callable[..., Any], open_paths: Sequence[str] = ()
-) -> None:
+def refuse_undeclared(app: Any, caller: Caller, open_paths: Sequence[str] = ()) -> None:
     """ValueError names the routes without `caller` or `anyone`, save `open_paths`."""
     words = {caller, anyone, *open_paths}
     silent = [route.name for route in routes_of(app.routes) if not route.calls & words]
@@ -438,9 +436,7 @@ class CallerFirst:
         await self.app(scope, receive_after_caller, send)
 
 
-def needs_caller(
-    routes: Sequence[Any], endpoint: Any, caller: Callable[..., Any]
-) -> bool:
+def needs_caller(routes: Sequence[Any], endpoint: Any, caller: Caller) -> bool:
     """Whether each route of `endpoint` names `caller`."""
     found = [route for route in routes_of(routes) if route.endpoint is endpoint]
     return bool(found) and all(caller in route.calls for route in found)

@@ -23,7 +23,7 @@ transact(work)  # in an endpoint with the parameter `transact: Transaction`
 service = RequestId(app)  # what the server serves
 ```
 
-*Lift: 81 lines in 2 files; needs sqlalchemy, starlette.*
+*Lift: 82 lines in 2 files; needs sqlalchemy, starlette.*
 
 ## See it break
 

@@ -22,7 +22,7 @@ app.add_route("/ready", health.ready)  # red: send the traffic elsewhere
 serve(app, health, port=8000)  # instead of uvicorn.run
 ```
 
-*Lift: 72 lines in 1 file; needs starlette, uvicorn.*
+*Lift: 74 lines in 1 file; needs starlette, uvicorn.*
 
 ## See it break
 

@@ -96,8 +96,8 @@ def changed_problem(request: Request, current: str) -> Problem:
     """412 with the current tag. nginx and CDNs that compress make tags weak: that gets its own type and words."""
     headers = {"ETag": current}
     if f"W/{current}" in read_tags(", ".join(request.headers.getlist("If-Match"))):
-        return Problem(WEAKENED, f"a proxy that compresses put W/ before it; If-Match takes {current}", headers)
-    return Problem(CHANGED, "the tag is not the current one: read again, do not send this tag again", headers)
+        return Problem(WEAKENED, f"a proxy that compresses put W/ before it; If-Match takes {current}", headers=headers)
+    return Problem(CHANGED, "the tag is not the current one: read again, do not send this tag again", headers=headers)
 
 
 # What the headers and status codes mean, for the OpenAPI document. A route cannot declare `If-Match` as its parameter:

@@ -78,7 +78,7 @@ class AccountLimits:
     def take(self, account: uuid.UUID) -> None:
         """Count a request. Raises Problem 429 when there were too many."""
         if self.counts is not None and (wait := self.counts.take(str(account))):
-            raise Problem(TOO_MANY, "this account has asked too often", self.counts.headers(wait))
+            raise Problem(TOO_MANY, "this account has asked too often", headers=self.counts.headers(wait))
 
 
 def head_fault(scope: Scope) -> Problem | None:

@@ -46,10 +46,12 @@ import logging
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
+from fastapi import APIRouter, Depends
 
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, make_engine
 from playbook.kit.lesson import checker, data_path, lesson_url, on_postgres, serving, show, table
 from playbook.pantry.auth.account_changes import account_routes
@@ -85,7 +87,10 @@ def one_app(url):
         found = look_up(request, auth)
         return found and Caller(found.user.id, found.user.name)
 
-    app = create_app(engine, [session_routes, sign_up_routes, sign_in_routes, account_routes], clock, ids, find_caller)
+    together = APIRouter(dependencies=[Depends(anyone)])  # each of their routes asks for the session itself
+    for routes in (session_routes, sign_up_routes, sign_in_routes, account_routes):
+        together.include_router(routes)
+    app = create_app(engine, [together], clock, ids, find_caller)
     app.state.auth = auth
     app.add_exception_handler(AuthError, answer_auth_error)
     install_problems(app)

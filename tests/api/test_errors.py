@@ -67,7 +67,7 @@ def answer_status(status: int) -> JSONResponse:
 
 @open_router.get("/problem")
 def raise_problem() -> None:
-    raise Problem(CONFLICT, "too little", {"X-Kept": "yes"}, balance=30)
+    raise Problem(CONFLICT, "too little", headers={"X-Kept": "yes"}, balance=30)
 
 
 @open_router.get("/not-modified")
