@@ -721,6 +721,12 @@ def check_spraying(before, after):
             return "not yet: eight colleagues mistyped and then knew it: that is no spraying"
     if sum(tries(f"guessed {n}", network=office) == 401 for n in range(9)) != 6:
         return "not yet: after all those right passwords this network may still try exactly six accounts"
+    tried = 0
+    for n in range(60):  # between two guesses Mallory signs in to an account of her own
+        tried += tries(f"victim {n}", network="203.0.113.77") == 401
+        tries("mallory", right=True, network="203.0.113.77")
+    if tried > 6:
+        return f"not yet: Mallory signs in to her own account after each guess, and tried {tried} of 60 accounts"
     return "right"
 
 
