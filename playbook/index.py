@@ -33,8 +33,8 @@ from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import data_path, lesson_url, serving, show_http
-from playbook.migrations.first_migration import prepare
 from playbook.pantry.app import mirror_of, resource_api
+from playbook.pantry.history import prepare
 from playbook.pantry.http import Caller
 from playbook.pantry.settings import Settings
 from playbook.schema.catalog import load_catalog

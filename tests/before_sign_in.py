@@ -14,11 +14,11 @@ from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
-from playbook.migrations.first_migration import prepare
 from playbook.pantry import organizations, packages
 from playbook.pantry.app import BASELINE, mirror_of, resource_api
 from playbook.pantry.errors import install_problems
 from playbook.pantry.headers import secure
+from playbook.pantry.history import prepare
 from playbook.pantry.http import Caller
 from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.lists import sign_cursors

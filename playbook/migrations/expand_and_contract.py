@@ -425,7 +425,7 @@ from collections.abc import Callable
 
 from alembic import command
 
-from playbook.migrations.first_migration import ONE_AT_A_TIME, PANTRY, Location, alembic_config
+from playbook.migrations.first_migration import HERE, ONE_AT_A_TIME, Location, alembic_config
 
 
 def gave_way(error: sa.exc.DBAPIError) -> bool:
@@ -438,7 +438,7 @@ def gave_way(error: sa.exc.DBAPIError) -> bool:
 def migrate(
     engine: sa.Engine,
     revision: str = "head",
-    location: Location = PANTRY,
+    location: Location = HERE,
     lock_timeout: str = "200ms",
     attempts: int = 100,
     sleep: Callable[[float], None] = time.sleep,

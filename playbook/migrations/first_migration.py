@@ -110,11 +110,11 @@ from alembic import command
 from alembic.config import Config
 
 Location = str | Path  # of a history: a folder, or package:folder, found wherever the package is installed
-PANTRY = "playbook.pantry:revisions"
+HERE = "migrations"  # where nothing else is said: the folder that `alembic init migrations` makes
 ONE_AT_A_TIME = threading.RLock()  # Alembic keeps the running environment in module globals
 
 
-def alembic_config(engine: sa.Engine | str, location: Location = PANTRY, metadata: sa.MetaData | None = None) -> Config:
+def alembic_config(engine: sa.Engine | str, location: Location = HERE, metadata: sa.MetaData | None = None) -> Config:
     """Alembic's configuration for one database and one history.
 
     `engine` may be the name of a dialect, for SQL without a connection. `location` is the folder with `env.py` and
@@ -140,13 +140,13 @@ from alembic.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
 
 
-def upgrade(engine: sa.Engine, revision: str = "head", location: Location = PANTRY) -> None:
+def upgrade(engine: sa.Engine, revision: str = "head", location: Location = HERE) -> None:
     """Run the revisions from where the database is to `revision`. Raises `alembic.util.CommandError`."""
     with ONE_AT_A_TIME:
         command.upgrade(alembic_config(engine, location), revision)
 
 
-def downgrade(engine: sa.Engine, revision: str, location: Location = PANTRY) -> None:
+def downgrade(engine: sa.Engine, revision: str, location: Location = HERE) -> None:
     """Run the downgrades to `revision`: its id, "-1" for one step back, "base" for all of them."""
     with ONE_AT_A_TIME:
         command.downgrade(alembic_config(engine, location), revision)
@@ -158,7 +158,7 @@ def current(database: sa.Engine | sa.Connection) -> tuple[str, ...]:
         return tuple(sorted(MigrationContext.configure(connection).get_current_heads()))
 
 
-def heads(location: Location = PANTRY) -> tuple[str, ...]:
+def heads(location: Location = HERE) -> tuple[str, ...]:
     """The newest revisions of a history, sorted; more than one after two branches were merged in version control."""
     return tuple(sorted(ScriptDirectory.from_config(alembic_config("duckdb", location)).get_heads()))
 
@@ -334,7 +334,7 @@ database at head, best a PostgreSQL, since a draft made on DuckDB lacks the fore
 import io
 
 
-def generate(engine: sa.Engine, message: str, metadata: sa.MetaData | None = None, location: Location = PANTRY) -> Path:
+def generate(engine: sa.Engine, message: str, metadata: sa.MetaData | None = None, location: Location = HERE) -> Path:
     """Write the next revision: a draft of what `metadata` has and the database lacks, or an empty one without it.
 
     Returns its file. Raises CommandError for a draft against a database that is not at head.
@@ -345,7 +345,7 @@ def generate(engine: sa.Engine, message: str, metadata: sa.MetaData | None = Non
     return Path(made.path)
 
 
-def offline_sql(dialect: str, revisions: str = "base:head", location: Location = PANTRY) -> str:
+def offline_sql(dialect: str, revisions: str = "base:head", location: Location = HERE) -> str:
     """The SQL of `revisions` ("FROM:TO") for review. Raises CommandError for what must look at the database first."""
     with ONE_AT_A_TIME:
         config = alembic_config(dialect, location)
@@ -409,7 +409,7 @@ class WrongSchema(ValueError):
     """The database is not at head. The message is one line and says what to run."""
 
 
-def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "head", also: tuple[str, ...] = ()) -> None:
+def prepare(engine: sa.Engine, location: Location = HERE, baseline: str = "head", also: tuple[str, ...] = ()) -> None:
     """Bring an empty database to head. Raises WrongSchema for any other that is not at head, nor at one of `also`.
 
     `baseline` is the revision that describes the databases made before there were revisions; `also` are the revisions
@@ -561,6 +561,7 @@ from alembic.config import CommandLine
 
 from playbook.kit.data import ROOT
 from playbook.pantry.app import pantry
+from playbook.pantry.history import PANTRY
 from playbook.pantry.settings import Settings
 
 url = lesson_url(file=True)
@@ -591,7 +592,7 @@ The second would cost most: from now on two people can have one address. Last, w
 for name, arrange in {
     "empty": lambda engine: None,
     "behind": lambda engine: upgrade(engine, "0001_packages", history),
-    "somebody else's": lambda engine: upgrade(engine, "0002_catalog"),
+    "somebody else's": lambda engine: upgrade(engine, "0002_catalog", PANTRY),
     "made by create_all": models("licence").create_all,
 }.items():
     engine = make_engine(lesson_url())
@@ -632,13 +633,12 @@ def fail_half_way(url):
 
 def lose_a_parent(url):
     engine = make_engine(url)
-    upgrade(engine)
+    upgrade(engine, location=PANTRY)
     lost = {"id": UUID(int=1), "organization_id": UUID(int=2), "user_id": UUID(int=3)}
     try:
         with engine.begin() as connection:
-            connection.execute(
-                Base.metadata.tables["members"].insert().values(role="owner", created_at=sa.func.now(), **lost)
-            )
+            members = Base.metadata.tables["members"]
+            connection.execute(members.insert().values(role="owner", created_at=sa.func.now(), **lost))
     except sa.exc.IntegrityError:
         print(f"{engine.dialect.name}: refused")
     for orphan in orphans(engine, Base.metadata):
@@ -669,12 +669,12 @@ PLANTED = {
 def history_holds(url):
     engine = make_engine(url)
     for _ in range(2):
-        upgrade(engine)
-        assert current(engine) == heads() and len(heads()) == 1
+        upgrade(engine, location=PANTRY)
+        assert current(engine) == heads(PANTRY) and len(heads(PANTRY)) == 1
         assert (found := drift(engine, Base.metadata) + orphans(engine, Base.metadata)) == [], found
-        downgrade(engine, "base")
+        downgrade(engine, "base", PANTRY)
         assert sa.inspect(engine).get_table_names() == ["alembic_version"], "a downgrade left something behind"
-    upgrade(engine)
+    upgrade(engine, location=PANTRY)
     for statement, line in PLANTED.items():
         assert line not in drift(engine, Base.metadata)
         with engine.begin() as connection:

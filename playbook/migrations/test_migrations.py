@@ -133,7 +133,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
-from playbook.migrations.first_migration import PANTRY, Location, alembic_config, downgrade, drift, heads, upgrade
+from playbook.migrations.first_migration import HERE, Location, alembic_config, downgrade, drift, heads, upgrade
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Step:
     loses: Mapping[str, str]
 
 
-def steps(location: Location = PANTRY) -> list[Step]:
+def steps(location: Location = HERE) -> list[Step]:
     """The revisions of a history, each after those it stands on."""
     found = []
     for script in ScriptDirectory.from_config(alembic_config("duckdb", location)).walk_revisions():
@@ -158,7 +158,7 @@ def steps(location: Location = PANTRY) -> list[Step]:
     return found[::-1]
 
 
-def one_head(location: Location = PANTRY) -> list[str]:
+def one_head(location: Location = HERE) -> list[str]:
     """What is wrong with the end of a history: nothing, or more than one head."""
     found = heads(location)
     return [] if len(found) == 1 else [f"{len(found)} heads: {', '.join(found)}; merge them"]
@@ -175,7 +175,7 @@ class StepFailed(ValueError):
     """An upgrade or a downgrade raised an error of the database. The message is one line."""
 
 
-def walk(engine: sa.Engine, step: Step, location: Location = PANTRY) -> Iterator[int]:
+def walk(engine: sa.Engine, step: Step, location: Location = HERE) -> Iterator[int]:
     """An empty database goes to the step's beginning, then up, down and up: 0 to 3 on arrival. Raises StepFailed."""
     for revision in step.before:
         upgrade(engine, revision, location)
@@ -255,7 +255,7 @@ here, or fails when the second upgrade makes it again.
 
 
 # %% tags=["export"]
-def up_down_up(engine: sa.Engine, step: Step, location: Location = PANTRY) -> list[str]:
+def up_down_up(engine: sa.Engine, step: Step, location: Location = HERE) -> list[str]:
     """What a revision leaves behind or does not bring back, on an empty database, without a row."""
     seen, found = list[set[str]](), list[str]()
     try:
@@ -481,7 +481,7 @@ down and come up again. Every value that this changes must be declared, and ever
 
 # %% tags=["export"]
 def rows_survive(
-    engine: sa.Engine, step: Step, models: sa.MetaData, location: Location = PANTRY, given: Given | None = None
+    engine: sa.Engine, step: Step, models: sa.MetaData, location: Location = HERE, given: Given | None = None
 ) -> list[str]:
     """What a revision does to rows and does not declare, on an empty database. `models` know the references."""
     found, arrived, left = [], list[Rows](), list[Rows]()
@@ -502,13 +502,12 @@ def rows_survive(
 
 # %% [markdown]
 """
-All of it, for a whole history. `drift`, from [first_migration](first_migration.ipynb), is the test that the models
-match. In a test suite call the parts, with `steps()` as parameters: each revision gets a line of its own.
+All of it. `drift` is the test that the models match. In a suite let `steps()` be parameters: a line for each revision.
 """
 
 
 # %% tags=["export"]
-def check_history(new_engine: Callable[[], sa.Engine], models: sa.MetaData, location: Location = PANTRY) -> list[str]:
+def check_history(new_engine: Callable[[], sa.Engine], models: sa.MetaData, location: Location = HERE) -> list[str]:
     """Everything that is wrong with a history, as lines. `new_engine()` gives an empty database each time."""
     found = one_head(location)
     for step in steps(location):
@@ -579,10 +578,11 @@ And Pantry's own history, with what it would cost to go down each of its revisio
 
 # %%
 import playbook.pantry.app  # noqa: F401  its imports are Pantry's models
+from playbook.pantry.history import PANTRY
 
-pantry_holds = check_history(databases(lesson_url()), Base.metadata)
-print(f"{len(steps())} revisions, findings: {pantry_holds}")
-show(table({"revision": s.after, "going down loses": ", ".join(s.loses) or "nothing"} for s in steps()))
+pantry_holds = check_history(databases(lesson_url()), Base.metadata, PANTRY)
+print(f"{len(steps(PANTRY))} revisions, findings: {pantry_holds}")
+show(table({"revision": s.after, "going down loses": ", ".join(s.loses) or "nothing"} for s in steps(PANTRY)))
 
 # %% [markdown]
 """
@@ -639,7 +639,7 @@ for line, code in FAULTS.items():
     found = up_down_up(new(), fault, folder) or rows_survive(new(), fault, MODELS, folder)
     assert any(line in there for there in found), f"{line}: {found}"
 
-upgrade(engine := make_engine(lesson_url()))
+upgrade(engine := make_engine(lesson_url()), location=PANTRY)
 assert fill(engine, Base.metadata, 0, {}) + fill(engine, Base.metadata, 1, {}) == []
 for name, rows in contents(engine).items():
     assert all(len({row[column] for row in rows}) > 1 for column in rows[0]), name

@@ -24,7 +24,8 @@ Map
 `mailboxes`           how many mails one address gets
 `housekeeping`, `indexes`, `repair`
                       expired rows; index entries that a crash has cost, found and mended
-`revisions/`          the Alembic history
+`revisions/`, `history`
+                      the Alembic history, and the recipes that run it
 
 Where something new goes: a resource into a module of its own, with its router in `app.resource_api`; a table into a
 revision, and its model beside the recipe or the resource that needs it; an auth flow into `auth/`, with its router in

@@ -24,7 +24,6 @@ from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import somebody_was_first, transaction
-from playbook.migrations.first_migration import prepare
 from playbook.pantry import organizations, packages
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.session_lookup import SessionLookup
@@ -35,6 +34,7 @@ from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems
 from playbook.pantry.headers import secure
+from playbook.pantry.history import prepare
 from playbook.pantry.housekeeping import sweep_for_ever
 from playbook.pantry.http import FindCaller, May, create_app
 from playbook.pantry.indexes import mend_indexes

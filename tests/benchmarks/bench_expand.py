@@ -181,7 +181,7 @@ def change(url: str, way: str, count: int) -> dict[str, float]:
     import sqlalchemy as sa
 
     from playbook.foundations.engines import make_engine
-    from playbook.migrations.first_migration import upgrade
+    from playbook.pantry.history import upgrade
 
     engine = make_engine(url)
     with tempfile.TemporaryDirectory(prefix="playbook-bench-") as folder:

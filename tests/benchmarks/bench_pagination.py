@@ -34,7 +34,7 @@ def prepare(url: str, revision: str) -> int:
     from playbook.foundations.engines import make_engine
     from playbook.foundations.transactions import transaction
     from playbook.kit.data import data_path
-    from playbook.migrations.first_migration import upgrade
+    from playbook.pantry.history import upgrade
     from playbook.schema.catalog import Package, load_catalog
     from playbook.schema.identity import Organization
 

@@ -21,8 +21,8 @@ import sqlalchemy as sa
 
 from playbook.foundations.engines import Base, make_engine
 from playbook.kit.data import ROOT
-from playbook.migrations.first_migration import downgrade, upgrade
 from playbook.migrations.test_migrations import steps
+from playbook.pantry.history import PANTRY, downgrade, upgrade
 
 CONSTANT = r"(?:'(?:[^']|'')*'|-?\d[\w.+-]*|NULL|true|false)"
 HARMLESS = re.compile(rf"{CONSTANT}|CAST\({CONSTANT} AS [\w ()\",]+\)", re.IGNORECASE)
@@ -55,7 +55,7 @@ def of_history(url: str, *location: str) -> set[str]:
     """Such defaults in any moment of a history, up and down again."""
     engine = make_engine(url)
     with watched(engine) as found:
-        for step in steps(*location):
+        for step in steps(*(location or (PANTRY,))):
             upgrade(engine, step.after, *location)
         downgrade(engine, "base", *location)
     engine.dispose()
@@ -89,7 +89,7 @@ PLANTED = {
 def test_one_planted_in_a_revision_is_found(planted: str, tmp_path: Path) -> None:
     history = tmp_path / "history"
     shutil.copytree(ROOT / "playbook" / "pantry" / "revisions", history, ignore=shutil.ignore_patterns("__pycache__"))
-    head = steps()[-1].after
+    head = steps(PANTRY)[-1].after
     (history / "versions" / "0099_planted.py").write_text(
         f"import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '0099_planted', '{head}'\n\n\n"
         f"def upgrade():\n    {PLANTED[planted]}\n\n\ndef downgrade():\n    pass\n"

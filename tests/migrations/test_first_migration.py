@@ -25,6 +25,7 @@ from playbook.foundations.engines import NAMING, Base, Timestamp, make_engine
 from playbook.kit.data import ROOT
 from playbook.kit.live import serving
 from playbook.migrations import first_migration as fm
+from playbook.pantry import history as history_of_pantry
 from playbook.pantry.settings import Settings
 
 WHEN = datetime(2026, 11, 2, tzinfo=UTC)
@@ -76,18 +77,18 @@ def rows(engine: sa.Engine, query: str) -> list[tuple[Any, ...]]:
 
 def test_models_and_migrated_database_are_equal_up_down_and_up(engine: sa.Engine) -> None:
     for _ in range(2):
-        fm.upgrade(engine)
-        assert fm.current(engine) == fm.heads()
+        history_of_pantry.upgrade(engine)
+        assert fm.current(engine) == history_of_pantry.heads()
         assert fm.drift(engine, Base.metadata) == []
         assert set(sa.inspect(engine).get_table_names()) == {*Base.metadata.tables, "alembic_version"}
-        fm.downgrade(engine, "base")
+        history_of_pantry.downgrade(engine, "base")
         assert sa.inspect(engine).get_table_names() == ["alembic_version"]
 
 
 def test_one_head_and_readable_ids() -> None:
-    scripts = fm.ScriptDirectory.from_config(fm.alembic_config("duckdb"))
+    scripts = fm.ScriptDirectory.from_config(history_of_pantry.alembic_config("duckdb"))
     ids = [script.revision for script in scripts.walk_revisions()]
-    assert len(fm.heads()) == 1
+    assert len(history_of_pantry.heads()) == 1
     assert {"0001_identity", "0002_catalog"} <= set(ids)
     assert all(len(name) <= fm.ID_LIMIT for name in ids)
     assert all(Path(script.path).stem == script.revision for script in scripts.walk_revisions())
@@ -100,7 +101,7 @@ def test_revisions_depend_on_no_code_of_ours() -> None:
 
 def test_what_create_all_makes_is_the_baseline(engine: sa.Engine) -> None:
     """So a database made before there were migrations may be stamped with it."""
-    fm.upgrade(engine, BASELINE)
+    history_of_pantry.upgrade(engine, BASELINE)
     inspector = sa.inspect(engine)
     tables = set(inspector.get_table_names()) - {"alembic_version"}
     before = sa.MetaData(naming_convention=NAMING)
@@ -109,15 +110,15 @@ def test_what_create_all_makes_is_the_baseline(engine: sa.Engine) -> None:
         there = {index["name"] for index in inspector.get_indexes(name)}
         copy.indexes -= {index for index in copy.indexes if index.name not in there}  # later revisions made them
     assert len(tables) == 11
-    fm.downgrade(engine, "base")
+    history_of_pantry.downgrade(engine, "base")
     before.create_all(engine)
-    fm.command.stamp(fm.alembic_config(engine), BASELINE)
-    fm.prepare(engine) if fm.heads() == (BASELINE,) else fm.upgrade(engine)
+    fm.command.stamp(history_of_pantry.alembic_config(engine), BASELINE)
+    history_of_pantry.prepare(engine) if history_of_pantry.heads() == (BASELINE,) else history_of_pantry.upgrade(engine)
     assert fm.drift(engine, Base.metadata) == []
 
 
 def test_foreign_keys_exist_on_postgresql_only(engine: sa.Engine) -> None:
-    fm.upgrade(engine)
+    history_of_pantry.upgrade(engine)
     inspector = sa.inspect(engine)
     there = sum(len(inspector.get_foreign_keys(name)) for name in Base.metadata.tables)
     declared = sum(len(table.foreign_key_constraints) for table in Base.metadata.tables.values())
@@ -153,7 +154,7 @@ ON_POSTGRESQL = {
 
 
 def test_drift_planted_by_hand_is_found(engine: sa.Engine) -> None:
-    fm.upgrade(engine)
+    history_of_pantry.upgrade(engine)
     planted = EVERYWHERE | (ON_POSTGRESQL if engine.dialect.name == "postgresql" else {})
     for statement, line in planted.items():
         assert line not in fm.drift(engine, Base.metadata)
@@ -220,13 +221,13 @@ def test_ids_are_numbered_named_and_short_enough(engine: sa.Engine, history: Pat
     assert len(long.stem) <= fm.ID_LIMIT
     fm.upgrade(engine, location=history)
     assert fm.generate(engine, "next", None, history).stem == "0002_next"
-    assert fm.heads(history) == ("0002_next",)
+    assert history_of_pantry.heads(history) == ("0002_next",)
     assert fm.current(engine) == (long.stem,)
 
 
 def test_a_given_id_stays(engine: sa.Engine, history: Path) -> None:
-    fm.command.revision(fm.alembic_config(engine, history), "mine", rev_id="mine")
-    assert fm.heads(history) == ("mine",)
+    fm.command.revision(history_of_pantry.alembic_config(engine, history), "mine", rev_id="mine")
+    assert history_of_pantry.heads(history) == ("mine",)
 
 
 def test_a_draft_against_a_database_that_is_behind_is_refused(engine: sa.Engine, history: Path) -> None:
@@ -236,7 +237,9 @@ def test_a_draft_against_a_database_that_is_behind_is_refused(engine: sa.Engine,
 
 
 def test_a_renamed_column_keeps_its_rows_both_ways(engine: sa.Engine, history: Path) -> None:
-    fm.generate(engine, "things", things(sa.Column("licence", sa.String), sa.Index(None, "licence")), history)
+    history_of_pantry.generate(
+        engine, "things", things(sa.Column("licence", sa.String), sa.Index(None, "licence")), history
+    )
     fm.upgrade(engine, location=history)
     run(engine, "INSERT INTO things (id, licence) VALUES (1, 'MIT')")
     draft = fm.generate(engine, "respell", things(sa.Column("license", sa.String)), history)
@@ -263,7 +266,7 @@ def test_a_failing_migration_leaves_nothing_and_those_before_it_stay(engine: sa.
     assert engine.pool.checkedout() == 0
     write(second, "op.add_column('things', sa.Column('a_longer_name', sa.String()))")
     fm.upgrade(engine, location=history)
-    assert fm.current(engine) == fm.heads(history)
+    assert fm.current(engine) == history_of_pantry.heads(history)
 
 
 def test_a_batch_changes_a_table_with_rows_and_an_index(engine: sa.Engine) -> None:
@@ -319,25 +322,25 @@ def test_a_constraint_named_by_the_convention_has_one_name_however_it_is_run(url
     fm.upgrade(engine, location=history)
     if engine.dialect.name == "postgresql":
         assert [c["name"] for c in sa.inspect(engine).get_check_constraints("things")] == ["ck_things_low"]
-    assert "ck_things_low" in fm.offline_sql("postgresql", location=history)
+    assert "ck_things_low" in history_of_pantry.offline_sql("postgresql", location=history)
     engine.dispose()
 
 
 @pytest.mark.parametrize("dialect", ["duckdb", "postgresql"])
 def test_sql_for_review(dialect: str) -> None:
-    sql = fm.offline_sql(dialect, "base:0002_catalog")
+    sql = history_of_pantry.offline_sql(dialect, "base:0002_catalog")
     assert "CREATE TABLE packages" in sql
     assert ("FOREIGN KEY" in sql) is (dialect == "postgresql")
     assert sql.count("BEGIN;") == sql.count("COMMIT;") == 2, "one transaction a migration"
-    assert "CREATE TABLE users" not in fm.offline_sql(dialect, "0001_identity:0002_catalog")
+    assert "CREATE TABLE users" not in history_of_pantry.offline_sql(dialect, "0001_identity:0002_catalog")
 
 
 def test_several_threads_of_one_process_can_migrate(tmp_path: Path) -> None:
     def work(number: int) -> list[str]:
         engine = make_engine(f"duckdb:///{tmp_path / f'{number}.duckdb'}")
-        fm.upgrade(engine)
-        fm.downgrade(engine, "0001_identity")
-        fm.upgrade(engine)
+        history_of_pantry.upgrade(engine)
+        history_of_pantry.downgrade(engine, "0001_identity")
+        history_of_pantry.upgrade(engine)
         found = fm.drift(engine, Base.metadata)
         engine.dispose()
         return found
@@ -379,7 +382,10 @@ def test_a_migration_gives_up_waiting_and_leaves_nothing(postgres_url: str, hist
     engine = make_engine(postgres_url)
     fm.generate(engine, "things", things(), history)
     fm.upgrade(engine, location=history)
-    write(fm.generate(engine, "waits", None, history), "op.add_column('things', sa.Column('a', sa.String()))")
+    write(
+        fm.generate(engine, "waits", None, history),
+        "op.add_column('things', sa.Column('a', sa.String()))",
+    )
     with engine.connect() as reader:
         reader.execute(sa.text("SELECT * FROM things"))
         with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
@@ -394,7 +400,7 @@ def test_a_migration_gives_up_waiting_and_leaves_nothing(postgres_url: str, hist
 def test_processes_that_start_at_once_migrate_once(postgres_url: str) -> None:
     code = (
         "import sys; from playbook.foundations.engines import make_engine; "
-        "from playbook.migrations.first_migration import prepare; engine = make_engine(sys.argv[1]); "
+        "from playbook.pantry.history import prepare; engine = make_engine(sys.argv[1]); "
         "print('ready', flush=True); sys.stdin.readline(); prepare(engine); print('done')"
     )
     command = [sys.executable, "-c", code, postgres_url]
@@ -418,7 +424,7 @@ def test_a_lock_of_another_process_is_waited_for(postgres_url: str) -> None:
 
     def second() -> None:
         entered.set()
-        fm.prepare(engine)
+        history_of_pantry.prepare(engine)
         order.append("prepared")
 
     with ThreadPoolExecutor(1) as thread, fm.migration_connection(engine):
@@ -428,7 +434,7 @@ def test_a_lock_of_another_process_is_waited_for(postgres_url: str) -> None:
         order.append("released")
     waiting.result(30)
     assert order == ["released", "prepared"]
-    assert fm.current(engine) == fm.heads()
+    assert fm.current(engine) == history_of_pantry.heads()
     engine.dispose()
 
 
@@ -436,7 +442,10 @@ def test_a_start_during_a_migration_waits_for_its_end(postgres_url: str, history
     """Otherwise it would find a database that is behind, and refuse."""
     engine = make_engine(postgres_url)
     fm.generate(engine, "things", things(), history)
-    write(fm.generate(engine, "more", None, history), "op.add_column('things', sa.Column('a', sa.String()))")
+    write(
+        fm.generate(engine, "more", None, history),
+        "op.add_column('things', sa.Column('a', sa.String()))",
+    )
     fm.upgrade(engine, "0001_things", history)
     with ThreadPoolExecutor(2) as threads, engine.connect() as reader:
         reader.execute(sa.text("SELECT * FROM things"))
@@ -447,7 +456,7 @@ def test_a_start_during_a_migration_waits_for_its_end(postgres_url: str, history
         reader.rollback()
         migration.result(30)
         start.result(30)
-    assert fm.current(engine) == fm.heads(history)
+    assert fm.current(engine) == history_of_pantry.heads(history)
     engine.dispose()
 
 
@@ -466,17 +475,17 @@ def test_the_service_migrates_an_empty_database_and_serves(url: str) -> None:
 def test_the_service_starts_again_on_what_it_migrated(engine: sa.Engine, url: str) -> None:
     start(url)
     start(url)
-    fm.downgrade(engine, "base")
+    history_of_pantry.downgrade(engine, "base")
     start(url)
-    assert fm.current(engine) == fm.heads()
+    assert fm.current(engine) == history_of_pantry.heads()
 
 
 def behind(engine: sa.Engine) -> None:
-    fm.upgrade(engine, "0001_identity")
+    history_of_pantry.upgrade(engine, "0001_identity")
 
 
 def unknown(engine: sa.Engine) -> None:
-    fm.upgrade(engine)
+    history_of_pantry.upgrade(engine)
     run(engine, "UPDATE alembic_version SET version_num = '9999_next_year'")
 
 
@@ -537,7 +546,7 @@ def test_the_command_line_migrates_checks_and_shows_sql(server_url: str) -> None
 def test_the_command_line_brings_a_database_without_history_to_head(server_url: str) -> None:
     """What the service's message says to do, done."""
     engine = make_engine(server_url)
-    fm.upgrade(engine, BASELINE)
+    history_of_pantry.upgrade(engine, BASELINE)
     run(engine, "DROP TABLE alembic_version")
     engine.dispose()
     for command in (("stamp", BASELINE), ("upgrade", "head"), ("check",)):
@@ -575,7 +584,8 @@ def test_the_history_is_part_of_what_is_installed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     code = (
         "import playbook, sys; from playbook.foundations.engines import make_engine; "
-        "from playbook.migrations.first_migration import *; engine = make_engine('duckdb:///:memory:wheel'); "
+        "from playbook.migrations.first_migration import *; from playbook.pantry.history import *; "
+        "engine = make_engine('duckdb:///:memory:wheel'); "
         "prepare(engine); print(playbook.__file__.startswith(sys.argv[1]), current(engine) == heads())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -638,7 +648,7 @@ def test_orphans_are_limited_for_each_reference_and_sorted(engine: sa.Engine) ->
 
 
 def test_pantry_has_no_orphans_and_an_orphan_of_pantry_is_found(engine: sa.Engine) -> None:
-    fm.upgrade(engine)
+    history_of_pantry.upgrade(engine)
     assert fm.orphans(engine, Base.metadata) == []
     if engine.dialect.name == "postgresql":
         for name in ("fk_members_user_id", "fk_members_organization_id"):

@@ -22,11 +22,12 @@ from playbook.api.idempotency import claim
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.data import ROOT
-from playbook.migrations.first_migration import downgrade, drift, upgrade
+from playbook.migrations.first_migration import drift
 from playbook.migrations.test_migrations import Step, contents, fill, one_head, rows_survive, steps, up_down_up
+from playbook.pantry.history import PANTRY, downgrade, upgrade
 from playbook.pantry.keys import LEASE, LIFETIME, LIMITS, answer_of, seconds
 
-STEPS = steps()
+STEPS = steps(PANTRY)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def engine(url: str) -> Any:
 
 
 def test_there_is_one_head() -> None:
-    assert one_head() == []
+    assert one_head(PANTRY) == []
 
 
 def test_no_revision_is_left_out() -> None:
@@ -47,12 +48,12 @@ def test_no_revision_is_left_out() -> None:
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.after)
 def test_up_down_and_up_again_leaves_nothing_behind(engine: sa.Engine, step: Step) -> None:
-    assert up_down_up(engine, step) == []
+    assert up_down_up(engine, step, PANTRY) == []
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.after)
 def test_rows_survive_or_their_loss_is_declared(engine: sa.Engine, step: Step) -> None:
-    assert rows_survive(engine, step, Base.metadata) == []
+    assert rows_survive(engine, step, Base.metadata, PANTRY) == []
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.after)

@@ -15,7 +15,8 @@ from playbook.foundations.engines import NAMING, make_engine
 from playbook.kit.data import ROOT
 from playbook.kit.hook import PlaybookLoader
 from playbook.migrations import test_migrations as tm
-from playbook.migrations.first_migration import current, downgrade, upgrade
+from playbook.migrations.first_migration import current
+from playbook.pantry.history import PANTRY, downgrade, upgrade
 
 ENVIRONMENT = "from playbook.migrations.first_migration import run_environment\nrun_environment(None, None)\n"
 REVISION = """import sqlalchemy as sa
@@ -380,5 +381,5 @@ def test_the_service_does_not_load_what_is_for_tests() -> None:
 def test_the_history_of_pantry_is_the_default(url: str) -> None:
     engine = make_engine(url)
     upgrade(engine)
-    assert current(engine) == (tm.steps()[-1].after,)
+    assert current(engine) == (tm.steps(PANTRY)[-1].after,)
     engine.dispose()

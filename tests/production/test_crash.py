@@ -19,8 +19,9 @@ import sqlalchemy as sa
 import playbook.pantry.app  # noqa: F401  its imports register every table of Pantry
 from playbook.foundations.engines import Base, make_engine, open_duckdb
 from playbook.kit.data import ROOT
-from playbook.migrations.first_migration import drift, prepare
+from playbook.migrations.first_migration import drift
 from playbook.pantry.app import pantry
+from playbook.pantry.history import prepare
 from playbook.pantry.indexes import DamagedDatabase, Double, Missing, find_damage, mend_indexes, rebuild
 from playbook.pantry.repair import BEFORE, repair
 from playbook.pantry.settings import Settings

@@ -21,8 +21,9 @@ from playbook.kit.data import data_path
 from playbook.kit.errors import InputError
 from playbook.kit.live import serving
 from playbook.kit.postgres import driver_url
-from playbook.migrations.first_migration import behind_pooler, current, downgrade, drift, heads, prepare, upgrade
+from playbook.migrations.first_migration import behind_pooler, current, drift
 from playbook.pantry.app import pantry
+from playbook.pantry.history import downgrade, heads, prepare, upgrade
 from playbook.pantry.settings import Settings
 
 PASSWORD, ANOTHER = "four quiet rivers and a spoon", "the spoon sailed up the river"

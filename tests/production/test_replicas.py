@@ -21,8 +21,9 @@ from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.migrations import first_migration
-from playbook.migrations.first_migration import current, heads, prepare, upgrade
+from playbook.migrations.first_migration import current
 from playbook.pantry.app import mirror_of
+from playbook.pantry.history import heads, prepare, upgrade
 from playbook.pantry.settings import Settings
 
 AT_ONCE = 4
