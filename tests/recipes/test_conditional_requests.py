@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from playbook.api.conditional_requests import check_match, check_write, etag, lock_row, matches, not_modified, read_tags
+from playbook.api.conditional_requests import (
+    check_match,
+    check_write,
+    etag,
+    lock_row,
+    matches,
+    not_modified,
+    read_tags,
+)
 
 opaque = st.text(st.characters(min_codepoint=0x23, max_codepoint=0x7E), max_size=8).filter(lambda t: "gzip" not in t)
 tags = st.builds(lambda weak, text: f'{weak}"{text}"', st.sampled_from(["", "W/"]), opaque)

@@ -157,9 +157,9 @@ def test_a_smaller_change_than_the_flip_changes_no_winner(weights: dict[str, int
                 changed = weigh({**weights, criterion: weight}, points)
                 assert winner in [option for option, total in changed if total == changed[0][1]]
         return
-    for criterion in weights:
+    for criterion, weight in weights.items():
         for share in (-0.999, -0.5, 0.5, 0.999):
-            changed_weights = {**weights, criterion: weights[criterion] + abs(found.change) * share}
+            changed_weights = {**weights, criterion: weight + abs(found.change) * share}
             assert changed_weights[criterion] < 0 or weigh(changed_weights, points)[0][0] == winner
     over = {**weights, found.criterion: weights[found.criterion] + found.change * 1.001}
     if over[found.criterion] >= 0:
