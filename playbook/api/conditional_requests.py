@@ -353,7 +353,6 @@ Now both save at the same moment with the same tag. The folded cell defines
 returns their statuses. Predict: which two?
 """
 
-
 # %% tags=["stage"]
 first_tag = etag(b'{"text": "Pakages"}')
 
@@ -443,7 +442,6 @@ def session_wiki(engine, after_check, lock):
 The folded cell defines `without_and_with(url)`: the race of before at READ COMMITTED,
 first without the lock, then with it. Predict: which statuses do the two races end with?
 """
-
 
 # %% tags=["stage"]
 from functools import partial

@@ -285,7 +285,6 @@ def as_problem(error: Exception, general: Sequence[ProblemType]) -> Problem:
 # %%
 print(as_problem(ZeroDivisionError("division by zero"), general=[UNAVAILABLE]).kind)
 
-
 # %% tags=["export"]
 import json
 
@@ -524,7 +523,6 @@ print(HINTS[0])  # where to look
 
 # %% tags=["hint"]
 print(HINTS[1])  # the idea
-
 
 # %% tags=["solution"]
 from urllib.parse import unquote

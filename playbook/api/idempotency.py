@@ -318,7 +318,6 @@ class Limits(NamedTuple):
 
 LIMITS = Limits()
 
-
 # %%
 one = partial(told, begin, transact, ("two at once", "tea"), 0, LIMITS.lease)
 print(sorted(together(first=one, second=one).values()))

@@ -486,9 +486,8 @@ change to a page writes the **whole page** to the write-ahead log, which replica
 backups receive.
 
 The folded cell defines `compare(url)`. A table has 23,000 rows, then 500 more come.
-`on_postgres` runs it on a new database. Each `#` stands for ten whole pages, or fewer.
+`on_postgres` runs it on a new database. Each `#` stands for ten changed pages, or fewer.
 """
-
 
 # %% tags=["stage"]
 from playbook.kit.lesson import on_postgres
@@ -500,7 +499,7 @@ def compare(url):
     version7 = [seven.new() for _ in range(23_500)]
     version4 = [uuid.UUID(bytes=random_bytes(16), version=4) for _ in version7]
     insert = sa.text("INSERT INTO things SELECT unnest(CAST(:ids AS uuid[]))")
-    explain = sa.text(f"EXPLAIN (ANALYZE, WAL, FORMAT JSON) {insert}")
+    explain = sa.text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {insert}")
     with sa.create_engine(url, isolation_level="AUTOCOMMIT").connect() as connection:
         if connection.exec_driver_sql("SHOW is_superuser").scalar_one() != "on":
             return print("skipped: CHECKPOINT needs a superuser")
@@ -509,7 +508,7 @@ def compare(url):
             connection.execute(insert, {"ids": made[:23_000]})
             connection.exec_driver_sql("CHECKPOINT")
             plan = connection.execute(explain, {"ids": made[23_000:]}).scalar_one()
-            tens = plan[0]["Plan"]["WAL FPI"] // 10 + 1
+            tens = plan[0]["Plan"]["Shared Dirtied Blocks"] // 10 + 1
             print(f"{version} {'#' * tens}")
             connection.exec_driver_sql("DROP TABLE things")
 

@@ -556,7 +556,6 @@ your project:
 A shop with a session cookie:
 """
 
-
 # %%
 customer = caller_of(lambda connection: connection.cookies.get("name"), challenge=None)
 permission = permission_of(customer, lambda who, what, order: order["order_id"] == "7")

@@ -423,7 +423,6 @@ The same two uploads on PostgreSQL: first one transaction each at its default le
 then with `transaction` at our level.
 """
 
-
 # %%
 from playbook.kit.lesson import on_postgres
 

@@ -401,7 +401,8 @@ def service_code() -> Iterator[tuple[str, str]]:
         exports = [cell for cell in re.split(r"(?m)^# %%", page.source) if 'tags=["export"]' in cell.split("\n")[0]]
         yield page.module, "\n".join(cell.partition("\n")[2] for cell in exports)
     root = Path(__file__).parents[2]
-    for path in [root / "playbook" / "service.py", *sorted((root / "playbook" / "pantry").glob("*.py"))]:
+    yield "before_sign_in", (root / "tests" / "before_sign_in.py").read_text(encoding="utf-8")
+    for path in sorted((root / "playbook" / "pantry").rglob("*.py")):
         yield ".".join(path.relative_to(root).with_suffix("").parts), path.read_text(encoding="utf-8")
 
 

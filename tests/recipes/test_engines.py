@@ -14,13 +14,20 @@ from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from playbook.foundations.engines import Base, Timestamp, make_engine, open_duckdb
+from playbook.foundations.engines import NAMING, Base, Timestamp, make_engine, open_duckdb
 
 duckdb = pytest.importorskip("duckdb")
 pytest.importorskip("duckdb_sqlalchemy")
 
 
-class Customer(Base):
+class Shop(Base):
+    """With tables of its own: a project that uses `Base` has others."""
+
+    __abstract__ = True
+    metadata = sa.MetaData(naming_convention=NAMING)
+
+
+class Customer(Shop):
     __tablename__ = "shop_customers"
     id: orm.Mapped[int] = orm.mapped_column(primary_key=True, autoincrement=False)
     name: orm.Mapped[str] = orm.mapped_column(unique=True)
@@ -28,7 +35,7 @@ class Customer(Base):
     since: orm.Mapped[datetime | None]
 
 
-class Order(Base):
+class Order(Shop):
     __tablename__ = "shop_orders"
     id: orm.Mapped[int] = orm.mapped_column(primary_key=True, autoincrement=False)
     customer: orm.Mapped[int] = orm.mapped_column(sa.ForeignKey(Customer.id))
@@ -38,7 +45,7 @@ class Order(Base):
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     engine = make_engine(f"duckdb:///{tmp_path / 'shop.duckdb'}", pool_size=2, max_overflow=0, pool_timeout=0.5)
-    Base.metadata.create_all(engine, [Customer.__table__, Order.__table__])  # type: ignore[list-item]
+    Shop.metadata.create_all(engine, [Customer.__table__, Order.__table__])  # type: ignore[list-item]
     with orm.Session(engine) as session, session.begin():
         session.add(Customer(id=1, name="Ada", visits=0))
     yield engine
