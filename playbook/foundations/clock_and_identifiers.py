@@ -486,7 +486,7 @@ change to a page writes the **whole page** to the write-ahead log, which replica
 backups receive.
 
 The folded cell defines `compare(url)`. A table has 23,000 rows, then 500 more come.
-`on_postgres` runs it on a new database. Each `#` stands for ten changed pages, or fewer.
+`on_postgres` runs it on a new database. Each `#` is about ten changed pages.
 """
 
 # %% tags=["stage"]
@@ -508,7 +508,7 @@ def compare(url):
             connection.execute(insert, {"ids": made[:23_000]})
             connection.exec_driver_sql("CHECKPOINT")
             plan = connection.execute(explain, {"ids": made[23_000:]}).scalar_one()
-            tens = plan[0]["Plan"]["Shared Dirtied Blocks"] // 10 + 1
+            tens = round(plan[0]["Plan"]["Shared Dirtied Blocks"] / 10)
             print(f"{version} {'#' * tens}")
             connection.exec_driver_sql("DROP TABLE things")
 
