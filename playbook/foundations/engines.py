@@ -296,9 +296,9 @@ def open_duckdb(connect: Callable[[], Any]) -> Any:
 
 # %% [markdown]
 """
-The folded cell defines `found_after_crash(open_file)`. A process inserts a package and
-is killed. Then the file is opened with `open_file` and closed. The function looks the
-package up by its unique name and returns what is found.
+The folded cell defines `found_after_crash(open_file)`. In a `lesson_folder`, a process
+inserts a package and is killed. Then the file is opened with `open_file` and closed.
+The function looks the package up by its unique name and returns what is found.
 """
 
 # %% tags=["stage"]
@@ -379,7 +379,7 @@ use `transaction`, which gives its connection back whatever happens.
 # %%
 from playbook.foundations.transactions import transaction
 
-engine = make_engine("duckdb:///:memory:shop", pool_size=2, max_overflow=0)
+engine = make_engine(f"duckdb:///{lesson_folder()}/shop", pool_size=2, max_overflow=0)
 Base.metadata.create_all(engine)
 transaction(engine, lambda session: session.add(Package(name="httpx", total=0)))
 found = together(request=lambda: read(engine))
@@ -472,6 +472,7 @@ stores a release with a time in Rome, and returns what comes back.
 # %% tags=["stage"]
 def write_and_read(url):
     engine = make_engine(url)
+    Base.metadata.drop_all(engine)  # of an earlier run of this cell
     Base.metadata.create_all(engine)
 
     def write(session):
@@ -480,9 +481,8 @@ def write_and_read(url):
         session.add(Release(number=1, package="httpx", published_at=in_rome))
 
     transaction(engine, write)
-    transaction(
-        engine, lambda session: setattr(session.get(Package, "httpx"), "total", 1)
-    )
+    with orm.Session(engine) as session, session.begin():
+        session.get(Package, "httpx").total = 1
     release = transaction(engine, lambda session: session.get(Release, 1))
     return release.package, str(release.published_at), engine.pool.checkedout()
 
