@@ -70,8 +70,6 @@ class LiveClient(httpx.Client):
         response = super().send(request, **options)
         if not options.get("stream"):
             self._record(response, started)
-            if response.status_code == 500:  # after an exception the server closes the connection: do not use it again
-                self._transport.close()
         return response
 
     def _record(self, last: httpx.Response, started: float) -> None:
@@ -109,6 +107,23 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets=sockets)
 
 
+class _ClosingFailures:
+    """ASGI: a 500 says that its connection ends. uvicorn closes it after an exception, and the next request of a client
+    that was not told would go into it."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_closing(message: Any) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 500:
+                kept = [(name, value) for name, value in message.get("headers", ()) if name.lower() != b"connection"]
+                message = {**message, "headers": [*kept, (b"connection", b"close")]}
+            await send(message)
+
+        await self.app(scope, receive, send_closing)
+
+
 class _Errors(logging.Handler):
     """Collects the exceptions that one server's thread logs, as one line each."""
 
@@ -142,8 +157,9 @@ class LiveServer:
         self.url = f"http://127.0.0.1:{self.port}"
         # Named, or uvicorn takes uvloop and httptools where they happen to be installed, and answers would depend on
         # that: httptools refuses an unknown method by itself, with 400 in plain text.
+        app = _ClosingFailures(self.app) if callable(self.app) else self.app
         config = uvicorn.Config(
-            self.app, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False,
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=5, server_header=False,
             http="h11", loop="asyncio",
         )  # fmt: skip
         self._server = _Server(config)

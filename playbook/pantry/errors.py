@@ -113,6 +113,8 @@ class OnlyProblems:
                 return None if replaced else await send(message)
             headers = MutableHeaders(raw=message["headers"])
             headers.setdefault("X-Request-Id", request_id.get())  # what fails outside of RequestId has none
+            if message["status"] == 500:  # uvicorn closes the connection after an exception: nobody must use it again
+                headers["Connection"] = "close"
             if headers.get("content-type") == PROBLEM_JSON:
                 return await send(message)
             replaced = True

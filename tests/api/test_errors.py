@@ -276,6 +276,12 @@ def test_only_what_passes_is_503(error: Exception, status: int, clock: FixedCloc
     assert ("retry-after" in answer.headers) == (status == 503)
 
 
+def test_after_a_failure_the_client_does_not_use_the_connection_again(clock: FixedClock, ids: Identifiers) -> None:
+    answer = answer_for(RuntimeError("nobody expected it"), "duckdb:///:memory:closed_after_it", clock, ids)
+    problem(answer, 500, "/problems/internal-error")
+    assert answer.headers["connection"] == "close"
+
+
 def test_a_pool_that_is_empty(url: str, clock: FixedClock, ids: Identifiers) -> None:
     engine = make_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.05)
     Base.metadata.create_all(engine)
