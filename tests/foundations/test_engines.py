@@ -1,4 +1,4 @@
-"""The pages transactions and engines on both engines: only conflicts are tried again; every connection comes back."""
+"""One code base, two engines: conflicts are tried again and nothing else is, and every connection comes back."""
 
 import itertools
 import threading
@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.foundations.engines import Timestamp, make_engine
+from playbook.foundations.engines import Base, Timestamp, make_engine
 from playbook.foundations.transactions import is_conflict, transaction
 from playbook.kit.stage import capture_sql
 
@@ -209,6 +209,21 @@ def test_a_naive_time_is_refused_and_others_come_back_in_utc(engine: sa.Engine) 
     assert back.tzinfo is UTC
 
 
+def test_returned_objects_can_be_read_after_the_commit_without_a_statement(url: str) -> None:
+    from playbook.schema.identity import User
+
+    engine, now = make_engine(url), datetime(2026, 1, 1, tzinfo=UTC)
+    Base.metadata.create_all(engine)
+    import uuid
+
+    user = User(id=uuid.UUID(int=1), name="Ada", email="ada@example.com", created_at=now, updated_at=now)
+    transaction(engine, lambda s: s.add(user))
+    with capture_sql(engine) as statements:
+        assert user.email == "ada@example.com"
+    assert statements == []
+    engine.dispose()
+
+
 def test_capture_sees_all_threads_and_stops_at_the_end_of_the_block(engine: sa.Engine) -> None:
     with capture_sql(engine) as statements:
         threads = [threading.Thread(target=total, args=(engine,)) for _ in range(4)]
@@ -221,6 +236,18 @@ def test_capture_sees_all_threads_and_stops_at_the_end_of_the_block(engine: sa.E
     assert [s.at for s in statements] == sorted(s.at for s in statements)
     total(engine)
     assert len(statements) == len(seen)
+
+
+def test_foreign_keys_are_declared_on_both_and_emitted_on_postgresql_only(url: str) -> None:
+    from playbook.schema.identity import Account
+
+    engine = make_engine(url)
+    Base.metadata.create_all(engine)
+    declared = {key.target_fullname for key in Account.__table__.foreign_keys}
+    emitted = sa.inspect(engine).get_foreign_keys("accounts")
+    engine.dispose()
+    assert declared == {"users.id"}
+    assert [key["referred_table"] for key in emitted] == (["users"] if engine.dialect.name == "postgresql" else [])
 
 
 def test_threads_share_one_embedded_database() -> None:
