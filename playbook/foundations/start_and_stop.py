@@ -112,7 +112,7 @@ threading.Thread(target=wait, daemon=True).start()
 def order(): return "ordered"
 
 @app.get("/report")
-def report(): print("reporting", file=sys.stderr), finished.wait()
+def report(): sys.stderr.write("reporting\\n"), finished.wait()
 """
 
 

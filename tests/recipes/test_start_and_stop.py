@@ -35,7 +35,7 @@ def work(request):
     return PlainTextResponse("done")
 
 def wait(request):
-    print("waiting", file=sys.stderr, flush=True)
+    sys.stderr.write("waiting\\n")  # print would write the end of the line by itself
     finished.wait(60)
     return PlainTextResponse("done")
 
