@@ -34,10 +34,10 @@ from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import data_path, lesson_url, serving, show_http
 from playbook.pantry.app import mirror_of, resource_api
+from playbook.pantry.catalog import load_catalog
 from playbook.pantry.history import prepare
 from playbook.pantry.http import Caller
 from playbook.pantry.settings import Settings
-from playbook.schema.catalog import load_catalog
 
 settings = Settings(environment="test", database_url=lesson_url())
 clock = FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))

@@ -16,6 +16,7 @@ from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.pantry import organizations, packages
 from playbook.pantry.app import BASELINE, mirror_of, resource_api
+from playbook.pantry.catalog import load_catalog
 from playbook.pantry.errors import install_problems
 from playbook.pantry.headers import secure
 from playbook.pantry.history import prepare
@@ -24,7 +25,6 @@ from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.lists import sign_cursors
 from playbook.pantry.settings import Settings
 from playbook.pantry.strict_input import install_strict_input
-from playbook.schema.catalog import load_catalog
 from playbook.schema.identity import EmailTaken, Member, User, add_user
 
 RESOURCES = [organizations.router, packages.router]

@@ -11,6 +11,7 @@ Map
                       what stands between the socket and the application
 `http`                one transaction, a caller or none, a request id: what every route has
 `callers`, `roles`    whose session a request carries, and what its owner may do
+`catalog`             the tables of packages, releases and files
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
 `fields`, `lists`, `conditions`, `keys`
@@ -18,8 +19,8 @@ Map
 `errors`, `strict_input`, `document`, `docs`, `headers`
                       problem details, input that cannot be misread, the OpenAPI document, security headers
 `auth/`               everything under `/api/auth`, in the contract of Better Auth: `better_auth` assembles it, `wire`
-                      is its form, then one module for each flow: `cross_site`, `sessions`, `session_lookup`,
-                      `sign_up`, `sign_in`, `links`, `password_reset`, `account_changes`; `recorded` compares its
+                      is its form, `tables` its rows, then one module for each flow: `cross_site`, `sessions`,
+                      `session_lookup`, `sign_up`, `sign_in`, `links`, `password_reset`, `account_changes`; `recorded` compares its
                       answers with those of a real server
 `mailboxes`           how many mails one address gets
 `housekeeping`, `indexes`, `repair`

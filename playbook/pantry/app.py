@@ -30,6 +30,7 @@ from playbook.pantry.auth.session_lookup import SessionLookup
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.wire import AnswerCookies, Auth
 from playbook.pantry.callers import session_caller
+from playbook.pantry.catalog import Package, load_catalog
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems
@@ -47,7 +48,6 @@ from playbook.pantry.settings import Settings
 from playbook.pantry.stop import Stop
 from playbook.pantry.strict_input import install_strict_input
 from playbook.pantry.target import RequestTarget
-from playbook.schema.catalog import Package, load_catalog
 from playbook.schema.identity import Organization
 
 BASELINE = "0002_catalog"  # what `create_all` made, before there were migrations

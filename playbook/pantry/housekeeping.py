@@ -14,8 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
 from playbook.pantry.auth.sign_in import Throttle
+from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.keys import purge_keys
-from playbook.schema.identity import UserSession, Verification
 
 EVERY = 600.0  # seconds between two sweeps
 log = logging.getLogger("pantry")

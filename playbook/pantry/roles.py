@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from packaging.utils import canonicalize_name
 
 from playbook.foundations.transactions import transaction
+from playbook.pantry.catalog import Package
 from playbook.pantry.http import Caller, May
-from playbook.schema.catalog import Package
 from playbook.schema.identity import ROLES, Member, Organization
 
 OPEN = {"organizations:read", "packages:read", "organizations:create"}  # to everybody who is signed in

@@ -22,12 +22,13 @@ from playbook.foundations.deny_by_default import anyone, refuse_undeclared
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.catalog import Package, Release
 from playbook.pantry.conditions import Conditions, Reading, Writing, representation, unguarded_routes
 from playbook.pantry.http import DOCUMENTATION, Caller, Transaction, create_app, current_caller
 from playbook.pantry.organizations import OrganizationOut, organization_or_404, shown
 from playbook.pantry.packages import package_or_404, package_out
 from playbook.pantry.settings import Settings
-from playbook.schema.catalog import Package, Release, version_key
+from playbook.schema.catalog import version_key
 from playbook.schema.identity import add_user
 
 ORGANIZATION, PACKAGE = "/organizations/acme", "/packages/anvil"

@@ -28,6 +28,7 @@ from playbook.foundations.deny_by_default import anyone, refuse_undeclared
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.catalog import Package, Release
 from playbook.pantry.errors import BAD_CURSOR
 from playbook.pantry.http import DOCUMENTATION, Caller, Transaction, create_app, current_caller
 from playbook.pantry.lists import (
@@ -41,7 +42,6 @@ from playbook.pantry.lists import (
 from playbook.pantry.organizations import ORGANIZATION_LIST, OrganizationQuery
 from playbook.pantry.packages import PACKAGE_LIST, PACKAGE_SORTS, PACKAGES, PackageQuery
 from playbook.pantry.settings import Settings
-from playbook.schema.catalog import Package, Release
 from playbook.schema.identity import Organization, add_user
 
 SECRET = "a secret of the tests, 32 characters"

@@ -16,8 +16,9 @@ from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry.catalog import File, Package, PackageRole, Release
 from playbook.pantry.http import Caller, create_app
-from playbook.schema.catalog import File, Package, PackageRole, Release, version_key
+from playbook.schema.catalog import version_key
 from playbook.schema.identity import Member, add_user
 
 PATCH = {"content-type": MERGE_PATCH}

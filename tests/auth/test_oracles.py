@@ -22,7 +22,8 @@ from playbook.foundations.engines import Base
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.sign_up import VERIFY, register
-from playbook.schema.identity import Account, User, add_user, delete_user
+from playbook.pantry.auth.tables import delete_user
+from playbook.schema.identity import Account, User, add_user
 from tests.auth.conftest import PASSWORD, Service
 
 VICTIM, MINE, OTHER = "victim@example.com", "nine copper kettles sing", "a lantern under seven bridges"

@@ -15,7 +15,8 @@ from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import password_reset
 from playbook.pantry.auth.password_reset import absolute, drop_links, set_password
 from playbook.pantry.auth.sign_up import find_link
-from playbook.schema.identity import Account, User, Verification
+from playbook.pantry.auth.tables import Verification
+from playbook.schema.identity import Account, User
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
 
 Start = Callable[..., Service]

@@ -33,10 +33,11 @@ from playbook.pantry.auth.sessions import (
     remembered,
     start_session,
 )  # fmt: skip
+from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError
 from playbook.pantry.http import CurrentCaller
 from playbook.pantry.settings import Settings
-from playbook.schema.identity import User, UserSession, add_user
+from playbook.schema.identity import User, add_user
 from tests.auth.conftest import ORIGIN
 
 DAY = timedelta(days=1)

@@ -23,7 +23,8 @@ from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.session_lookup import LOOK_UP, SessionLookup, SessionTable, Together
 from playbook.pantry.auth.sessions import REMEMBER, SESSION, cookies_of
 from playbook.pantry.auth.sign_in import AddressLimits
-from playbook.schema.identity import User, UserSession
+from playbook.pantry.auth.tables import UserSession
+from playbook.schema.identity import User
 from tests.auth.conftest import ORIGIN, Service
 from tests.auth.test_sessions import CLEARED, DAY, PROCESS, another_process, cookie_of, enter, set_cookies
 

@@ -33,8 +33,9 @@ from playbook.pantry.auth.sessions import (
     remembered,
     start_session,
 )
+from playbook.pantry.auth.tables import UserSession, delete_user
 from playbook.pantry.auth.wire import Auth
-from playbook.schema.identity import User, UserSession, add_user, delete_user
+from playbook.schema.identity import User, add_user
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
 
 COOKIE = "better-auth.session_token"

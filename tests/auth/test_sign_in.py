@@ -38,8 +38,9 @@ from playbook.pantry.auth.sign_in import (
     spend,
 )
 from playbook.pantry.auth.sign_up import register
+from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError
-from playbook.schema.identity import Account, User, UserSession
+from playbook.schema.identity import Account, User
 from tests.auth.conftest import PASSWORD, Service
 
 ADA, BOB, NOBODY = "ada@example.com", "bob@example.com", "nobody@example.com"

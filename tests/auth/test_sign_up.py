@@ -42,9 +42,10 @@ from playbook.pantry.auth.sign_up import (
     verification_mail,
     with_query,
 )
+from playbook.pantry.auth.tables import UserSession, Verification, delete_user
 from playbook.pantry.auth.wire import Auth, AuthError, auth_app
 from playbook.pantry.settings import Settings
-from playbook.schema.identity import Account, EmailTaken, User, UserSession, Verification, delete_user
+from playbook.schema.identity import Account, EmailTaken, User
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
 
 Start = Callable[..., Service]

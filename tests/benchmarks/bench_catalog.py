@@ -130,7 +130,7 @@ def copy(url: str, path: str) -> Sample:
 def insert_ready(url: str, path: str) -> Sample:
     """What DuckDB takes for the last step alone: rows that are ready, into Pantry's two tables with their indexes."""
     from playbook.foundations.engines import Base
-    from playbook.schema.catalog import Package, Release, load_catalog
+    from playbook.pantry.catalog import Package, Release, load_catalog
 
     tables = [Package.__tablename__, Release.__tablename__]
     engine, organization, now = database(url)
@@ -152,7 +152,7 @@ def insert_ready(url: str, path: str) -> Sample:
 
 def load(url: str, path: str, again: bool = False) -> Sample:
     """Load the file by `load_catalog`; with `again`, measure the second load, which changes nothing."""
-    from playbook.schema.catalog import load_catalog
+    from playbook.pantry.catalog import load_catalog
 
     engine, organization, now = database(url)
     if again:
@@ -174,7 +174,8 @@ def row_by_row(url: str, path: str, count: int) -> Sample:
 
     from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
     from playbook.foundations.transactions import transaction
-    from playbook.schema.catalog import Package, Release, version_key
+    from playbook.pantry.catalog import Package, Release
+    from playbook.schema.catalog import version_key
 
     engine, organization, now = database(url)
     ids = Identifiers(SystemClock())
@@ -214,7 +215,7 @@ def profile(url: str, path: str) -> list[tuple[str, float, float]]:
     """
     import sqlalchemy as sa
 
-    from playbook.schema.catalog import load_catalog
+    from playbook.pantry.catalog import load_catalog
 
     engine, organization, now = database(url)
     sent: list[tuple[str, float, float]] = []

@@ -23,9 +23,10 @@ from playbook.kit.live import serving
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.recorded import DIFFERENCES
 from playbook.pantry.auth.sign_up import VERIFY, new_link
+from playbook.pantry.auth.tables import delete_user
 from playbook.pantry.auth.wire import Auth
 from playbook.pantry.settings import Settings
-from playbook.schema.identity import User, add_user, delete_user
+from playbook.schema.identity import User, add_user
 
 BASE = "http://pantry.test"
 SECRET = "the secret of the replay, thirty-two characters or more"

@@ -15,9 +15,10 @@ from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.kit.live import serving
 from playbook.pantry.app import pantry
 from playbook.pantry.auth.sign_up import new_user
+from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth
 from playbook.pantry.settings import Settings
-from playbook.schema.identity import Account, UserSession
+from playbook.schema.identity import Account
 
 PERSON = {"name": "Alice", "email": "alice@example.com", "password": "correct-horse-1"}
 

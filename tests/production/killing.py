@@ -39,9 +39,9 @@ from playbook.kit.live import LiveClient, LiveServer, serving
 from playbook.kit.running import environment
 from playbook.migrations.first_migration import current, orphans
 from playbook.pantry.app import pantry
+from playbook.pantry.catalog import Package
 from playbook.pantry.indexes import find_damage
 from playbook.pantry.settings import Settings
-from playbook.schema.catalog import Package
 from playbook.schema.identity import Organization, User
 
 ORIGIN = {"origin": "http://localhost:8000"}

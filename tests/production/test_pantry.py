@@ -29,12 +29,13 @@ from playbook.pantry import organizations, packages
 from playbook.pantry.app import Handover, pantry
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.sign_in import Throttle
+from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.history import upgrade
 from playbook.pantry.housekeeping import EVERY, sweep
 from playbook.pantry.http import DOCUMENTATION, Caller, current_caller
 from playbook.pantry.roles import NEEDS, OPEN, by_membership
 from playbook.pantry.settings import Settings
-from playbook.schema.identity import Account, User, UserSession, Verification
+from playbook.schema.identity import Account, User
 
 ORIGIN = "http://localhost:8000"
 PASSWORD = "four quiet rivers and a spoon"

@@ -33,8 +33,8 @@ from playbook.kit.live import LiveClient, serving
 from playbook.migrations.first_migration import Orphan, orphans
 from playbook.pantry.app import pantry
 from playbook.pantry.auth.wire import Auth
+from playbook.pantry.catalog import load_catalog
 from playbook.pantry.settings import Settings
-from playbook.schema.catalog import load_catalog
 
 ORIGIN = "http://localhost:8000"
 PASSWORD = "four quiet rivers and a spoon"

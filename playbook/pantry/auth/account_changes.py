@@ -38,9 +38,10 @@ from playbook.pantry.auth.sign_up import (
     redirect,
     verification_mail,
 )
+from playbook.pantry.auth.tables import UserSession, Verification, delete_user
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body, keep_cookies
-from playbook.schema.catalog import File, PackageRole
-from playbook.schema.identity import Account, Member, Organization, User, UserSession, Verification, delete_user
+from playbook.pantry.catalog import File, PackageRole
+from playbook.schema.identity import Account, Member, Organization, User
 
 GUESSES = Allowance(5, timedelta(hours=1))  # of the present password, by one session
 

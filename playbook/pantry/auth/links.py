@@ -8,8 +8,9 @@ from sqlalchemy import orm
 from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.account_changes import APPROVE, CHANGE, approve_change, make_change
 from playbook.pantry.auth.sign_up import VERIFY, confirm_address, find_link, link_refused
+from playbook.pantry.auth.tables import Verification
 from playbook.pantry.auth.wire import Service
-from playbook.schema.identity import User, Verification
+from playbook.schema.identity import User
 
 link_routes = APIRouter(prefix="/api/auth")
 LINKS = {VERIFY: confirm_address, APPROVE: approve_change, CHANGE: make_change}  # what a mailed link does, by purpose

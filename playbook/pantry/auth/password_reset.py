@@ -15,8 +15,9 @@ from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.sessions import end_sessions
 from playbook.pantry.auth.sign_in import Allowance, address_of, recognize, spend
 from playbook.pantry.auth.sign_up import SUBJECTS, Email, check_rules, find_link, in_background, new_link, redirect
+from playbook.pantry.auth.tables import Verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
-from playbook.schema.identity import Account, User, Verification
+from playbook.schema.identity import Account, User
 
 RESET: Final = "reset-password"
 

@@ -27,9 +27,10 @@ from playbook.pantry.auth.sessions import (
     user_view,
 )
 from playbook.pantry.auth.sign_in import AddressLimits
+from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError
 from playbook.pantry.http import client_ip
-from playbook.schema.identity import User, UserSession
+from playbook.schema.identity import User
 
 
 class SessionRow(NamedTuple):

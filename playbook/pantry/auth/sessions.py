@@ -14,9 +14,10 @@ from sqlalchemy import orm
 
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
 from playbook.foundations.deny_by_default import anyone
+from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, body, iso, keep_cookies
 from playbook.pantry.http import browser_of, client_ip
-from playbook.schema.identity import User, UserSession
+from playbook.schema.identity import User
 
 SESSION, CACHE, REMEMBER = "session_token", "session_data", "dont_remember"
 

@@ -20,9 +20,10 @@ from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification
+from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.pantry.http import client_ip
-from playbook.schema.identity import Account, User, UserSession, normal_email
+from playbook.schema.identity import Account, User, normal_email
 
 
 class Throttle(Base):

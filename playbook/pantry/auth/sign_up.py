@@ -20,8 +20,9 @@ from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.write_skew import hold
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
+from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
-from playbook.schema.identity import Account, EmailTaken, User, UserSession, Verification, normal_email
+from playbook.schema.identity import Account, EmailTaken, User, normal_email
 
 
 def new_link(db: orm.Session, auth: Auth, user: User, purpose: str, email: str, lifetime: int) -> str:
