@@ -8,13 +8,18 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import hypothesis
 import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile, coalesce_streams
 from sqlalchemy import create_engine, text
 
 from playbook.kit import postgres
@@ -44,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """nbval ends a kernel by killing it, which leaves temporary files behind: give all of them one folder."""
     if sys.flags.optimize or os.environ.get("PYTHONOPTIMIZE"):
         raise pytest.UsageError("asserts are switched off (`python -O` or PYTHONOPTIMIZE): every test would pass")
+    config.pluginmanager.register(Elsewhere())
     if not WORKER:
         tempfile.gettempdir()  # decided before TMPDIR changes, so that pytest's own folders stay where they are
         folder = Path(tempfile.mkdtemp(prefix="playbook-test-"))
@@ -80,7 +86,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 LONG = (
     "test_binder.py",
     "test_older_postgres.py",
-    "test_twice.py",
     "test_cli.py",
     "test_scripts.py",
     "test_sabotage.py",
@@ -100,6 +105,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--on-postgresql"):
         config.hook.pytest_deselected(items=[item for item in items if not uses_postgresql(item)])
         items[:] = filter(uses_postgresql, items)
+    with_second_runs(items)
     items.sort(key=lambda item: next((n for n, name in enumerate(LONG) if item.path.name.endswith(name)), len(LONG)))
 
 
@@ -115,6 +121,20 @@ def why_no_packaged_server() -> str:
     return ""
 
 
+# Where nbval's kernels are: fourteen hours ahead of UTC, where the date is another one; a locale without UTF-8; an
+# order of sets that was never stored. A notebook must show there what is stored.
+ELSEWHERE = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C", "PYTHONHASHSEED": "20261"}
+
+
+class Elsewhere:
+    """A plugin that starts the kernels of notebooks there."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+        with patch.dict(os.environ, ELSEWHERE if item.path.suffix == ".ipynb" else {}):
+            return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, visibly, the cells of notebooks whose subject is PostgreSQL where the packaged server cannot run."""
@@ -122,6 +142,57 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         reason = why_no_packaged_server()
         if reason:
             pytest.skip(f"needs PostgreSQL: {reason}")
+
+
+class SecondRun(pytest.Item):
+    """All cells once more in nbval's kernel, as readers do: none raises.
+
+    Before it, the first run is compared with what is stored in every field, of which nbval leaves some out.
+    """
+
+    parent: Any
+
+    def runtest(self) -> None:
+        first = [item for item in self.session.items if item.parent is self.parent and isinstance(item, IPyNbCell)]
+        if any(item.stash.get(FAILED, False) for item in first):
+            return  # it is red already, and this would only say so again
+        for item in first:
+            stored, shown = (outputs(found) for found in (item.cell.outputs, item.test_outputs or []))
+            assert shown == stored, f"{item.name} shows something else on another machine"
+        cells = [cell for cell in self.parent.nb.cells if cell.cell_type == "code"]
+        for number, cell in enumerate(cells):
+            again = {"name": f"Cell {number}", "cell_num": number, "cell": cell, "options": defaultdict(bool)}
+            try:
+                IPyNbCell.from_parent(self.parent, **again).runtest()
+            except Exception as error:
+                trace = getattr(error, "inner_traceback", "") or error
+                pytest.fail(f"cell {number} cannot be run twice in one kernel\n{cell.source}\n{trace}", pytrace=False)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, self.nodeid
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+def outputs(found: list[Any]) -> list[dict[str, Any]]:
+    """A cell's outputs without their numbers."""
+    return [{k: v for k, v in output.items() if k != "execution_count"} for output in coalesce_streams(deepcopy(found))]
+
+
+def with_second_runs(items: list[pytest.Item]) -> None:
+    """Put a second run behind the last cell of each notebook."""
+    last = {item.parent: place for place, item in enumerate(items) if isinstance(item.parent, IPyNbFile)}
+    for notebook, place in sorted(last.items(), key=lambda pair: -pair[1]):
+        items.insert(place + 1, SecondRun.from_parent(notebook, name="second_run"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
 
 
 @pytest.fixture

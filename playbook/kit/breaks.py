@@ -8,7 +8,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from playbook.kit.course import Playbook
 from playbook.kit.reading import cells
 
 SECONDS = 300  # for a changed page to fail
+Script = Callable[[Path, Path, Mapping[str, str]], tuple[int, str]]  # its exit code and what it said on stderr
 CODE = r"(`+)\s?(.+?)\s?\{}"
 ROW = re.compile(rf"^\|\s*{CODE.format(1)}\s*\|\s*{CODE.format(3)}\s*\|\s*(.+?)\s*\|$", re.MULTILINE)
 BEGIN = re.compile(r"^(?:\*\*Break it\b|#{2,3} Break it\b)", re.MULTILINE)
@@ -87,23 +88,24 @@ def _pattern(message: ast.expr) -> re.Pattern[str]:
     return re.compile("".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+" for p in parts))
 
 
-def run(playbook: Playbook, change: Change, folder: Path, seconds: int = SECONDS) -> str:
+def run(playbook: Playbook, change: Change, folder: Path, script: Script | None = None) -> str:
     """Run the changed page as a script, from a copy in `folder`; the last line it wrote to standard error.
 
-    "" when the page ran to its end. The course's own files stay as they are.
+    "" when the page ran to its end. The course's own files stay as they are. `script` runs a file in `folder` with an
+    environment; by default in a new process of Python's.
     """
     from playbook.kit.pairing import clean_environment
 
     copy = folder / f"{playbook.name}.py"
     copy.write_text(changed(playbook, change), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(copy)],
-        cwd=folder,
-        env=clean_environment() | {"PYTHONPATH": str(playbook.root), "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=seconds,
-    )
-    if done.returncode == 0:
+    env = clean_environment() | {"PYTHONPATH": str(playbook.root), "PYTHONIOENCODING": "utf-8"}
+    code, said = (script or _in_a_process)(copy, folder, env)
+    if code == 0:
         return ""
-    return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+    return said.strip().splitlines()[-1] if said.strip() else f"exit code {code}"
+
+
+def _in_a_process(script: Path, folder: Path, env: Mapping[str, str]) -> tuple[int, str]:
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, encoding="utf-8", timeout=SECONDS)
+    return done.returncode, done.stderr

@@ -5,10 +5,11 @@ A page of the form of before has no such table. That a change can fail to do so 
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from forked import Scripts
 
 from playbook.kit import breaks
 from playbook.kit.course import Course, Playbook
@@ -27,9 +28,19 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.parametrize(("page", "change"), ROWS, ids=[f"{page.key}-{change.line}" for page, change in ROWS])
 def test_the_change_turns_its_assertion_red(
-    page: Playbook, change: breaks.Change, folder: Path, packaged_server_for: Callable[[Playbook], None]
+    page: Playbook,
+    change: breaks.Change,
+    folder: Path,
+    tmp_path: Path,
+    scripts: Scripts,
+    packaged_server_for: Callable[[Playbook], None],
 ) -> None:
     packaged_server_for(page)
-    said = breaks.run(page, change, folder)
+
+    def script(path: Path, cwd: Path, env: Mapping[str, str]) -> tuple[int, str]:
+        done = scripts.run(path, cwd, env, tmp_path, breaks.SECONDS)
+        return done.returncode, done.stderr.decode("utf-8")
+
+    said = breaks.run(page, change, folder, script)
     where = f"playbook/{page.key}.py:{change.line}"
     assert said == f"AssertionError: {change.words}", f"{where}: {change.old!r} to {change.new!r} gave {said!r}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from forked import Scripts
 
 from playbook.kit import postgres
 from playbook.kit.course import Playbook
@@ -26,26 +27,20 @@ def temporary() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(pair: Playbook, elsewhere: Path, temporary: Path, **env: str) -> str:
-    """What the page prints as a script that is started somewhere else."""
-    done = subprocess.run(
-        [sys.executable, str(pair.text)],
-        cwd=elsewhere,
-        env=os.environ | {"TMPDIR": str(temporary)} | env,
-        capture_output=True,
-        encoding="cp1252",  # what both of the encodings below can be read with
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stderr == ""
+def check(code: int, stdout: bytes, stderr: bytes, elsewhere: Path, temporary: Path) -> None:
+    """What it printed can be read in its encoding, and it left nothing behind."""
+    assert code == 0, (stdout[-2000:] + stderr[-4000:]).decode("cp1252")
+    assert stderr == b""
     assert list(elsewhere.iterdir()) == [], "it wrote into the folder it was started in"
     assert list(temporary.iterdir()) == [], "it left temporary files"
-    return done.stdout
 
 
 def test_on_the_embedded_database(pair: Playbook, tmp_path: Path, temporary: Path) -> None:
-    """Into a pipe that knows no arrow and no accent, as an old terminal is."""
-    run(pair, tmp_path, temporary, PYTHONIOENCODING="ascii")
+    """In a process of its own, into a pipe that knows no arrow and no accent, as an old terminal is."""
+    env = os.environ | {"TMPDIR": str(temporary), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, str(pair.text)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=SECONDS)
+    check(done.returncode, done.stdout, done.stderr, tmp_path, temporary)
 
 
 def query(url: str, statement: str) -> int:
@@ -66,11 +61,20 @@ def own_server(postgres_server: str) -> Iterator[str]:
     server.stop()
 
 
-def test_on_postgresql(pair: Playbook, tmp_path: Path, temporary: Path, own_server: str) -> None:
+def test_on_postgresql(
+    pair: Playbook,
+    tmp_path: Path,
+    temporary: Path,
+    own_server: str,
+    scripts: Scripts,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     """The same page, sent to a server by DATABASE_URL alone. That it really went there is seen in the server."""
     number = "SELECT pg_current_xact_id()::text::bigint"  # grows with every transaction that writes
     before = query(own_server, number)
-    run(pair, tmp_path, temporary, DATABASE_URL=own_server, PYTHONIOENCODING="cp1252")  # a pipe on Windows
+    env = {"TMPDIR": str(temporary), "DATABASE_URL": own_server, "PYTHONIOENCODING": "cp1252"}  # a pipe on Windows
+    done = scripts.run(pair.text, tmp_path, os.environ | env, tmp_path_factory.mktemp("spool"), SECONDS)
+    check(done.returncode, done.stdout, done.stderr, tmp_path, temporary)
     written = query(own_server, number) - before - 1
     if "lesson_url(" in pair.source or "on_postgres(" in pair.source:
         assert written > 0, "nothing reached PostgreSQL"
