@@ -74,12 +74,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+@cache
+def course() -> Course:
+    """The course, read once a process and not once for each test."""
+    return Course()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`pair` is every page with a text and a notebook, `lesson` the same without the landing page."""
-    course = Course()
-    for name, pages in (("pair", course.pairs), ("lesson", course.playbooks)):
-        if name in metafunc.fixturenames:
-            metafunc.parametrize(name, pages, ids=lambda page: page.key)
+    if "pair" in metafunc.fixturenames:
+        metafunc.parametrize("pair", course().pairs, ids=lambda page: page.key)
+    if "lesson" in metafunc.fixturenames:
+        metafunc.parametrize("lesson", course().playbooks, ids=lambda page: page.key)
 
 
 # A file is the unit that goes to a worker. The long ones go first, or the last of them keeps all other workers waiting.
