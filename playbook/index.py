@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-37 playbooks, 20 h 18 min in all.
+37 playbooks, 20 h 42 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -146,11 +146,11 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Session lookup](auth/session_lookup.ipynb) | 18 | Answer the request that every page makes at a small part of its cost, and still refuse a revoked session at once. |
 | [The Better Auth contract](auth/better_auth_contract.ipynb) | 16 | Put another backend under a front end that stays as it is, and prove from a recording that nobody will notice. |
 
-### production: beyond one process (18 min)
+### production: beyond one process (42 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Pantry](production/pantry.ipynb) | 18 | Assemble a service from parts that keep different contracts, so that one command starts it, a wrong setting stops it, and nothing it promised is lost when it stops. |
+| [Pantry](production/pantry.ipynb) | 42 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
 
 Pages that were divided or renamed: `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb).
 """
