@@ -25,23 +25,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from playbook.auth import passwords
-from playbook.auth.passwords import (
+from playbook.auth import password_hashing
+from playbook.auth.password_hashing import (
     CORES,
     HASHING_TURN,
     LONGEST,
     NOBODY,
-    PasswordRefused,
-    PasswordRules,
     Verdict,
     check_password,
     hash_password,
-    is_common,
-    is_sequence,
     replace_hash,
-    unit,
-    without,
 )
+from playbook.auth.password_rules import PasswordRefused, PasswordRules, is_common, is_sequence, unit, without
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, make_engine
@@ -117,7 +112,7 @@ class Watched:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     hasher = Watched()
-    monkeypatch.setattr(passwords, "ARGON2", hasher)
+    monkeypatch.setattr(password_hashing, "ARGON2", hasher)
     yield hasher
     hasher.go_on.set()
 
@@ -243,7 +238,7 @@ UNREADABLE = [
 def test_a_hash_that_cannot_be_read_matches_nothing_raises_nothing_and_is_reported_once(
     stored: str, watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    passwords.report_unreadable.cache_clear()
+    password_hashing.report_unreadable.cache_clear()
     real = argon2.PasswordHasher()
     watched.verify = lambda text, password: (watched.hashed.append(text), real.verify(text, password))  # type: ignore
     for _ in range(2):
@@ -296,7 +291,7 @@ def test_ten_megabytes_are_neither_normalized_nor_hashed(
     unpacked: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     normalized = []
-    monkeypatch.setattr(passwords.unicodedata, "normalize", lambda form, text: normalized.append(text) or text)
+    monkeypatch.setattr(password_hashing.unicodedata, "normalize", lambda form, text: normalized.append(text) or text)
     assert refusal(unpacked, PasswordRules()) == "PASSWORD_TOO_LONG"
     with pytest.raises(ValueError, match="not hashed"):
         hash_password(unpacked)
@@ -333,7 +328,7 @@ MANY_THREADS = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from playbook.auth.passwords import hash_password
+from playbook.auth.password_hashing import hash_password
 
 def held():
     status = Path("/proc/self/status").read_text()
@@ -363,7 +358,7 @@ def test_a_failure_gives_the_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
         def hash(self, password: bytes) -> str:
             raise MemoryError
 
-    monkeypatch.setattr(passwords, "ARGON2", Broken())
+    monkeypatch.setattr(password_hashing, "ARGON2", Broken())
     for _ in range(CORES + 1):
         with pytest.raises(MemoryError):
             hash_password(PASSWORD)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 from sqlalchemy.orm import Mapped, mapped_column
 
-from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
+from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password, replace_hash
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, Timestamp

@@ -14,7 +14,8 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import orm
 
 from playbook.auth.mail import Mail, link
-from playbook.auth.passwords import HASHING_TURN, PasswordRefused, PasswordRules, check_password, hash_password
+from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
+from playbook.auth.password_rules import PasswordRefused, PasswordRules
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.write_skew import hold
