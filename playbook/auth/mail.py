@@ -588,5 +588,5 @@ encoded words in addresses. ECMA-262, encodeURIComponent.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Passwords](passwords.ipynb) · [course map](../index.ipynb) · Next: [Mail queue](mail_queue.ipynb)
+Previous: [Password rules](password_rules.ipynb) · [course map](../index.ipynb) · Next: [Mail queue](mail_queue.ipynb)
 """

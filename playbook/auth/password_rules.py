@@ -143,4 +143,5 @@ class PasswordRules:
 
 # %% [markdown] tags=["nav"]
 """
+Previous: [Password hashing](password_hashing.ipynb) · [course map](../index.ipynb) · Next: [Mail](mail.ipynb)
 """
