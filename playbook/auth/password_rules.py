@@ -270,7 +270,7 @@ def told(password, rules=rules):
     return "accepted"
 
 
-tried = ["Password1!", "Password1!Password1!", "Ada.Lovelace@Bakery!2026"]
+tried = ["Password1!", "Password1!Password1!Password1!", "Ada.Lovelace@Bakery!2026"]
 tried += ["correct horse battery staple", "my bakery in wonderland"]
 tried += ["two tomatoes and a spoon", "🍅🍅🍅 and cucumber 🥒", "vier kleine Würste"]
 answers = {password: told(password) for password in tried}
@@ -343,7 +343,9 @@ anybody's variant of a common word has 15 characters. Take 8 only with a second 
 
 # %%
 assert answers["Password1!"] == "short", "a password of 10 characters is accepted"
-assert answers["Password1!Password1!"] == "guessable", "a repetition is accepted"
+assert answers["Password1!Password1!Password1!"] == "guessable", (
+    "a repetition is accepted"
+)
 assert answers["Ada.Lovelace@Bakery!2026"] == "guessable", "context words count"
 assert answers["my bakery in wonderland"] == "accepted", "a word in it is compared"
 common_ones = {told(password, short_rules) for password in common[:3000]}
