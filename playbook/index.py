@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-38 playbooks, 21 h 33 min in all.
+38 playbooks, 22 h 6 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -129,13 +129,13 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (5 h 5 min)
+### auth: who is it, may they, for how long (5 h 38 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Password hashing](auth/password_hashing.ipynb) | 50 | Store passwords so that a stolen table gives few of them away, and a very long password stops nobody's work. |
 | [Password rules](auth/password_rules.ipynb) | 45 | Refuse the passwords that an attacker guesses first, accept every other one, and say why. |
-| [Mail](auth/mail.ipynb) | 20 | Send mail that no input can redirect, that nobody has to wait for without end, and that every test can read. |
+| [Mail](auth/mail.ipynb) | 53 | Send mail that no input can redirect, and that every test can read. |
 | [Mail queue](auth/mail_queue.ipynb) | 20 | Let no answer wait for a mail server, and no mail wait for somebody else's. |
 | [The auth wire](auth/wire.ipynb) | 18 | Speak a contract that somebody else wrote so exactly that their client works unchanged, with your own rules behind it. |
 | [Cross-site requests](auth/cross_site.ipynb) | 20 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |

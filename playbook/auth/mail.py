@@ -7,8 +7,8 @@ Send mail that no input can redirect, and that every test can read.
 | | |
 |---|---|
 | **Use it when** | a service writes to people: confirm an address, reset a password |
-| **You need** | [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb) (*code*) |
-| **Time** | read 30 min, exercise 20 min |
+| **You need** | [clocks](../foundations/clock_and_identifiers.ipynb) (*code*) |
+| **Time** | read 33 min, exercise 20 min |
 | **Topics** | e-mail, SMTP, STARTTLS, header injection, Host header, test mail |
 | **Standard** | RFC 5321, 5322, 3207; OWASP ASVS 5.0, 1.2.2, 1.3.11, 12.3; CWE-93 |
 
@@ -20,27 +20,31 @@ url = link("https://shop.example", "/verify", token=token)
 sender.send(Mail("ada@example.com", "verify-email", "Welcome", f"Open {url}", url))
 ```
 
-*Lift: 120 lines in 2 files; needs nothing.*
+*Lift: 122 lines in 2 files; needs nothing.*
 
 ## See it break
 
 **SMTP** is the protocol that carries mail. A message begins with **headers**, one line
 each, such as `To: ada@example.com`. An empty line ends them, and the text follows.
 
-The folded cell imports `mail_server`, a real SMTP server that keeps what arrives. It
-defines `welcome(url, to, name)`, which puts headers and text together and sends them
-with `smtplib`, and `tell(mails)`, which prints who got what.
-
-Somebody signs up with Ada's address, and with a line feed in the name. Who gets the
-link?
+Somebody signs up with Ada's address, and with a line feed in the name. The folded cell
+imports `mail_server`, a real SMTP server that keeps what arrives. It defines
+`welcome(url, to, name)`, which puts headers and text together and sends them with
+`smtplib`. `tell(mails)` prints who got what, and `said(function, ...)` returns the
+result or the error. `SHOP` is an address, `clock` always says noon. Who gets the link?
 """
 
 # %% tags=["stage"]
 import smtplib
+from datetime import UTC, datetime
 from email import message_from_string
 from urllib.parse import urlsplit
 
-from playbook.kit.lesson import lesson_folder, mail_server, serving
+from playbook.foundations.clock_and_identifiers import FixedClock
+from playbook.kit.lesson import mail_server, serving
+
+SHOP = "Shop <shop@shop.example>"
+clock = FixedClock(datetime(2026, 11, 2, 12, 0, tzinfo=UTC))
 
 
 def welcome(url, to, name):
@@ -52,6 +56,13 @@ def welcome(url, to, name):
 def tell(mails):
     for delivery in mails.deliveries:
         print(*delivery.recipients, "| headers:", *delivery.message.keys())
+
+
+def said(function, *args):
+    try:
+        return function(*args)
+    except ValueError as error:
+        return error
 
 
 # %% tags=["predict"]
@@ -72,7 +83,7 @@ that confirms Ada's address, and Ada cannot see it.
 | one text, given to `smtplib` | four lines | the failure above |
 | a provider's HTTP API | statistics, bounces | tests talk to a mock; an account each |
 | Django's `send_mail`, Flask-Mail | refuse line feeds | any number of recipients |
-| **a checked `Mail`, a `Sender` of one method** | SMTP, file or memory | one more class |
+| **a checked `Mail`, a `Sender`** | SMTP, memory, your own | one more class |
 
 We choose **a checked `Mail` behind a `Sender`**. Starlette brings nothing. Choose the
 provider's API when bounces must come back into your tables; it fits behind a `Sender`.
@@ -113,18 +124,16 @@ class Mail:
 
     def __post_init__(self) -> None:
         if any(unicodedata.category(c) in ENDS_A_LINE for c in self.to + self.subject):
-            raise ValueError("no line break or control character in `to`, `subject`")
+            raise ValueError("`to` and `subject` should hold no control character")
         if not ONE_ADDRESS.fullmatch(self.to) or len(self.to.encode()) > 254:
             raise ValueError("a mail's `to` should be one address: name@example.com")
         self.text.encode()  # half a character: UnicodeEncodeError, a ValueError
 
 
 # %%
-for to in ["ada@example.com", "ada@example.com,mallory@evil.example"]:
-    try:
-        print(Mail(to, "welcome", "Welcome", "Open https://..."))
-    except ValueError as error:
-        print(error)
+hello = Mail("ada@example.com", "welcome", "Grüße, Ada", "Open https://...")
+print(hello)
+print(said(Mail, "ada@example.com,mallory@evil.example", "welcome", "Hello", ""))
 
 # %% [markdown]
 """
@@ -169,16 +178,14 @@ machine, with Ada's token in it. So `link` takes the service's own address, an
 # %% tags=["export"]
 from urllib.parse import quote
 
-HOST = r"[a-z0-9._-]+|\[[0-9a-f:.]+\]"
+ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 
 
 def origin(text: str) -> str:
     """`text` as a browser writes it in `Origin`: `https://shop.example`. ValueError."""
-    match = re.fullmatch(
-        rf"(https?)://({HOST})(?::([0-9]{{1,5}}))?", text.strip().lower()
-    )
+    match = ORIGIN.fullmatch(text.strip().lower())
     if match is None or not 0 < int(match[3] or 1) < 65536:
-        raise ValueError("should be http(s)://host or http(s)://host:port, no path")
+        raise ValueError("should be an origin: http(s), host, perhaps port; no path")
     known = {"http": 80, "https": 443}[match[1]]
     port = int(match[3] or known)
     return f"{match[1]}://{match[2]}" + (f":{port}" if port != known else "")
@@ -206,7 +213,7 @@ replies away.
 """
 
 # %% tags=["export"]
-from datetime import UTC, datetime
+from datetime import datetime
 from email.message import EmailMessage
 from email.policy import SMTP
 
@@ -228,116 +235,348 @@ def message_of(mail: Mail, from_address: str, now: datetime) -> EmailMessage:
 
 
 # %%
-noon = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
-hello = Mail("ada@example.com", "welcome", "Grüße, Ada", "Open https://...")
-print(message_of(hello, "Shop <shop@shop.example>", noon)["Subject"].encode())
+print(message_of(hello, SHOP, clock.now()).as_string().splitlines()[2])
 
 # %% [markdown]
 """
-### Over SMTP
+### Senders
 
-The recipient is handed over beside the message, so no header can add one. **STARTTLS**
-turns the connection into an encrypted one, if the server offers it. Somebody on the way
-can remove the offer. So with `require_tls`, or with a password, nothing is sent in
-plain text.
+A `Sender` has one method. `MemorySender` is for tests: the mail is an object, and no
+test looks for a link in a text.
+"""
 
-A timeout is for each reply. A server that sends one byte now and then never meets it.
-So `Connection` ends after `within` seconds, whatever happens.
+# %% tags=["export"]
+from typing import Protocol
+
+
+class Sender(Protocol):
+    """Hands a mail over. Whatever it raises, `may_pass` says whether to try again."""
+
+    def send(self, mail: Mail) -> None: ...
+
+
+class MemorySender:
+    """Keeps mails in `mails`, oldest first."""
+
+    def __init__(self) -> None:
+        self.mails: list[Mail] = []
+
+    def send(self, mail: Mail) -> None:
+        self.mails.append(mail)
+
+    def last(self, to: str, type: MailType | None = None) -> Mail:
+        """The newest mail to `to`, of a type if one is given. Raises LookupError."""
+        found = [one for one in self.mails if one.to == to and type in (None, one.type)]
+        if not found:
+            raise LookupError(f"no such mail; sent so far: {self.mails}")
+        return found[-1]
+
+
+# %%
+memory = MemorySender()
+memory.send(hello)
+print(memory.last("ada@example.com").text)
+
+# %% [markdown]
+"""
+**STARTTLS** turns an SMTP connection into an encrypted one, if the server offers it.
+Somebody on the way can remove the offer. So with `require_tls`, or with a password,
+nothing is sent in plain text.
 """
 
 # %% tags=["export"]
 import smtplib
-import socket
-import threading
-from contextlib import suppress
-from typing import Any
-
-
-class Connection(smtplib.SMTP):
-    """An SMTP connection of at most `within` seconds in all."""
-
-    def __init__(self, within: float, *args: Any) -> None:
-        self._end = threading.Timer(within, self._cut)
-        self._end.daemon = True
-        self._end.start()
-        super().__init__(*args)
-
-    def _cut(self) -> None:
-        with suppress(OSError, AttributeError):  # it is closed already, or not open
-            self.sock.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._end.cancel()
-        super().close()
-
-
-# %% tags=["export"]
+import ssl
 from urllib.parse import unquote
 
-LOGIN = r"(?:([^@:/\s]+):([^@/\s]+)@)?"
-SMTP_URL = re.compile(rf"smtp://{LOGIN}(?i:({HOST}))(?::([0-9]{{1,5}}))?")
+SMTP_URL = r"smtp://(?:([^@:/\s]+):([^@/\s]+)@)?([\w.-]+|\[[\w:.]+\])(?::(\d{1,5}))?"
 
 
 def smtp_server(url: str) -> tuple[str, int, tuple[str, str] | None]:
     """Host, port, login of `smtp://[user:password@]host[:port]`. Raises ValueError."""
-    match = SMTP_URL.fullmatch(url)
-    port = int(match[4] or (587 if match[1] else 25)) if match else 0
-    if match is None or not 0 < port < 65536:
+    match = re.fullmatch(SMTP_URL, url)
+    if match is None:
         raise ValueError("should be smtp://host:port or smtp://user:password@host:port")
-    login = (unquote(match[1]), unquote(match[2])) if match[1] else None
-    return match[3].strip("[]"), port, login
+    user, password, host, port = match.groups()
+    login = (unquote(user), unquote(password)) if user else None
+    return host.strip("[]"), int(port or (587 if login else 25)), login
+
+
+def secure(smtp: smtplib.SMTP, tls: ssl.SSLContext, required: bool) -> None:
+    """Encrypt the connection if the server can. Raises SMTPNotSupportedError."""
+    smtp.ehlo_or_helo_if_needed()
+    if smtp.has_extn("starttls"):
+        smtp.starttls(context=tls)
+    elif required:
+        raise smtplib.SMTPNotSupportedError("the mail server offers no STARTTLS")
 
 
 # %%
 print(smtp_server("smtp://shop:secret@mail.example"))
 
+# %% [markdown]
+"""
+### What went wrong
+
+A server answers each command with a number. 4yz asks the client to come back; 5yz is
+final. The log gets the number, never the server's sentence: spam filters quote the link
+that they refuse.
+"""
+
+
 # %% tags=["export"]
-import ssl
-from contextlib import closing
+def reply_code(error: Exception) -> int | None:
+    """The SMTP reply that `error` stands for, if it does."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return max(code for code, _ in error.recipients.values())
+    return error.smtp_code if isinstance(error, smtplib.SMTPResponseException) else None
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a later attempt can succeed: a 4yz reply, or a server that is away."""
+    code = reply_code(error)
+    if code is not None:
+        return 400 <= code < 500
+    if isinstance(error, smtplib.SMTPException):  # also an OSError
+        return isinstance(error, smtplib.SMTPServerDisconnected)
+    wrong_server = isinstance(error, ssl.SSLCertVerificationError)
+    return isinstance(error, OSError) and not wrong_server
+
+
+# %%
+print([may_pass(smtplib.SMTPResponseException(code, b"")) for code in (421, 550)])
+
+# %% [markdown]
+"""
+### The sender
+
+The recipient is handed over **beside** the message, so no header can add one. A failing
+QUIT is no failure: the mail was accepted, and would be sent twice.
+"""
+
+# %% tags=["export"]
+from contextlib import closing, suppress
 
 from playbook.foundations.clock_and_identifiers import Clock
 
 
 class SmtpSender:
-    """Sends over SMTP. Raises ValueError, when made, for a wrong `url` or address.
+    """Sends over SMTP. Raises ValueError, when made, for a wrong `url` or address."""
 
-    `tls`: by default the system's authorities. `timeout`, `within` in seconds.
-    """
+    connect = smtplib.SMTP  # host, port, own name, timeout of each reply in seconds
 
     def __init__(
         self, url: str, from_address: str, clock: Clock, *, require_tls: bool = False,
-        tls: ssl.SSLContext | None = None, timeout: float = 10, within: float = 30,
+        tls: ssl.SSLContext | None = None, timeout: float = 10,
     ) -> None:  # fmt: skip
         self._host, self._port, self._login = smtp_server(url)
         self._tls = tls or ssl.create_default_context()
         self._require_tls = require_tls or self._login is not None
-        self._from, self._clock, self._limits = from_address, clock, (within, timeout)
-        any_mail = message_of(Mail("a@b", "", "", ""), from_address, clock.now())
-        self._address = any_mail["From"].addresses[0]
+        self._from, self._clock, self._timeout = from_address, clock, timeout
+        message_of(Mail("a@b", "", "", ""), from_address, clock.now())
 
     def send(self, mail: Mail) -> None:
         message = message_of(mail, self._from, self._clock.now())
-        within, timeout = self._limits
-        where = (self._host, self._port, self._address.domain, timeout)
-        with closing(Connection(within, *where)) as smtp:
-            smtp.ehlo_or_helo_if_needed()
-            if smtp.has_extn("starttls"):
-                smtp.starttls(context=self._tls)
-            elif self._require_tls:
-                raise smtplib.SMTPNotSupportedError("the server offers no STARTTLS")
+        [sender] = message["From"].addresses
+        server = (self._host, self._port, sender.domain, self._timeout)
+        with closing(self.connect(*server)) as smtp:
+            secure(smtp, self._tls, self._require_tls)
             if self._login:
                 smtp.login(*self._login)
-            smtp.send_message(message, self._address.addr_spec, [mail.to])
+            smtp.send_message(message, sender.addr_spec, [mail.to])
             with suppress(OSError):
-                smtp.quit()  # accepted already: a failure here is none
+                smtp.quit()
+
+
+# %% [markdown]
+"""
+The folded cell defines `attempt(server, require_tls)`. It sends `hello` and returns the
+reply's number, the kind of error and `may_pass`, or "sent". The server answers 451,
+then 550, then takes the mail. It has no STARTTLS, which the last attempt requires.
+Which errors are worth another attempt?
+"""
+
+
+# %% tags=["stage"]
+def attempt(server, require_tls=False):
+    try:
+        SmtpSender(server.url, SHOP, clock, require_tls=require_tls).send(hello)
+    except OSError as error:
+        return reply_code(error), type(error).__name__, may_pass(error)
+    return "sent"
+
+
+# %% tags=["predict"]
+with mail_server({"DATA": ["451 busy", f"550 no {hello.text}"]}) as mails:
+    outcomes = [attempt(mails, tls) for tls in (False, False, False, True)]
+print(*outcomes, sep="\n")
+
+# %% [markdown]
+"""
+## See it work
+
+The folded cell defines `join(sender, to, name)`, a sign-up that mails to `to`, and
+`people`: Bob and two attackers, one with the name of the beginning, one with two
+addresses. What does each hear, and who gets mail?
+"""
+
+# %% tags=["stage"]
+people = [
+    ("ada@example.com", "Ada\nBcc: mallory@evil.example"),
+    ("ada@example.com,mallory@evil.example", "Ada"),
+    ("bob@example.com", "Bob"),
+]
+
+
+def join(sender, to, name):
+    sender.send(Mail(to, "welcome", f"Welcome, {name}", "Open https://..."))
+    return "sent"
+
+
+# %% tags=["predict"]
+with mail_server() as mails:
+    sender = SmtpSender(mails.url, SHOP, clock)
+    for to, name in people:
+        print(said(join, sender, to, name))
+    tell(mails)
+
+# %% [markdown]
+"""
+## Check it
+"""
+
+# %%
+split = said(Mail, "ada@example.com", "welcome", "Ada\nBcc: m@evil.example", "")
+assert isinstance(split, ValueError), "a subject holds a line break"
+assert mails.recipients == ["bob@example.com"], "an input added a recipient"
+assert "&" not in link("https://x", "/", a="1&b=2"), "a value adds a parameter"
+assert not outcomes[1][2], "a final refusal is tried again"
+print("no input adds a header, a recipient or a parameter")
+
+# %% [markdown]
+"""
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `in self.to + self.subject` | `in self.to` | a subject holds a line break |
+| `quote(value, safe="!'()*")` | `value` | a value adds a parameter |
+| `return 400 <= code < 500` | `return code >= 400` | a final refusal is tried again |
+
+## Your turn
+
+Anybody can type Ada's address into a form, a thousand times. Write `Calm`, a sender
+around a sender:
+
+- Within any stretch of time `per`, at most `most` mails reach one mailbox.
+  `Ada@Example.com` is the same mailbox. What is too much is dropped, without an error.
+- A mail of the type `notice` tells Ada that her password was changed. It always goes
+  out and is not counted. Otherwise three harmless requests would hide it.
+- A mail that `sender` could not send is not counted. Its error reaches the caller.
+- Two threads may send to one address at the same moment.
+"""
+
+
+# %% tags=["exercise"]
+class Calm:
+    def __init__(self, sender, clock, most, per):
+        """`clock.now()` is the time; `per` is a timedelta."""
+        self.sender = sender
+
+    def send(self, mail):
+        raise NotImplementedError
 
 
 # %%
-class Clock12:
-    def now(self):
-        return noon
+from playbook.exercises.auth.mail import HINTS, check
+
+check(Calm)
+
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
+
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
+
+# %% tags=["solution"]
+import threading
 
 
-with mail_server() as mails:
-    SmtpSender(mails.url, "Shop <shop@shop.example>", Clock12()).send(hello)
-    tell(mails)
+class Calm:
+    def __init__(self, sender, clock, most, per):
+        self.sender, self.clock, self.most, self.per = sender, clock, most, per
+        self.sent = {}  # mailbox: times
+        self.lock = threading.Lock()
+
+    def send(self, mail):
+        if mail.type == "notice":
+            return self.sender.send(mail)
+        now, mailbox = self.clock.now(), mail.to.lower()
+        with self.lock:  # for the counting only: a slow server must not hold others up
+            recent = [at for at in self.sent.get(mailbox, []) if at > now - self.per]
+            if len(recent) >= self.most:
+                return
+            self.sent[mailbox] = [*recent, now]  # the place is taken before the mail
+        try:
+            self.sender.send(mail)
+        except Exception:
+            with self.lock:
+                self.sent[mailbox].remove(now)
+            raise
+
+
+assert check(Calm)
+
+# %% [markdown]
+"""
+## Take it with you
+
+`playbook lift mail INTO` copies recipe and tests.
+
+| seam | what your project does |
+|---|---|
+| sender | makes one `SmtpSender` at start, from a setting; `MemorySender` in tests |
+| clock | an object whose `now()` is an aware datetime; it dates mails |
+| base URL | a setting such as `https://shop.example`; never the request |
+| certificate | a private authority: `tls=ssl.create_default_context(cafile=...)` |
+| thread | calls `send` outside of the request and of any transaction |
+
+In your tests, with a service that takes any `Sender`:
+
+```python
+sender = MemorySender()
+sign_up(sender, "ada@example.com")
+mail = sender.last("ada@example.com", "verify-email")
+assert mail.url == link("https://shop.example", "/verify", token=mail.token)
+```
+
+Traps: a timeout is for each reply, so a server that drips bytes holds a thread: use
+several, or a `connect` with a limit. `sent` means that the server has accepted the
+mail, not that it arrived.
+
+Hand it over:
+
+- **Reviewer**: no `send` while a request is answered; see the page on mail queues.
+- **Security**: a mail goes to the address in the row, not to the one in the request.
+  What one person typed does not stand in a mail to another.
+- **Operations**: without `require_tls` or a password, mail may leave in plain text.
+- **Tests**: `sender.last(to)`; a real server only where SMTP is the subject.
+
+## In short
+
+You can explain how a line feed becomes a recipient, and how a header of the request
+becomes the host of a link. You know which refusal of a mail server is worth a second
+attempt.
+
+## Sources
+
+RFC 5321, 4.2.1 (replies), 4.5.3.1.3 (length of an address). RFC 5322, 3.6. RFC 3207, 6
+(removed offers). RFC 3834, 5. OWASP ASVS 5.0, 1.2.2, 1.3.11, 12.3.1, 12.3.2, 16.2.5.
+CWE-93. G. Heyes, *Splitting the email atom* (2024). ECMA-262, encodeURIComponent.
+"""
+
+# %% [markdown] tags=["nav"]
+"""
+Previous: [Password rules](password_rules.ipynb) · [course map](../index.ipynb) · Next: [Mail queue](mail_queue.ipynb)
+"""
