@@ -302,7 +302,7 @@ has now.
 """
 
 # %%
-from playbook.auth.passwords import HASHING_TURN, hash_password
+from playbook.auth.password_hashing import HASHING_TURN, hash_password
 from playbook.pantry.auth.sign_in import address_of, recognize
 from playbook.pantry.auth.sign_up import check_rules
 

@@ -7,7 +7,7 @@ Let people join with an address that is theirs, without telling strangers who ha
 | | |
 |---|---|
 | **Use it when** | people register themselves, and whether somebody has an account is nobody else's business |
-| **You need** | [identity](../schema/identity.ipynb), [passwords](passwords.ipynb), [mail](mail.ipynb), [wire](wire.ipynb), [cross_site](cross_site.ipynb), [sessions](sessions.ipynb) |
+| **You need** | [identity](../schema/identity.ipynb), [passwords](password_hashing.ipynb), [mail](mail.ipynb), [wire](wire.ipynb), [cross_site](cross_site.ipynb), [sessions](sessions.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | sign-up, signup, registration, create account, e-mail verification, verify email, confirmation link, activation link, resend, expired link, account enumeration, user enumeration, timing attack, side channel, email bomb, mail bombing, spam through sign-up forms, pre-hijacking, account squatting, one-time token, double click, link scanner, idempotent link, race condition |
 | **Standard** | OWASP ASVS 5.0 (6.3.6, 6.3.8, 6.4.1); NIST SP 800-63B-4 (3.1.3.1); RFC 9110 9.2.1; CWE-203, CWE-204, CWE-208 |
@@ -48,7 +48,7 @@ import argon2
 import sqlalchemy as sa
 from fastapi import FastAPI, HTTPException
 
-from playbook.auth import passwords
+from playbook.auth import password_hashing
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
@@ -57,7 +57,7 @@ from playbook.kit.stage import capture_sql
 from playbook.schema.identity import User, add_user
 
 PASSWORD = "violet anchor rides a slow train"
-passwords.ARGON2 = hasher = Mock(wraps=argon2.PasswordHasher(1, 64, 1))  # cheap and counted: how often is the question
+password_hashing.ARGON2 = hasher = Mock(wraps=argon2.PasswordHasher(1, 64, 1))  # cheap and counted: how often is the question
 
 
 def signed_up(client, engine, mails, email, path="/api/auth/sign-up/email"):
@@ -81,7 +81,7 @@ def naive_service(engine, port, one_answer):
         def work(db):
             if db.scalar(sa.select(User.id).where(User.email == form["email"])) is not None:
                 return False
-            passwords.hash_password(form["password"])
+            password_hashing.hash_password(form["password"])
             return add_user(db, clock, ids, form["email"], form["name"])
 
         if transaction(engine, work):
@@ -257,7 +257,8 @@ rules for passwords say depends on what was sent and on nothing else.
 """
 
 # %%
-from playbook.auth.passwords import PasswordRefused, PasswordRules, hash_password
+from playbook.auth.password_hashing import hash_password
+from playbook.auth.password_rules import PasswordRefused, PasswordRules
 from playbook.schema.identity import Account, EmailTaken
 
 
@@ -390,7 +391,7 @@ def enter(db: orm.Session, auth: Auth, request: Request, sent: SignUp, new_hash:
 
 
 # %%
-from playbook.auth.passwords import HASHING_TURN, check_password
+from playbook.auth.password_hashing import HASHING_TURN, check_password
 from playbook.foundations.deny_by_default import anyone
 
 sign_up_routes = APIRouter(prefix="/api/auth")
