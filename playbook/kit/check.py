@@ -47,7 +47,6 @@ OVER = {
     "auth/wire": 449,
     "auth/sessions": 443,
     "auth/sign_up": 445,
-    "auth/sign_in": 441,
     "auth/account_changes": 443,
     "auth/session_lookup": 443,
 }
