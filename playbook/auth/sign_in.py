@@ -564,13 +564,14 @@ assert check(before, after)
 | engine, table, cleanup | as for [throttling](throttling.ipynb) |
 
 `keep` can store a better hash when `proven.verdict` says that the old one is outdated.
-Compute it before `enter`. With [sessions](sessions.ipynb), `start` is one call:
+Compute it before `enter`. With the page [sessions](sessions.ipynb), `start` is:
 
 ```python
-token = enter(
-    engine, proven, keep, lambda db, user: start_session(db, user, now, lifetimes, old)
-)
+def start(db: Session, user: User) -> str:
+    return start_session(db, str(user.id), datetime.now(UTC), lifetimes, old=None)
 ```
+
+Instead of None, pass the token of the browser's cookie, so that this session ends.
 
 Traps:
 

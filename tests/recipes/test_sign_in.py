@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from sqlalchemy.orm import Session
 
 from playbook.auth.sign_in import (
     KNOWN_FOR,
@@ -255,6 +256,28 @@ def test_no_session_of_the_old_password_outlives_a_change_that_is_under_way(shop
         changing.result()
     with orm.Session(shop.engine) as db:
         assert shop.logins(db) == 0
+
+
+# ---------------------------------------------------------------- with a recipe for sessions
+
+User = Customer
+lifetimes = timedelta(days=30)
+started: list[tuple[Any, ...]] = []
+
+
+def start_session(db: orm.Session, user_id: str, now: datetime, lifetimes: Any, old: str | None) -> str:
+    """The page `sessions` has one with these arguments."""
+    started.append((user_id, lifetimes, old))
+    return "a token"
+
+
+def start(db: Session, user: User) -> str:
+    return start_session(db, str(user.id), datetime.now(UTC), lifetimes, old=None)
+
+
+def test_a_sign_in_starts_a_session(shop: Shop) -> None:
+    assert enter(shop.engine, shop.prove("right", HOME), shop.keep, start) == "a token"
+    assert started.pop() == ("1", lifetimes, None)
 
 
 def test_what_the_check_said_is_handed_on(shop: Shop) -> None:
