@@ -11,8 +11,9 @@ from pydantic import Field
 from sqlalchemy import orm
 
 from playbook.auth.mail import Mail, link
-from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password, replace_hash
+from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
 from playbook.pantry.auth.password_reset import RESET, drop_links, tell
+from playbook.pantry.auth.passwords import replace_hash
 from playbook.pantry.auth.sessions import (
     REMEMBER,
     CurrentSession,
