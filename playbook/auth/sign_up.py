@@ -793,5 +793,5 @@ and idempotent methods). A. Sudhodanan, A. Paverd, "Pre-hijacked accounts" (USEN
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Sessions](sessions.ipynb) · [course map](../index.ipynb) · Next: [Sign in](sign_in.ipynb)
+Previous: [Sessions](sessions.ipynb) · [course map](../index.ipynb) · Next: [Throttling](throttling.ipynb)
 """

@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
+from playbook.auth.throttling import purge_throttles
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
-from playbook.pantry.auth.sign_in import Throttle
 from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.keys import purge_keys
 
@@ -27,7 +27,7 @@ def sweep(engine: sa.Engine, now: datetime) -> None:
     def work(db: orm.Session) -> None:
         db.execute(sa.delete(UserSession).where(UserSession.expires_at <= now))
         db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
-        db.execute(sa.delete(Throttle).where(Throttle.whole_at <= now))
+        purge_throttles(db, now)
         purge_keys(db, now)
 
     transaction(engine, work)

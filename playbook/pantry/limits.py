@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playbook.api.errors import Problem, problem_response
+from playbook.auth.throttling import network_of
 from playbook.foundations.request_and_transaction import request_id
-from playbook.pantry.auth.sign_in import network_of, too_many
+from playbook.pantry.auth.sign_in import too_many
 from playbook.pantry.auth.wire import AuthError, general, in_wire_form
 from playbook.pantry.errors import HEAD_TOO_LARGE, MALFORMED, TOO_MANY, URL_TOO_LONG
 from playbook.pantry.strict_input import MAX_PARAMETERS, MAX_URL

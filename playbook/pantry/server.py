@@ -26,7 +26,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from playbook.pantry.auth.sign_in import network_of
+from playbook.auth.throttling import network_of
 from playbook.pantry.headers import ALWAYS, NOTHING
 from playbook.pantry.stop import Stop
 

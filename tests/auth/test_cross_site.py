@@ -4,7 +4,6 @@ route of the whole service, of a real Chromium, and of the URL parser of Node, w
 Chromium and Node are skipped, visibly, where they are missing, unless `REQUIRE_BROWSER` or `REQUIRE_NODE` is set.
 """
 
-import ast
 import json
 import os
 import random
@@ -15,12 +14,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
 from hypothesis import given
@@ -31,24 +31,25 @@ from playwright.sync_api import sync_playwright
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from playbook.auth.cross_site import location, origin_of, trusted_redirect
+from playbook.auth.mail import MemorySender
+from playbook.auth.mail_queue import Postbox
+from playbook.exercises.auth.cross_site import GOES_TO, Browser
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.deny_by_default import anyone
-from playbook.foundations.engines import Base
-from playbook.kit.course import Course
+from playbook.foundations.engines import Base, make_engine
+from playbook.kit.lesson import lesson_url
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.cross_site import (
     check_cross_site,
     check_first_sign_in,
     check_origin,
-    location,
-    origin_of,
     trusted_origins,
-    trusted_redirect,
 )
-from playbook.pantry.auth.wire import FORM, FORMS, JSON, AuthError
+from playbook.pantry.auth.wire import FORM, FORMS, JSON, Auth, AuthError, Sent, Service, Text, auth_app, body
 from playbook.pantry.settings import Settings
 
-PAGE = Course().get("cross_site").source
 OURS, APP, EVIL = "https://pantry.example", "https://app.example:8443", "https://evil.example"
 TRUSTED = (OURS, APP)
 
@@ -281,16 +282,9 @@ def test_what_is_taken_for_a_trusted_origin_is_one_to_a_browser(browsers_read: C
         assert read[0] == origin_of(url), repr(url)
 
 
-def literal(name: str) -> Any:
-    """What the page assigns to `name`."""
-    assigned = (node for node in ast.walk(ast.parse(PAGE)) if isinstance(node, ast.Assign))
-    return next(ast.literal_eval(a.value) for a in assigned if getattr(a.targets[0], "id", "") == name)
-
-
 def test_the_page_says_where_browsers_go(browsers_read: Callable[..., Any]) -> None:
-    goes_to = literal("GOES_TO")
-    found = browsers_read(["http://pantry.localhost/app/"], list(goes_to))[0]
-    assert {url: read[1] or None for url, read in zip(goes_to, found, strict=True)} == goes_to
+    found = browsers_read(["http://pantry.localhost/app/"], list(GOES_TO))[0]
+    assert {url: read[1] or None for url, read in zip(GOES_TO, found, strict=True)} == GOES_TO
 
 
 # ---------------------------------------------------------------- every route of the whole service
@@ -504,15 +498,66 @@ class Recorder:
         return row
 
 
-def lesson() -> dict[str, Any]:
-    """What the page defines before its first demonstration: a stand-in for a browser, two servers, the stories."""
-    names: dict[str, Any] = {}
-    exec(compile(PAGE.split("\nshow(table(tell_stories(pantry())))")[0], "the page", "exec"), names)
-    return names
+PASSWORDS = {name: f"the long password of {name}" for name in ("ada", "mallory")}
+HERE, BLOG, THERE = "http://pantry.localhost", "http://blog.pantry.localhost", "http://evil.localhost"
+LINK = f"{HERE}/api/auth/verify-email?callbackURL={THERE}/sign-in"
+STORIES = (("ada", f"{BLOG}/recipes"), ("bob", f"{THERE}/kittens"), ("carol", LINK))
+
+
+class SignIn(Sent):
+    email: Text
+    password: str
+
+
+def small_routes() -> APIRouter:
+    """Four routes in Pantry's wire, which remember sessions in a dictionary."""
+    router = APIRouter(prefix="/api/auth", dependencies=[Depends(anyone)])
+    sessions: dict[str | None, str] = {}
+
+    @router.post("/sign-in/email")
+    def sign_in(response: Response, auth: Service, sent: Annotated[SignIn, body(SignIn)]) -> dict[str, str]:
+        if PASSWORDS.get(sent.email) != sent.password:
+            raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD", "Invalid email or password")
+        token = auth.random_bytes(16).hex()
+        sessions[token] = sent.email
+        response.set_cookie("session", token, httponly=True, samesite="lax")
+        return {"user": sent.email}
+
+    @router.get("/get-session")
+    def get_session(request: Request) -> str | None:
+        return sessions.get(request.cookies.get("session"))
+
+    @router.post("/sign-out")
+    def sign_out(request: Request) -> dict[str, bool]:
+        return {"success": sessions.pop(request.cookies.get("session"), None) is not None}
+
+    @router.get("/verify-email")
+    def verify_email(callbackURL: str = "/") -> Response:
+        return Response(status_code=302, headers={"location": callbackURL})
+
+    return router
+
+
+def small_pantry(guards: list[Any]) -> FastAPI:
+    clock = FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
+    ids = Identifiers(clock, SeededBytes(1))
+    settings, engine = Settings(environment="test", base_url=HERE), make_engine(lesson_url())
+    auth = Auth(settings, engine, clock, ids, Postbox(MemorySender()), SeededBytes(2))
+    return auth_app(auth, [small_routes()], guards)
+
+
+def submitting(path: str, **fields: str) -> HTMLResponse:
+    """A page with a form of ours that its script submits."""
+    inputs = "".join(f'<input name="{name}" value="{value}">' for name, value in fields.items())
+    script = "<script>document.forms[0].submit()</script>"
+    return HTMLResponse(f'<form method="post" action="{HERE}/api/auth{path}">{inputs}</form>{script}')
 
 
 extra = APIRouter(prefix="/api/auth", dependencies=[Depends(anyone)])
 others = FastAPI()
+others.get("/recipes")(lambda: submitting("/sign-out"))
+others.get("/kittens")(lambda: submitting("/sign-in/email", email="mallory", password=PASSWORDS["mallory"]))
+others.get("/sign-in")(lambda: HTMLResponse("It looks like ours. Your password, please?"))
 
 
 @extra.get("/form")
@@ -529,30 +574,22 @@ def framed(to: str) -> HTMLResponse:
     return HTMLResponse(f'<iframe sandbox="allow-scripts allow-forms" srcdoc="{inner}"></iframe>')
 
 
-@pytest.fixture(scope="module")
-def page() -> dict[str, Any]:
-    return lesson()
-
-
 @dataclass
 class World:
-    """The page's two servers, and a Chromium that finds them under the page's names."""
+    """Two servers, ours and theirs, and a Chromium that finds them under their names."""
 
     chromium: Chromium
     ours: LiveClient
     theirs: LiveClient
     recorder: Recorder
-    page: dict[str, Any]
 
     def stand_in(self) -> Any:
         hosts = {"pantry.localhost": self.ours, "blog.pantry.localhost": self.theirs, "evil.localhost": self.theirs}
-        return self.page["Browser"]({name: str(client.base_url) for name, client in hosts.items()})
+        return Browser({name: str(client.base_url) for name, client in hosts.items()})
 
 
 @pytest.fixture(scope="module")
-def open_world(
-    browser_program: str, page: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., World]]:
+def open_world(browser_program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., World]]:
     """A function that opens a World with these guards; what was opened with the same ones is used again."""
     with ExitStack() as stack:
         playwright = stack.enter_context(sync_playwright())
@@ -560,11 +597,10 @@ def open_world(
 
         def open(guarded: bool) -> World:
             if guarded not in opened:
-                app = page["pantry"]([check_cross_site] if guarded else [])
+                app = small_pantry([check_cross_site] if guarded else [])
                 app.include_router(extra, dependencies=[Depends(check_cross_site)] if guarded else [])
-                page["others"].include_router(others.router)
                 recorder = Recorder(app)
-                ours, theirs = stack.enter_context(serving(recorder)), stack.enter_context(serving(page["others"]))
+                ours, theirs = stack.enter_context(serving(recorder)), stack.enter_context(serving(others))
                 names = {"pantry.localhost": ours, "*.localhost": theirs}
                 rules = ", ".join(f"MAP {n}:80 127.0.0.1:{server.base_url.port}" for n, server in names.items())
                 flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -574,7 +610,7 @@ def open_world(
                     env=dict(os.environ) | {"HOME": home, "XDG_CONFIG_HOME": home, "XDG_CACHE_HOME": home},
                 )  # fmt: skip
                 stack.callback(chromium.close)
-                opened[guarded] = World(chromium, ours, theirs, recorder, page)
+                opened[guarded] = World(chromium, ours, theirs, recorder)
             return opened[guarded]
 
         yield open
@@ -587,8 +623,8 @@ def a_person(world: World, who: str | None = None) -> Iterator[Any]:
     try:
         shown = context.new_page()
         if who:
-            shown.goto(f"{world.page['PANTRY']}/api/auth/get-session")
-            fetch(shown, "/api/auth/sign-in/email", {"email": who, "password": world.page["PASSWORDS"][who]})
+            shown.goto(f"{HERE}/api/auth/get-session")
+            fetch(shown, "/api/auth/sign-in/email", {"email": who, "password": PASSWORDS[who]})
         yield shown
     finally:
         context.close()
@@ -610,7 +646,7 @@ def fetch(shown: Any, url: str, content: dict[str, str] | None = None, **options
 def signed_in(world: World, shown: Any) -> str | None:
     """Who the browser is, asked by a page of ours in the same profile."""
     other = shown.context.new_page()
-    other.goto(f"{world.page['PANTRY']}/api/auth/get-session")
+    other.goto(f"{HERE}/api/auth/get-session")
     return json.loads(other.evaluate("document.body.innerText"))
 
 
@@ -623,17 +659,16 @@ def arrive(shown: Any, url: str, then: str = "") -> None:
 
 def test_the_stand_in_of_the_page_sends_what_chromium_sends(open_world: Callable[..., World]) -> None:
     world = open_world(guarded=False)
-    PANTRY, BLOG, EVIL = (world.page[name] for name in ("PANTRY", "BLOG", "EVIL"))
-    ada = {"email": "ada", "password": world.page["PASSWORDS"]["ada"]}
-    start, urls = f"{PANTRY}/api/auth/get-session", [f"{BLOG}/recipes", f"{EVIL}/kittens", world.page["LINK"]]
-    assert urls == [url for _, url in world.page["STORIES"]]
+    ada = {"email": "ada", "password": PASSWORDS["ada"]}
+    start, urls = f"{HERE}/api/auth/get-session", [f"{BLOG}/recipes", f"{THERE}/kittens", LINK]
+    assert urls == [url for _, url in STORIES]
 
     stand_in = world.stand_in()
     world.recorder.seen.clear()
     for url in urls:
         stand_in.page = None
         stand_in.open(start)
-        stand_in.send("POST", f"{PANTRY}/api/auth/sign-in/email", "cors", json=ada)
+        stand_in.send("POST", f"{HERE}/api/auth/sign-in/email", "cors", json=ada)
         stand_in.page = None
         stand_in.open(url)
     ours = list(world.recorder.seen)
@@ -660,7 +695,7 @@ def test_the_stories_of_the_page_end_in_chromium_as_they_do_there(
 ) -> None:
     world = open_world(guarded)
     ends = {}
-    for who, url in world.page["STORIES"]:
+    for who, url in STORIES:
         with a_person(world, who if who == "ada" else None) as shown:
             arrive(shown, url, THEN[who])
             ends[who] = (signed_in(world, shown), httpx.URL(shown.url).host)
@@ -674,16 +709,15 @@ def test_the_stories_of_the_page_end_in_chromium_as_they_do_there(
 @pytest.mark.proves("ASVS 3.5.1", "ASVS 3.5.2")
 def test_asvs_3_5_2_scripts_of_other_origins_in_chromium(open_world: Callable[..., World]) -> None:
     world = open_world(guarded=True)
-    PANTRY, BLOG = world.page["PANTRY"], world.page["BLOG"]
     with a_person(world, "ada") as shown:
         shown.goto(f"{BLOG}/sign-in")
         world.recorder.seen.clear()
-        assert fetch(shown, f"{PANTRY}/api/auth/sign-out", {}, credentials="include") == "TypeError"
+        assert fetch(shown, f"{HERE}/api/auth/sign-out", {}, credentials="include") == "TypeError"
         assert [row["request"] for row in world.recorder.seen] == ["OPTIONS /api/auth/sign-out"], (
             "the preflight, and no more"
         )
         world.recorder.seen.clear()
-        fetch(shown, f"{PANTRY}/api/auth/sign-out", method="POST", mode="no-cors", credentials="include")
+        fetch(shown, f"{HERE}/api/auth/sign-out", method="POST", mode="no-cors", credentials="include")
         assert [row["request"] for row in world.recorder.seen] == ["POST /api/auth/sign-out"]
         assert {"cookie", "origin"} <= world.recorder.seen[0].keys(), (
             "SameSite does not keep the cookie from a subdomain"
@@ -695,15 +729,14 @@ def test_null_is_refused_from_a_sandbox_and_taken_from_a_page_of_ours_in_chromiu
     open_world: Callable[..., World],
 ) -> None:
     world = open_world(guarded=True)
-    PANTRY, BLOG = world.page["PANTRY"], world.page["BLOG"]
     with a_person(world, "ada") as shown:
         world.recorder.seen.clear()
-        arrive(shown, f"{BLOG}/framed?to={PANTRY}/api/auth/sign-out")
+        arrive(shown, f"{BLOG}/framed?to={HERE}/api/auth/sign-out")
         sent = world.recorder.first("POST /api/auth/sign-out")
         assert (sent["origin"], sent["sec-fetch-site"]) == ("null", "cross-site")
         assert signed_in(world, shown) == "ada"
         world.recorder.seen.clear()
-        arrive(shown, f"{PANTRY}/api/auth/form", THEN["ada"])
+        arrive(shown, f"{HERE}/api/auth/form", THEN["ada"])
         sent = world.recorder.first("POST /api/auth/sign-out")
         assert (sent["origin"], sent["sec-fetch-site"]) == ("null", "same-origin")
         assert signed_in(world, shown) is None
@@ -715,7 +748,7 @@ def test_strict_is_no_better_against_a_subdomain_in_chromium(open_world: Callabl
         cookie = shown.context.cookies()[0] | {"sameSite": "Strict"}
         shown.context.clear_cookies()
         shown.context.add_cookies([cookie])
-        arrive(shown, f"{world.page['BLOG']}/recipes", THEN["ada"])
+        arrive(shown, f"{BLOG}/recipes", THEN["ada"])
         assert signed_in(world, shown) is None, "signed out by the blog"
 
 

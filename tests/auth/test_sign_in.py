@@ -19,24 +19,12 @@ from sqlalchemy import orm
 
 from playbook.auth import password_hashing, password_rules
 from playbook.auth.password_hashing import Verdict
+from playbook.auth.sign_in import KNOWN_FOR, PER_ACCOUNT, PER_NETWORK, is_known
+from playbook.auth.throttling import Allowance, forget, give_back, key_hash, network_of, throttles
 from playbook.foundations.engines import make_engine
 from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import account_changes, password_reset, sign_in
-from playbook.pantry.auth.sign_in import (
-    KNOWN_FOR,
-    MOST_COUNTS,
-    PER_ACCOUNT,
-    PER_ADDRESS,
-    AddressLimits,
-    Allowance,
-    Throttle,
-    forget,
-    give_back,
-    network_of,
-    prove,
-    recognize,
-    spend,
-)
+from playbook.pantry.auth.sign_in import MOST_COUNTS, AddressLimits, prove, recognize, spend
 from playbook.pantry.auth.sign_up import register
 from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError
@@ -150,18 +138,18 @@ def test_an_allowance_is_a_bucket_that_fills_again(service: Service, burst: int,
             assert granted == (tokens >= 1)
             tokens -= granted
             if step == "right" and granted:
-                auth.transact(lambda db: give_back(db, allowance, key))
+                auth.transact(lambda db: give_back(db, allowance, (key,)))
                 tokens += 1
 
 
 def test_what_is_given_back_is_never_more_than_the_burst(service: Service) -> None:
     auth = service.auth
     for _ in range(5):
-        auth.transact(lambda db: give_back(db, PER_ADDRESS, "k"))  # nothing was taken
-        status(auth, PER_ADDRESS, "k")
-        auth.transact(lambda db: give_back(db, PER_ADDRESS, "k"))
-        auth.transact(lambda db: give_back(db, PER_ADDRESS, "k"))
-    assert [status(auth, PER_ADDRESS, "k") for _ in range(6)] == [200] * 5 + [429]
+        auth.transact(lambda db: give_back(db, PER_NETWORK, ("k",)))  # nothing was taken
+        status(auth, PER_NETWORK, "k")
+        auth.transact(lambda db: give_back(db, PER_NETWORK, ("k",)))
+        auth.transact(lambda db: give_back(db, PER_NETWORK, ("k",)))
+    assert [status(auth, PER_NETWORK, "k") for _ in range(6)] == [200] * 5 + [429]
 
 
 def test_the_wait_is_told_to_the_second(service: Service) -> None:
@@ -193,7 +181,7 @@ def test_asvs_6_3_1_fifty_at_once_get_what_is_allowed_and_no_error(service: Serv
     auths = [service.auth, Auth(service.auth.settings, other, *list(vars(service.auth).values())[2:])]
     answers = at_once(50, lambda n: status(auths[n % 2], Allowance(burst, MINUTE), "k"))
     assert sorted(answers) == [200] * min(burst, 50) + [429] * max(0, 50 - burst)
-    row = sa.select(Throttle.whole_at).where(Throttle.key_hash == sign_in.row_of("k"))
+    row = sa.select(throttles.c.whole_at).where(throttles.c.key_hash == key_hash(("k",)))
     assert service.auth.transact(lambda db: db.scalar(row)) == service.clock.now() + MINUTE * min(burst, 50)
     other.dispose()
 
@@ -204,10 +192,10 @@ def test_give_back_and_spend_at_once_lose_nothing(service: Service) -> None:
     def work(number: int) -> None:
         spend(auth, allowance, "k")
         if number % 2:
-            auth.transact(lambda db: give_back(db, allowance, "k"))
+            auth.transact(lambda db: give_back(db, allowance, ("k",)))
 
     at_once(20, work)
-    assert auth.transact(lambda db: db.scalar(sa.select(Throttle.whole_at))) == service.clock.now() + 10 * MINUTE
+    assert auth.transact(lambda db: db.scalar(sa.select(throttles.c.whole_at))) == service.clock.now() + 10 * MINUTE
 
 
 # ---------------------------------------------------------------- guessing
@@ -260,7 +248,7 @@ def test_a_right_password_gives_its_attempt_back(service: Service) -> None:
     for _ in range(15):
         service.clock.advance(timedelta(seconds=10))  # or the limit per address is met first
         assert enter(service, address=HOME).status_code == 200
-    rows = service.auth.transact(lambda db: db.scalars(sa.select(Throttle.whole_at)).all())
+    rows = service.auth.transact(lambda db: db.scalars(sa.select(throttles.c.whole_at)).all())
     assert len([whole_at for whole_at in rows if whole_at > service.clock.now()]) == 1, "only that the network is known"
 
 
@@ -271,7 +259,7 @@ def test_a_right_password_gives_it_back_before_the_address_is_verified(auth_serv
     for number in range(8):
         service.clock.advance(timedelta(seconds=10))
         assert enter(service, address=ROAD).json()["code"] == "EMAIL_NOT_VERIFIED", number
-    known = service.auth.transact(lambda db: sign_in.is_known(db, service.auth, ADA, ROAD))
+    known = service.auth.transact(lambda db: is_known(db, ADA, ROAD, service.clock.now()))
     assert not known, "nobody has signed in"
 
 
@@ -314,9 +302,9 @@ def test_a_network_is_forgotten_after_a_while(service: Service) -> None:
     auth = service.auth
     enter(service, address=HOME)
     service.clock.advance(KNOWN_FOR - timedelta(seconds=1))
-    assert auth.transact(lambda db: sign_in.is_known(db, auth, ADA, HOME))
+    assert auth.transact(lambda db: is_known(db, ADA, HOME, service.clock.now()))
     service.clock.advance(timedelta(seconds=1))
-    assert not auth.transact(lambda db: sign_in.is_known(db, auth, ADA, HOME))
+    assert not auth.transact(lambda db: is_known(db, ADA, HOME, service.clock.now()))
 
 
 @pytest.mark.proves("ASVS 6.1.1")
@@ -409,7 +397,7 @@ def test_asvs_6_3_8_without_an_account_as_much_is_hashed(service: Service, monke
 def test_nothing_that_was_typed_is_in_the_table(service: Service) -> None:
     enter(service, "my password@by.mistake", "guess", HOME)
     enter(service, address=HOME)
-    rows = service.auth.transact(lambda db: db.scalars(sa.select(Throttle.key_hash)).all())
+    rows = service.auth.transact(lambda db: db.scalars(sa.select(throttles.c.key_hash)).all())
     assert rows
     assert all(len(row) == 64 and set(row) <= set("0123456789abcdef") for row in rows)
 
@@ -419,7 +407,7 @@ def test_without_limits_nothing_is_counted(auth_service: Start, compared: Compar
     join(service)
     assert {enter(service, password="a guess").status_code for _ in range(8)} == {401}
     assert enter(service).status_code == 200
-    assert service.auth.transact(lambda db: db.scalars(sa.select(Throttle.key_hash)).all()) == []
+    assert service.auth.transact(lambda db: db.scalars(sa.select(throttles.c.key_hash)).all()) == []
 
 
 # ---------------------------------------------------------------- the session
@@ -572,7 +560,7 @@ def test_network(address: str, network: str) -> None:
 def test_a_household_of_ipv6_is_one_network(service: Service, compared: Comparisons) -> None:
     for number in range(10):
         attempt(service.auth, ADA, "a guess", f"2001:db8:0:1:{number:x}::{number:x}")
-    assert compared.count == PER_ADDRESS.burst
+    assert compared.count == PER_NETWORK.burst
 
 
 def limits_of(service: Service) -> tuple[AddressLimits, Callable[..., int]]:

@@ -18,6 +18,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
 from playbook.auth.mail import MemorySender
+from playbook.auth.throttling import throttles
 from playbook.foundations.clock_and_identifiers import FixedClock
 from playbook.foundations.deny_by_default import refuse_undeclared
 from playbook.foundations.engines import Base, make_engine
@@ -28,7 +29,6 @@ from playbook.migrations.first_migration import WrongSchema, drift
 from playbook.pantry import organizations, packages
 from playbook.pantry.app import Handover, pantry
 from playbook.pantry.auth.better_auth import better_auth
-from playbook.pantry.auth.sign_in import Throttle
 from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.history import upgrade
 from playbook.pantry.housekeeping import EVERY, sweep
@@ -231,7 +231,7 @@ def test_sweep_deletes_what_has_expired_and_nothing_else(url: str, clock: FixedC
 
         def rows() -> list[int]:
             with engine.connect() as connection:
-                models = (UserSession, Verification, Throttle, User)
+                models = (UserSession, Verification, throttles, User)
                 return [connection.scalar(sa.select(sa.func.count()).select_from(model)) or 0 for model in models]
 
         before = rows()

@@ -1,22 +1,20 @@
 """Sign-in, and the throttles that make guessing slow and lock nobody out."""
 
-import ipaddress
 import math
 import unicodedata
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
-from sqlalchemy.orm import Mapped, mapped_column
 
+from playbook.auth import sign_in, throttling
 from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
-from playbook.foundations.clock_and_identifiers import hash_token
+from playbook.auth.sign_in import Attempt, Proven, TooManyAttempts, WrongPassword, enter
+from playbook.auth.throttling import Allowance, forget, network_of, throttles
 from playbook.foundations.deny_by_default import anyone
-from playbook.foundations.engines import Base, Timestamp
-from playbook.foundations.transactions import somebody_was_first, transaction
+from playbook.foundations.engines import Base
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.passwords import replace_hash
 from playbook.pantry.auth.sessions import remembered, set_cookies, start_session, user_view
@@ -26,34 +24,12 @@ from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.pantry.http import client_ip
 from playbook.schema.identity import Account, User, normal_email
 
+__all__ = ["Allowance", "forget", "network_of"]  # for the modules of Pantry that throttle, too
 
-class Throttle(Base):
-    """What is used up of an allowance. From `whole_at` on the row means nothing."""
+# The recipes `auth/throttling` and `auth/sign_in` have the count, the order of the steps and the known networks. Here
+# are the refusals in Better Auth's words, the credential in our tables, and Better Auth's limits per address.
 
-    __tablename__ = "throttles"
-
-    key_hash: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
-    whole_at: Mapped[datetime]
-
-
-@dataclass(frozen=True)
-class Allowance:
-    """`burst` attempts at once, and then one after each `every`."""
-
-    burst: int
-    every: timedelta
-
-
-def row_of(*key: str) -> str:
-    """The row's name for a key. A hash: people type all kinds of things into the field for their address."""
-    return hash_token("\0".join(key))
-
-
-SPEND = sa.text("""
-    INSERT INTO throttles (key_hash, whole_at) VALUES (:row, :first)
-    ON CONFLICT (key_hash) DO UPDATE SET whole_at = greatest(throttles.whole_at, :now) + :every
-    WHERE throttles.whole_at <= :latest RETURNING key_hash
-""").bindparams(*(sa.bindparam(name, type_=Timestamp()) for name in ("first", "now", "latest")))
+throttles.to_metadata(Base.metadata)  # for the migrations
 
 
 def too_many(seconds: int) -> AuthError:
@@ -63,51 +39,10 @@ def too_many(seconds: int) -> AuthError:
 
 
 def spend(auth: Auth, allowance: Allowance, *key: str) -> None:
-    """Take one attempt from what `key` is allowed, committed at once. AuthError 429 when none is left.
-
-    The generic cell rate algorithm (ITU-T I.371, annex A). Spend before the attempt, or a hundred at once are free.
-    """
-    now, row, every = auth.clock.now(), row_of(*key), allowance.every
-    latest = now + every * (allowance.burst - 1)
-    asked = {"row": row, "first": now + every, "now": now, "every": every, "latest": latest}
-
-    def work(db: orm.Session) -> timedelta:
-        if db.scalar(SPEND, asked) is not None:
-            return timedelta(0)
-        whole_at = db.scalar(sa.select(Throttle.whole_at).where(Throttle.key_hash == row)) or now
-        return max(whole_at - latest, timedelta(seconds=1))  # at least 1: one may have come back by now
-
-    engine = auth.engine.execution_options(isolation_level="AUTOCOMMIT")
-    if wait := transaction(engine, work, retry=somebody_was_first):
-        raise too_many(math.ceil(wait.total_seconds()))
-
-
-def give_back(db: orm.Session, allowance: Allowance, *key: str) -> None:
-    """Put one attempt back: it was right."""
-    mine = sa.update(Throttle).where(Throttle.key_hash == row_of(*key))
-    db.execute(mine.values(whole_at=Throttle.whole_at - sa.literal(allowance.every, sa.Interval())))
-
-
-def forget(db: orm.Session, *keys: tuple[str, ...]) -> None:
-    """Make the allowances of these keys whole."""
-    db.execute(sa.delete(Throttle).where(Throttle.key_hash.in_([row_of(*key) for key in keys])))
-
-
-PER_ADDRESS = Allowance(5, timedelta(minutes=1))  # guesses at one account from one network
-PER_ACCOUNT = Allowance(50, timedelta(weeks=1))  # guesses at one account from all strange networks, or one known one
-KNOWN_FOR = timedelta(days=90)  # since the last sign-in from there; a session lasts 30 days at most
-STRANGERS = "strangers"
-
-
-def network_of(address: str) -> str:
-    """The network that an IP address speaks for: itself, or the /64 of IPv6 (RFC 4291, 2.5.4). Other text as it is."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))
+    """Take one attempt from what `key` is allowed, committed at once. AuthError 429 when none is left."""
+    wait = throttling.spend(auth.engine, allowance, key, auth.clock.now())
+    if wait:
+        raise too_many(wait)
 
 
 def address_of(request: Request) -> str:
@@ -115,42 +50,22 @@ def address_of(request: Request) -> str:
     return client_ip(request.scope) or ""
 
 
-KNOW = sa.text("""
-    INSERT INTO throttles (key_hash, whole_at) VALUES (:row, :until)
-    ON CONFLICT (key_hash) DO UPDATE SET whole_at = excluded.whole_at RETURNING key_hash
-""").bindparams(sa.bindparam("until", type_=Timestamp()))
-
-
 def recognize(db: orm.Session, auth: Auth, email: str, address: str) -> None:
     """Make the network of `address` known to the account: its owner was there, by password or by a mailed link."""
-    until = auth.clock.now() + KNOWN_FOR
-    db.execute(KNOW, {"row": row_of("known", email, network_of(address)), "until": until})
+    sign_in.recognize(db, email, network_of(address), auth.clock.now())
 
 
-def is_known(db: orm.Session, auth: Auth, email: str, address: str) -> bool:
-    """Whether the owner of the account was in this network within KNOWN_FOR."""
-    row = Throttle.key_hash == row_of("known", email, network_of(address))
-    return db.scalar(sa.select(Throttle.key_hash).where(row, Throttle.whole_at > auth.clock.now())) is not None
+class Uncounted(Attempt):
+    """An attempt while the setting `rate_limits` is off."""
 
+    def spend(self, engine: sa.Engine) -> int:
+        return 0
 
-@dataclass(frozen=True)
-class Attempt:
-    """Somebody who says they are `email`, from a network that is `known` to that account or not."""
+    def was_right(self, db: throttling.Database) -> None:
+        pass
 
-    email: str
-    network: str
-    known: bool
-
-    def spend(self, auth: Auth) -> None:
-        """Count it, before anything is compared. AuthError 429 when there were too many."""
-        spend(auth, PER_ADDRESS, "guess", self.email, self.network)
-        spend(auth, PER_ACCOUNT, "from", self.email, self.network if self.known else STRANGERS)
-
-    def was_right(self, db: orm.Session) -> None:
-        """Give it back, with what failed from the same network before."""
-        forget(db, ("guess", self.email, self.network), ("from", self.email, self.network))
-        if not self.known:
-            give_back(db, PER_ACCOUNT, "from", self.email, STRANGERS)
+    def entered(self, db: throttling.Database) -> None:
+        pass
 
 
 def check_length(auth: Auth, password: str) -> None:
@@ -160,63 +75,54 @@ def check_length(auth: Auth, password: str) -> None:
         raise AuthError(400, "PASSWORD_TOO_LONG")
 
 
-def credential(db: orm.Session, email: str) -> tuple[User, Account] | None:
-    """The user of an address and their password's account."""
+Found = tuple[User, Account]
+
+
+def credential(db: orm.Session, email: str) -> tuple[Found, str | None] | None:
+    """The user of an address with their password's account, and its hash."""
     query = sa.select(User, Account).join(Account, Account.user_id == User.id)
     found = db.execute(query.where(User.email == email, Account.provider == "credential")).first()
-    return (found[0], found[1]) if found else None
-
-
-@dataclass(frozen=True)
-class Proven:
-    """Whose password it was. `outdated`: its hash is due to be replaced. `attempt` None: nothing is counted."""
-
-    user: User
-    account: Account
-    outdated: bool
-    attempt: Attempt | None
+    return ((found[0], found[1]), found[1].password_hash) if found else None
 
 
 def prove(auth: Auth, email: str, password: str, address: str) -> Proven:
     """Who has this address and this password. AuthError 401 for nobody, 429 when too many have guessed."""
-
-    def read(db: orm.Session) -> tuple[tuple[User, Account] | None, Attempt | None]:
-        counted = auth.settings.rate_limits
-        known = counted and is_known(db, auth, email, address)
-        return credential(db, email), Attempt(email, network_of(address), known) if counted else None
-
     check_length(auth, password)
-    found, attempt = auth.transact(read)
-    if attempt is not None:
-        attempt.spend(auth)
-    verdict = check_password(password, found[1].password_hash if found else None)
-    if found is None or not verdict.matches:
-        raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD")
-    return Proven(*found, verdict.outdated, attempt)
+    counted = Attempt if auth.settings.rate_limits else Uncounted
+    attempt = counted(email, network_of(address), auth.clock.now())
+    try:
+        return sign_in.prove(auth.engine, attempt, password, credential, check_password)
+    except TooManyAttempts as error:
+        raise too_many(error.args[0]) from None
+    except WrongPassword:
+        raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD") from None
 
 
-def still_has(db: orm.Session, account: Account) -> bool:
+def still_has(db: orm.Session, account: Account, stored: str) -> bool:
     """Whether the account's hash is still the one that was read. If so, writes it again."""
-    mine = sa.update(Account).where(Account.id == account.id, Account.password_hash == account.password_hash)
-    return db.scalar(mine.values(password_hash=account.password_hash).returning(Account.id)) is not None
+    mine = sa.update(Account).where(Account.id == account.id, Account.password_hash == stored)
+    return db.scalar(mine.values(password_hash=stored).returning(Account.id)) is not None
 
 
 def open_session(
     auth: Auth, request: Request, proven: Proven, new_hash: str | None, remember: bool
 ) -> tuple[UserSession, str]:
     """A new session, and its token. AuthError 401 when the password was changed since it was compared."""
-    account, attempt, old = proven.account, proven.attempt, proven.account.password_hash or ""
 
-    def work(db: orm.Session) -> tuple[UserSession, str]:
-        holds = replace_hash(db, auth.clock, account.id, old, new_hash) if new_hash else still_has(db, account)
-        if not holds:
-            raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD")
-        if attempt is not None:
-            attempt.was_right(db)
-            recognize(db, auth, attempt.email, attempt.network)
-        return start_session(db, auth, proven.user.id, request, remember)
+    def keep(db: orm.Session, found: Found, stored: str) -> bool:
+        account = found[1]
+        if new_hash is None:
+            return still_has(db, account, stored)
+        return replace_hash(db, auth.clock, account.id, stored, new_hash)
 
-    return auth.transact(work)
+    def start(db: orm.Session, found: Found) -> tuple[UserSession, str]:
+        return start_session(db, auth, found[0].id, request, remember)
+
+    try:
+        opened: tuple[UserSession, str] = enter(auth.engine, proven, keep, start)
+    except WrongPassword:
+        raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD") from None
+    return opened
 
 
 sign_in_routes = APIRouter(prefix="/api/auth")
@@ -239,21 +145,21 @@ def sign_in_email(
     except ValueError:
         raise AuthError(400, "INVALID_EMAIL") from None
     proven = prove(auth, email, sent.password, address_of(request))
-    if auth.settings.require_email_verification and not proven.user.email_verified:
+    user: User = proven.user[0]
+    if auth.settings.require_email_verification and not user.email_verified:
         if auth.settings.verification_on_sign_in:
-            after_the_answer(auth, lambda db: due_verification(db, auth, proven.user, sent.callbackURL))
+            after_the_answer(auth, lambda db: due_verification(db, auth, user, sent.callbackURL))
         if auth.settings.strict_proof:
             raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD")
-        if proven.attempt is not None:
-            auth.transact(proven.attempt.was_right)
+        auth.transact(proven.attempt.was_right)
         raise AuthError(403, "EMAIL_NOT_VERIFIED")
-    new_hash = hash_password(sent.password) if proven.outdated else None
+    new_hash = hash_password(sent.password) if proven.verdict.outdated else None
     session, token = open_session(auth, request, proven, new_hash, sent.rememberMe)
     set_cookies(response, remembered(auth, request, session, token, sent.rememberMe))
     if sent.callbackURL:
         response.headers["location"] = location(sent.callbackURL)
     url = {"url": sent.callbackURL} if "callbackURL" in sent.model_fields_set else {}
-    return {"redirect": bool(sent.callbackURL), "token": str(session.id), **url, "user": user_view(proven.user)}
+    return {"redirect": bool(sent.callbackURL), "token": str(session.id), **url, "user": user_view(user)}
 
 
 RULES = (  # the path begins with, seconds, requests: Better Auth's defaults
