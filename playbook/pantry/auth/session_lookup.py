@@ -22,7 +22,7 @@ from playbook.pantry.auth.sessions import (
     SESSION,
     Cookies,
     cookies_of,
-    moved_end,
+    lifetimes_of,
     session_view,
     user_view,
 )
@@ -151,7 +151,7 @@ def body_of(auth: Auth, cookies: Cookies, header: str, row: Row) -> bytes | None
     session, user = SessionRow(*row[1:8]), UserRow(*row[8:])
     if session.expires_at <= auth.clock.now():
         return None
-    due = moved_end(auth, session.created_at, session.expires_at) is not None
+    due = lifetimes_of(auth).moved_end(session.created_at, session.expires_at, auth.clock.now()) is not None
     if due and cookies.read(header, REMEMBER) is None:
         return None
     views = {"session": session_view(cast(UserSession, session)), "user": user_view(cast(User, user))}
