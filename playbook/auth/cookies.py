@@ -105,8 +105,8 @@ show(table(broken.items(), ["cookie", "taken for"]))
 
 # %% [markdown]
 """
-All three succeed. A cookie is a note that the browser carries: whoever holds the pen
-writes it, whoever opens the bag reads it, and a neighbour can put another one in.
+A cookie is a note that the browser carries. Whoever holds the pen writes it, whoever
+opens the bag reads it, and a neighbour can put another one in.
 
 ## The decision
 
@@ -420,7 +420,8 @@ show(table(rows, ["attack", *shops]))
 
 # %% [markdown]
 """
-Each defence stops one attack. A signature says who made a value, and not who sends it.
+A signature says who made a value, and not who sends it. So each defence stops one
+attack, and only together do they stop all.
 
 ## Check it
 """

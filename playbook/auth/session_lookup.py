@@ -109,7 +109,8 @@ show(table(late, ["the thief is", "in process 1", "in process 2"]))
 
 # %% [markdown]
 """
-For a minute, in every process.
+A cache answers with what was true when it asked. So the thief stays signed in for a
+minute, in every process.
 
 ## The decision
 
@@ -130,7 +131,7 @@ have it. The folded cell imports `cost(app, engine, token, requests)`, which sen
 requests at once, without a network, and counts what they take. A **hand-over** gives
 work from the event loop to another thread, and its result back. `in_a_loop(coroutine)`
 runs a coroutine to its end; `error_of(query)` asks a query and returns the name of its
-error; `plain(url)` is the URL for psycopg. Predict: how many hand-overs and statements
+error; `plain(url)` is a URL in psycopg's form. Predict: how many hand-overs and statements
 does one request take?
 """
 
@@ -175,17 +176,17 @@ show(table([counted]))
 
 # %% [markdown]
 """
-One row is read. Around it there are a transaction, and threads for both ends of the
-session, for the dependency and for the route. All of that is right where something is
-written.
+The statement itself is the smallest part. Around it there are a transaction, and
+threads for both ends of the session, for the dependency and for the route. All of that
+is right where something is written.
 
 ## Build it
 
 ### The idea
 
 No thread and no transaction: one statement, on the event loop. While it is under way,
-other requests come in. They gather, and go together into the next statement.
-One connection is enough, and all who wait share the cost of a statement.
+other requests come in. They gather, and go together into the next statement: `= ANY`
+takes a list of keys. One connection is enough, and all who wait share its cost.
 
 A request is answered only by a statement that **began after it came**. That is the
 difference to a cache. So nobody joins a statement that is on its way, not even for the
@@ -342,7 +343,7 @@ print("no server listens:", failed)
 
 The quick way answers for a session that is alive and stays where it is. To move an end
 is to write, so that is the long way's, as are all doubts. `moved_end` decides for both.
-The cell after the next one has it.
+It is `quick_way` in the next visible cell.
 
 ## On PostgreSQL
 
@@ -359,7 +360,7 @@ from playbook.exercises.auth.session_lookup import kill_connections, name_of, st
 
 def on_a_server(url):
     engine, token = signed_in(url)
-    query = KeyedQuery(f"{plain(url)}?application_name=look-up", SQL, rest=0)
+    query = KeyedQuery(plain(url), SQL, rest=0)
     quick, long = quick_way(query, look_up_in(engine)), long_way(engine)
 
     async def story():
@@ -417,8 +418,8 @@ if there:
 
 # %% [markdown]
 """
-Eighty hand-overs became none, and sixty statements one. Only what must be written or
-doubted goes the long way. The ratio in requests per second depends on the machine, so a
+Twenty reads came while no statement was under way, so they gathered for one. Only what
+must be written or doubted goes the long way. The ratio in requests per second depends on the machine, so a
 benchmark measures it: `playbook bench session`. On two cores the quick way of Pantry
 answered three to four times as many requests as its long way.
 

@@ -201,10 +201,7 @@ for sent in ("a random token", *rows):
 """
 A password needs a slow hash, because people choose what others can guess. Nobody
 guesses 256 random bits, so one fast hash is enough.
-"""
 
-# %% [markdown]
-"""
 ### How long it lasts
 
 A session has two ends. The **idle end** moves on with use, and the **absolute end**
@@ -468,7 +465,7 @@ show(table(weeks, ["day", "request", "status", "Max-Age"]))
 
 # %% [markdown]
 """
-On day 24, six days are left. The 422 renews the cookie too: otherwise the browser would
+The absolute end limits `Max-Age`: on day 24, six days are left. The 422 renews the cookie too: otherwise the browser would
 drop it before the session ends. No process keeps sessions in memory, so two processes
 cannot disagree.
 

@@ -1,4 +1,4 @@
-"""What the recipe promises, without a database: no answer is older than its question. Needs pytest, fastapi, psycopg."""
+"""No answer is older than its question, and the connection heals. Needs pytest, fastapi and psycopg, no database."""
 
 import asyncio
 import random

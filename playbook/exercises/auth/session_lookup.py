@@ -13,6 +13,7 @@ from typing import Any
 import anyio.to_thread
 import psycopg
 import sqlalchemy as sa
+from psycopg.conninfo import make_conninfo
 
 from playbook.kit.exercises import checker
 from playbook.kit.stage import capture_sql
@@ -96,8 +97,9 @@ async def cost(app: Any, engine: sa.Engine, token: str, requests: int) -> dict[s
 
 
 def plain(url: str) -> str:
-    """The URL of a PostgreSQL database as psycopg takes it, without SQLAlchemy's name of the driver."""
-    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    """A PostgreSQL database as psycopg takes it; connections are called "look-up"."""
+    libpq = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return make_conninfo(libpq.replace(" ", "%20"), application_name="look-up")
 
 
 async def error_of(query: Any) -> str:

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.auth.session_lookup import KeyedQuery, Resting, Row, Together
+from playbook.auth.sessions import Lifetimes
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.foundations.request_and_transaction import ACCEPTED_ID
 from playbook.pantry.auth.sessions import (
@@ -95,13 +96,13 @@ def in_utc(row: Row) -> list[Any]:
 to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-def body_of(auth: Auth, cookies: Cookies, header: str, row: Row) -> bytes | None:
+def body_of(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, row: Row) -> bytes | None:
     """What get-session answers for a row of LOOK_UP; None when there is something to write or to clear."""
     values = in_utc(row)
     session, user = SessionRow(*values[1:8]), UserRow(*values[8:])
-    if session.expires_at <= auth.clock.now():
+    if session.expires_at <= now:
         return None
-    due = lifetimes_of(auth).moved_end(session.created_at, session.expires_at, auth.clock.now()) is not None
+    due = lifetimes.moved_end(session.created_at, session.expires_at, now) is not None
     if due and cookies.read(header, REMEMBER) is None:
         return None
     views = {"session": session_view(cast(UserSession, session)), "user": user_view(cast(User, user))}
@@ -145,7 +146,8 @@ class SessionLookup:
     """
 
     def __init__(self, app: ASGIApp, auth: Auth, limits: AddressLimits) -> None:
-        self.app, self.auth, self.limits, self.cookies = app, auth, limits, cookies_of(auth)
+        self.app, self.auth, self.limits = app, auth, limits
+        self.cookies, self.lifetimes = cookies_of(auth), lifetimes_of(auth)
         url = make_url(auth.settings.database_url)
         self.query = query_of(url) if url.get_backend_name() == "postgresql" else None
         self.read = Together(self.query.ask).read if self.query else None
@@ -162,7 +164,7 @@ class SessionLookup:
             return None  # the long way refuses it as well, and says so
         scope["counted"] = True
         row = await self.read(hash_token(token))
-        return body_of(self.auth, self.cookies, cookie, row) if row else None
+        return body_of(self.auth.clock.now(), self.lifetimes, self.cookies, cookie, row) if row else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if asks_who(scope) and (body := await self.quick_answer(scope)) is not None:
