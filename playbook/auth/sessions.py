@@ -2,775 +2,613 @@
 """
 # Sessions
 
-Remember who signed in, and forget them at their next request, in every process.
+Remember who signed in. Forget them at their next request, in every process.
 
 | | |
 |---|---|
-| **Use it when** | people sign in with a browser, or "sign out everywhere" has to mean it |
-| **You need** | [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb), [transactions](../foundations/transactions.ipynb), [identity](../schema/identity.ipynb), [wire](wire.ipynb), [cross_site](cross_site.ipynb) |
-| **Time** | 20 minutes |
-| **Topics** | session, session cookie, session fixation, session hijacking, opaque token, token hash, Set-Cookie, HttpOnly, Secure, SameSite, `__Host-` prefix, idle timeout, absolute timeout, session lifetime, remember me, sign out, log out everywhere, revoke session, list sessions, session rotation |
-| **Standard** | OWASP ASVS 5.0 3.3, 7.2 to 7.5; NIST SP 800-63B-4 5; RFC 6265bis |
-"""
+| **Use it when** | people sign in with a browser, and "sign out" must work at once |
+| **You need** | [cookies](cookies.ipynb), [engines](../foundations/engines.ipynb) |
+| **Time** | read 34 min, exercise 20 min |
+| **Topics** | session, token, session fixation, idle timeout, sign out, revoke |
+| **Standard** | OWASP ASVS 5.0, 7.2 to 7.4; NIST SP 800-63B-4, 5 |
 
-# %% [markdown]
-"""
-## The decision
+```python
+from playbook.auth.sessions import Lifetimes, end_sessions, find_session, start_session
 
-Where is it kept that somebody is signed in?
+token = start_session(db, user_id, now, Lifetimes(), old=token_of_the_browser)
+session = find_session(db, token, now, Lifetimes())  # None: not signed in
+end_sessions(db, user_id, keep=token)  # after a change of password
+```
 
-| option | good | costs |
-|---|---|---|
-| in a signed token that says who it is (JWT) | nobody is asked | cannot be ended: whoever copied it is signed in until it expires |
-| in the memory of the process | fastest | a restart signs everybody out; two processes disagree |
-| in a store of its own (Redis) | fast, expires by itself | one more thing to run; when its memory is full, people are signed out |
-| **in the database: a random token's hash** | ended with one DELETE, everywhere; can be listed | a look-up a request, which [session_lookup](session_lookup.ipynb) makes cheap |
+*Lift: 99 lines in 3 files; needs sqlalchemy.*
 
-Choose the signed token for minutes, between services that share no database. Choose the store of its own when sessions
-change far more often than accounts do.
-
-How long? Seven days without use, thirty days in all, one day for a browser that is not to be remembered. NIST wants a
-limit in all, of at most 30 days for a sign-in by password alone; with a second factor a day, and an hour without use.
-"""
-
-# %% [markdown]
-"""
 ## See it break
 
-A session as many services had it: a random number in a cookie and in a table. Mallory tries three things. She signs in
-and plants *her* cookie in Alice's browser (another page on the same domain can do that) before Alice signs in. She
-reads a backup of the table. And she gets one line of script into a page that Alice looks at. Before you run the cell:
-which of the three make her Alice?
+During a **session** a service remembers who signed in. It makes a random token, and the
+browser keeps it in a cookie. In this first service a dictionary stands for the table:
 """
 
 # %%
 import secrets
 
-import sqlalchemy as sa
 from fastapi import FastAPI, Request, Response
 
-from playbook.foundations.engines import make_engine
-from playbook.kit.lesson import checker, lesson_url, on_postgres, sequence_diagram, serving, show, show_http, table
-from playbook.kit.live import LiveClient
-
-COOKIE, WHO = "better-auth.session_token", "/api/auth/get-session"
-BROWSER = {"origin": "http://localhost:8000"}  # the service's own pages
+names = {}  # by token
+naive = FastAPI()
 
 
-def naive_service(url):
-    app, engine = FastAPI(), make_engine(url)
-    app.state.engine = engine
-    with engine.begin() as connection:
-        connection.execute(sa.text("CREATE TABLE sessions (token VARCHAR PRIMARY KEY, name VARCHAR)"))
-
-    @app.post("/api/auth/demo/{name}")
-    def sign_in(name: str, request: Request, response: Response):
-        token = request.cookies.get(COOKIE) or secrets.token_hex(16)
-        insert = "INSERT INTO sessions VALUES (:token, :name) ON CONFLICT (token) DO UPDATE SET name = excluded.name"
-        with engine.begin() as connection:
-            connection.execute(sa.text(insert), {"token": token, "name": name})
-        response.set_cookie(COOKIE, token)
-
-    @app.get(WHO)
-    def get_session(request: Request):
-        token = request.cookies.get(COOKIE)
-        with engine.connect() as connection:
-            name = connection.scalar(sa.text("SELECT name FROM sessions WHERE token = :token"), {"token": token})
-        return name and {"session": {"token": token}, "user": {"name": name}}
-
-    return app
+@naive.post("/sign-in/{name}")
+def sign_in_naively(name: str, request: Request, response: Response):
+    token = request.cookies.get("session") or secrets.token_urlsafe(32)
+    names[token] = name
+    response.set_cookie("session", token)
 
 
-# %%
-def who(client, **headers):
-    answer = client.get(WHO, headers=headers).json()
-    return answer["user"]["name"] if answer else "nobody"
+@naive.get("/me")
+def read_me(request: Request):
+    return {"name": names.get(request.cookies.get("session"))}
 
 
-def attack(app, sign=str):
-    """Who Mallory is after each attack. `sign` makes a cookie of a value: she knows the key, if there is one."""
-    with serving(app, headers=BROWSER) as mallory, LiveClient(str(mallory.base_url), headers=BROWSER) as alice:
-        mallory.post("/api/auth/demo/mallory")
-        alice.cookies.update(mallory.cookies)
-        alice.post("/api/auth/demo/alice")
-        became = {"a cookie planted before the sign-in": who(mallory)}
-        mallory.cookies.clear()
+# %% [markdown]
+"""
+Mallory wants to be Ada. She tries three attacks:
 
-        def with_one_of(values):
-            names = [who(mallory, cookie=f"{COOKIE}={cookie}") for value in values for cookie in (value, sign(value))]
-            return next((name for name in names if name != "nobody"), "nobody")
+- **A planted cookie.** Mallory signs in and puts her cookie into Ada's browser. A
+  subdomain that she controls can do that. Then Ada signs in.
+- **A copy of the table.** Mallory reads a backup of the database.
+- **A script in the page.** One line of Mallory's JavaScript runs in Ada's browser and
+  reads `document.cookie`.
 
-        with app.state.engine.connect() as connection:
-            stolen = [str(value) for row in connection.execute(sa.text("SELECT * FROM sessions")) for value in row]
-        became["a backup of the table"] = with_one_of(stolen)
-        read = [cookie.value for cookie in alice.cookies.jar if not cookie.has_nonstandard_attr("HttpOnly")]
-        read += [str(value) for part in alice.get(WHO).json().values() for value in part.values()]
-        became["a script in Alice's page"] = with_one_of(read)
+The folded cell defines `attack`, which runs them over HTTP against any service.
+`try_attacks(app, read_table)` shows whom the service takes Mallory for. The cell
+imports `lesson_url`, `show` and `table`; `monday` is the first day of the lesson.
+Predict: which attacks make Mallory Ada?
+"""
+
+# %% tags=["stage"]
+from datetime import UTC, datetime
+
+import httpx
+
+from playbook.kit.lesson import lesson_url, serving, show, table
+
+monday = datetime(2026, 11, 2, tzinfo=UTC)
+
+
+def browser(url, cookie=None):
+    headers = {} if cookie is None else {"cookie": cookie}
+    return httpx.Client(base_url=url, headers=headers, trust_env=False)
+
+
+def sign_in(client, name):
+    client.post(f"/sign-in/{name}").raise_for_status()
+
+
+def who(client):
+    answer = client.get("/me")
+    return answer.json().get("name") or "nobody"
+
+
+def attack(url, read_table, sign_in=sign_in, who=who, cookie="session"):
+    """Whom the service at `url` takes Mallory for, after each of three attacks.
+
+    `read_table()` returns all values in the table of sessions. `sign_in(client, name)`
+    and `who(client)` use the service; without a session `who` returns "nobody".
+    """
+
+    def with_one_of(values):
+        for value in values:
+            with browser(url, f"{cookie}={value}") as mallory:
+                if who(mallory) != "nobody":
+                    return who(mallory)
+        return "nobody"
+
+    became = {}
+    with browser(url) as mallory, browser(url) as ada:
+        sign_in(mallory, "mallory")
+        ada.cookies.update(mallory.cookies)
+        sign_in(ada, "ada")
+        became["a planted cookie"] = who(mallory)
+        became["a copy of the table"] = with_one_of(read_table())
+        cookies = [one for one in ada.cookies.jar if one.name == cookie]
+        seen = [one for one in cookies if not one.has_nonstandard_attr("HttpOnly")]
+        became["a script in the page"] = with_one_of(one.value for one in seen)
     return became
 
 
-broken = attack(naive_service(lesson_url()))
-show(table([{"Mallory has": what, "and is": name} for what, name in broken.items()]))
+def try_attacks(app, read_table):
+    with serving(app) as client:
+        became = attack(str(client.base_url), read_table)
+    show(table(became.items(), ["Mallory has", "and is"]))
+    return became
+
+
+# %% tags=["predict"]
+broken = try_attacks(naive, read_table=lambda: list(names))
 
 # %% [markdown]
 """
-All three. The first is *session fixation*: the token was known before it was worth something, and signing in did not
-change it. The second reads a credential where only its hash should be. The third reads the cookie, and it would not
-need to: the front end's own call answers with the token.
+The first attack is called **session fixation**: Mallory knew the token before Ada
+signed in, and the sign-in kept it. For the second, the table held the tokens
+themselves. For the third, the cookie was not marked `HttpOnly`.
+
+## The decision
+
+Where does a service store who is signed in?
+
+| option | good | costs |
+|---|---|---|
+| signed cookie or JWT (Flask, Starlette) | no look-up | a copy is good to its end |
+| memory of the process | fastest | two processes disagree |
+| store of its own (Redis) | fast, expires by itself | one more server |
+| Django's table `django_session` | ready | stores the token; no absolute end |
+| **database, hash of a token** | one DELETE ends it | a look-up per request |
+
+We choose the **database**. Choose a signed token for minutes, between services that
+share no database. Choose Redis if your database cannot bear the look-ups.
 
 ## Build it
 
-The cookie is Better Auth's, signed, so that nonsense is refused before the database is asked. `HttpOnly`: no script
-sees it. `SameSite=Lax`: other sites' forms do not carry it. `Secure` and a name that begins with `__Secure-`: neither
-leaves, nor can be set, over plain http. `__Host-` is stricter, no subdomain can plant it, but Better Auth's helpers
-look for the other name, so it is a setting.
+### The idea
+
+The cookie holds a random token. The table holds only its SHA-256 hash. The token of a
+request leads to the row, but the row does not lead back to the token.
+
+The table has no foreign key, so it fits beside any table of users. Its key is the hash:
+a database may use an integer id again, and an UPDATE by id could then reach another
+session. A look-up returns values (`SignedIn`), no row that a commit would expire.
 """
 
-# %%
-import base64
-import hmac
-from urllib.parse import quote, unquote
-
-SESSION, CACHE, REMEMBER = "session_token", "session_data", "dont_remember"
-
-
-class Cookies:
-    """Better Auth's cookies: `PREFIX.NAME=VALUE.SIGNATURE`, HMAC-SHA-256 over the value, percent-encoded.
-
-    `guard` stands before the name: `__Secure-` or `__Host-` (RFC 6265bis, 4.1.3), with `Secure`; empty for plain http.
-    """
-
-    def __init__(self, secret: str, guard: str = "") -> None:
-        self.key, self.prefix = secret.encode(), f"{guard}better-auth."
-        self.attributes = "; Path=/; HttpOnly; " + ("Secure; " if guard else "") + "SameSite=Lax"
-
-    def signature(self, value: str) -> str:
-        return base64.b64encode(hmac.digest(self.key, value.encode(), "sha256")).decode()
-
-    def signed(self, value: str) -> str:
-        """`value.signature`, ready for a cookie."""
-        return quote(f"{value}.{self.signature(value)}", safe="!~*'()")
-
-    def put(self, name: str, value: str, max_age: int | None = None) -> str:
-        """A `Set-Cookie` value; without `max_age` (seconds) the cookie goes when the browser is closed."""
-        lifetime = "" if max_age is None else f"; Max-Age={max_age}"
-        return f"{self.prefix}{name}={self.signed(value)}{lifetime}{self.attributes}"
-
-    def drop(self, *names: str) -> list[str]:
-        """The `Set-Cookie` values that take cookies from the browser: those named, or all three of a session."""
-        return [f"{self.prefix}{name}=; Max-Age=0{self.attributes}" for name in names or (SESSION, CACHE, REMEMBER)]
-
-    def read(self, header: str, name: str) -> str | None:
-        """The value of cookie `name` in a `Cookie` header, the first of that name; None unless its signature is right."""
-        pairs = (pair.strip().partition("=") for pair in header.split(";"))
-        sent = unquote(next((value for key, _, value in pairs if key == self.prefix + name), "")[:1000])
-        value, _, signature = sent.rpartition(".")
-        genuine = hmac.compare_digest(signature.encode(), self.signature(value).encode())
-        return value if value and genuine else None
-
-
-# %%
-from playbook.pantry.auth.wire import Auth
-
-
-def cookies_of(auth: Auth) -> Cookies:
-    """The cookies as the settings want them: guarded when the service is reached by https."""
-    guard = "__Host-" if auth.settings.host_cookies else "__Secure-"
-    secure = auth.settings.base_url.startswith("https:")
-    return Cookies(auth.settings.secret.get_secret_value(), guard if secure else "")
-
-
-# %% [markdown]
-"""
-Starting one. The token has 190 random bits and is stored as its hash; it exists in the cookie and nowhere else. And a
-new session *replaces* the one that the browser had: done here, it cannot be forgotten by one of the ways to sign in.
-"""
-
-# %%
-from datetime import datetime, timedelta
-from uuid import UUID
+# %% tags=["export"]
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from fastapi import Request
 from sqlalchemy import orm
 
-from playbook.foundations.clock_and_identifiers import hash_token, new_token
-from playbook.pantry.http import browser_of, client_ip
-from playbook.schema.identity import User, UserSession
+from playbook.foundations.engines import Timestamp
 
-SHORT = 86_400  # seconds: a session that is not to be remembered
+Db = sa.Connection | orm.Session
+sessions = sa.Table(
+    "sessions",
+    sa.MetaData(),
+    sa.Column("token_hash", sa.String, primary_key=True),
+    sa.Column("user_id", sa.String, nullable=False, index=True),
+    sa.Column("created_at", Timestamp, nullable=False),
+    sa.Column("expires_at", Timestamp, nullable=False),
+)
 
 
-def end_own_session(db: orm.Session, auth: Auth, request: Request) -> None:
-    """End the session that the request's cookie opens, if there is one."""
-    if (token := cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)) is not None:
-        db.execute(sa.delete(UserSession).where(UserSession.token_hash == hash_token(token)))
+class SignedIn(NamedTuple):
+    """A session that is alive. `moved`: its end has just moved to `expires_at`."""
+
+    user_id: Any
+    created_at: datetime
+    expires_at: datetime
+    moved: bool = False
 
 
 # %%
-def start_session(
-    db: orm.Session, auth: Auth, user_id: UUID, request: Request, remember: bool = True
-) -> tuple[UserSession, str]:
-    """A new session in place of the browser's old one (ASVS 7.2.4), and its token, which belongs into the cookie only."""
-    end_own_session(db, auth, request)
-    now, token = auth.clock.now(), new_token("session", auth.random_bytes)
-    lifetime = min(auth.settings.session_lifetime if remember else SHORT, auth.settings.session_absolute_lifetime)
-    row = UserSession(
-        id=auth.ids.new(), user_id=user_id, token_hash=hash_token(token), expires_at=now + timedelta(seconds=lifetime),
-        ip_address=client_ip(request.scope), user_agent=browser_of(request.scope), created_at=now, updated_at=now,
-    )  # fmt: skip
-    db.add(row)
-    return row, token
+from playbook.foundations.clock_and_identifiers import hash_token
 
+engine = sa.create_engine(lesson_url(), poolclass=sa.QueuePool)
+sessions.metadata.create_all(engine)
+rows = {hash_token("a random token"): "ada"}
+for sent in ("a random token", *rows):
+    print(sent[:14], "opens the session of", rows.get(hash_token(sent)))
 
 # %% [markdown]
 """
-Finding it, and moving its end on with use: once a day, because a write at every request would cost more than the
-request. The move is an UPDATE of a row that must still be there, never a write of the whole row, so a session revoked
-at the same moment stays revoked: one of the two finds the row changed and is done again, or finds it gone.
+A password needs a slow hash, because people choose what others can guess. Nobody
+guesses 256 random bits, so one fast hash is enough.
+
+### How long it lasts
+
+A session has two ends. The **idle end** moves on with use, and the **absolute end**
+counts from the sign-in. Each move is a write, so it happens at most once per
+`refresh_after`.
 """
 
-# %%
+# %% tags=["export"]
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True)
-class SignedIn:
-    """A session that is alive, and whose it is. `token` is the cookie's."""
+class Lifetimes:
+    """How long a session lasts: since its last use, and since the sign-in."""
 
-    session: UserSession
-    user: User
-    token: str
+    idle: timedelta = timedelta(days=7)
+    absolute: timedelta = timedelta(days=30)
+    refresh_after: timedelta = timedelta(days=1)
 
+    def __post_init__(self) -> None:
+        if not timedelta(0) <= self.refresh_after < self.idle <= self.absolute:
+            raise ValueError("lifetimes must be refresh_after < idle <= absolute")
 
-def find_session(db: orm.Session, token: str, now: datetime) -> SignedIn | None:
-    """The session that `token` opens; None when there is none, or its time is over."""
-    query = sa.select(UserSession, User).join(User, User.id == UserSession.user_id)
-    found = db.execute(query.where(UserSession.token_hash == hash_token(token), UserSession.expires_at > now)).first()
-    return SignedIn(found[0], found[1], token) if found else None
-
-
-def moved_end(auth: Auth, created_at: datetime, expires_at: datetime) -> datetime | None:
-    """Where the end of a session moves when it is used now: at most once per `session_refresh_after`. None: it stays.
-
-    Never beyond the absolute lifetime, which counts from the sign-in (ASVS 7.3.2).
-    """
-    settings, now = auth.settings, auth.clock.now()
-    lifetime, longest = (timedelta(seconds=s) for s in (settings.session_lifetime, settings.session_absolute_lifetime))
-    due = expires_at - lifetime + timedelta(seconds=settings.session_refresh_after)
-    end = min(now + lifetime, created_at + longest)
-    return end if now >= due and end > expires_at else None
-
-
-def prolong(db: orm.Session, auth: Auth, session: UserSession) -> bool:
-    """Move the end of the idle lifetime on, when it is time; whether it was moved."""
-    if (end := moved_end(auth, session.created_at, session.expires_at)) is None:
-        return False
-    move = sa.update(UserSession).where(UserSession.id == session.id)
-    move = move.values(expires_at=end, updated_at=auth.clock.now())
-    return db.scalar(move.returning(UserSession.id)) is not None
+    def moved_end(
+        self, created_at: datetime, expires_at: datetime, now: datetime
+    ) -> datetime | None:
+        """Where a use at `now` moves the end of a session. None: it stays."""
+        due = expires_at - self.idle + self.refresh_after
+        end = min(now + self.idle, created_at + self.absolute)
+        return end if now >= due and end > expires_at else None
 
 
 # %% [markdown]
 """
-A request carries the token, so looking it up is all there is to "is this somebody?". A cookie with a wrong signature is
-no cookie: nothing is said. A well-signed one whose session is over is taken back. The mark `dont_remember` keeps a
-session short: it is never prolonged, and its cookie has no `Max-Age`. When the row's end moves, the browser's must move
-with it, or an active person is signed out: `keep_cookies` puts the cookie on the answer, also on an error.
+A session begins on day 0 and is used on the days below. Predict: where does each use
+move its end?
 """
 
+# %% tags=["predict"]
+lifetimes = Lifetimes()
+end = monday + lifetimes.idle
+for day in (0.5, 6, 12.5, 19, 25, 26):
+    end = lifetimes.moved_end(monday, end, monday + timedelta(days=day)) or end
+    print("used on day", day, "- ends on day", (end - monday) / timedelta(days=1))
+
+# %% [markdown]
+"""
+From day 23 on, the absolute end is nearer than a week.
+
+### Start and end
+
+Every sign-in makes a new token, which stops session fixation, and ends the session that
+the browser had. `old` has no default value, so no caller can forget it. `table` may be
+a table of yours with these columns; `more` are its others.
+"""
+
+# %% tags=["export"]
+import secrets
+from collections.abc import Callable
+
+from playbook.foundations.clock_and_identifiers import hash_token
+
+
+def end_session(db: Db, token: str, table: sa.Table = sessions) -> None:
+    """End one session, as sign-out does. An unknown token is no error."""
+    db.execute(table.delete().where(table.c.token_hash == hash_token(token)))
+
+
+def start_session(
+    db: Db,
+    user_id: Any,
+    now: datetime,
+    lifetimes: Lifetimes,
+    old: str | None,
+    make_token: Callable[[], str] = secrets.token_urlsafe,
+    table: sa.Table = sessions,
+    **more: Any,
+) -> str:
+    """The token of a new session. The session of `old`, the browser's token, ends."""
+    if old is not None:
+        end_session(db, old, table)
+    token = make_token()
+    more |= {"token_hash": hash_token(token), "user_id": user_id, "created_at": now}
+    db.execute(table.insert().values(expires_at=now + lifetimes.idle, **more))
+    return token
+
+
 # %%
-from playbook.pantry.auth.wire import keep_cookies
+with engine.begin() as db:
+    first = start_session(db, "ada", monday, lifetimes, old=None)
+    token = start_session(db, "ada", monday, lifetimes, old=first)
+    print("sessions:", db.scalars(sa.select(sessions.c.user_id)).all())
+
+# %% [markdown]
+"""
+### Find
+
+An unknown or expired token gives None. When it is time, the look-up also moves the end:
+it writes, on a GET too. The UPDATE names the hash and reports whether it found the row.
+So a session that another transaction has ended in between stays ended.
+"""
 
 
-def remembered(
-    auth: Auth, request: Request, session: UserSession, token: str, remember: bool | None = None
-) -> list[str]:
-    """The `Set-Cookie` values that keep a browser signed in, or with `remember` False until it is closed.
-
-    None goes on with what the browser was told at sign-in.
-    """
-    cookies = cookies_of(auth)
-    was_short = cookies.read(request.headers.get("cookie", ""), REMEMBER) is not None
-    if remember is False or (remember is None and was_short):
-        return [cookies.put(SESSION, token), cookies.put(REMEMBER, "true")]
-    left = session.expires_at - auth.clock.now()
-    return [cookies.put(SESSION, token, int(left.total_seconds())), *(cookies.drop(REMEMBER) if was_short else [])]
+# %% tags=["export"]
+def prolong_session(
+    db: Db, token: str, end: datetime, table: sa.Table = sessions, **more: Any
+) -> bool:
+    """Move the end of a session. False: it has ended meanwhile."""
+    move = table.update().where(table.c.token_hash == hash_token(token))
+    moved = move.values(expires_at=end, **more).returning(table.c.user_id)
+    return db.execute(moved).first() is not None
 
 
-def look_up(request: Request, auth: Auth) -> SignedIn | None:
-    """Who is signed in. Any answer to the request renews the cookie when the session was prolonged, and clears a dead one."""
-    cookies, header = cookies_of(auth), request.headers.get("cookie", "")
-    if (token := cookies.read(header, SESSION)) is None:
+def find_session(
+    db: Db, token: str, now: datetime, lifetimes: Lifetimes, table: sa.Table = sessions
+) -> SignedIn | None:
+    """The session that `token` opens, or None. Moves its end when it is time."""
+    alive = [table.c.token_hash == hash_token(token), table.c.expires_at > now]
+    columns = sa.select(table.c.user_id, table.c.created_at, table.c.expires_at)
+    row = db.execute(columns.where(*alive)).first()
+    if row is None:
         return None
-    refresh = cookies.read(header, REMEMBER) is None and not request.query_params.get("disableRefresh")
+    end = lifetimes.moved_end(row.created_at, row.expires_at, now)
+    if end is None:
+        return SignedIn(*row)
+    if not prolong_session(db, token, end, table):
+        return None
+    return SignedIn(row.user_id, row.created_at, end, moved=True)
 
-    def work(db: orm.Session) -> tuple[SignedIn | None, bool]:
-        found = find_session(db, token, auth.clock.now())
-        return found, found is not None and refresh and prolong(db, auth, found.session)
 
-    found, prolonged = auth.transact(work)
-    if found is None:
-        keep_cookies(request, cookies.drop())
-    elif prolonged:
-        keep_cookies(request, remembered(auth, request, found.session, token, True))
-    return found
-
+# %%
+with engine.begin() as db:
+    for day in (0.5, 6, 14):
+        print(find_session(db, token, monday + timedelta(days=day), lifetimes))
 
 # %% [markdown]
 """
-What the front end sees. `token` is where Better Auth repeats the cookie's secret; here it is the session's id, a
-**handle**: it names a session to revoke, for its owner, and opens nothing.
-"""
+### End many
 
-# %%
-from typing import Any
-
-from playbook.pantry.auth.wire import iso
-
-
-def user_view(user: User) -> dict[str, Any]:
-    """A user as the front end sees them."""
-    return {
-        "name": user.name, "email": user.email, "emailVerified": user.email_verified, "image": user.image,
-        "createdAt": iso(user.created_at), "updatedAt": iso(user.updated_at), "id": str(user.id),
-    }  # fmt: skip
-
-
-def session_view(session: UserSession) -> dict[str, Any]:
-    """A session as the front end sees it; `token` is the handle that revokes it."""
-    return {
-        "expiresAt": iso(session.expires_at), "token": str(session.id), "createdAt": iso(session.created_at),
-        "updatedAt": iso(session.updated_at), "ipAddress": session.ip_address, "userAgent": session.user_agent,
-        "userId": str(session.user_id), "id": str(session.id),
-    }  # fmt: skip
-
-
-# %%
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Response
-
-from playbook.foundations.deny_by_default import anyone
-from playbook.pantry.auth.wire import MESSAGES, AuthError, Sent, Service, body
-
-MESSAGES |= {
-    "SESSION_NOT_FRESH": "Session is not fresh",
-    "METHOD_NOT_ALLOWED_DEFER_SESSION_REQUIRED": (
-        "POST method requires deferSessionRefresh to be enabled in session config"
-    ),
-}
-
-
-def set_cookies(response: Response, cookies: list[str]) -> None:
-    for cookie in cookies:
-        response.headers.append("set-cookie", cookie)
-
-
-def current_caller(request: Request, auth: Service) -> SignedIn:
-    """The session of the request, looked up once. AuthError 401 without one; `auth.admit` may refuse its account."""
-    if not hasattr(request.state, "looked_up"):
-        request.state.looked_up = look_up(request, auth)
-        if request.state.looked_up is not None:
-            auth.admit(request.state.looked_up.user.id)
-    found: SignedIn | None = request.state.looked_up
-    if found is None:
-        raise AuthError(401, "UNAUTHORIZED")
-    return found
-
-
-CurrentSession = Annotated[SignedIn, Depends(current_caller)]
-
-# %% [markdown]
-"""
-The routes. `get-session` answers nobody with 200 and `null`, as the front end expects, and forbids every cache to keep
-the answer. The list wants a sign-in of today: it shows addresses and devices, which a stolen session should not get.
-"""
-
-# %%
-session_routes = APIRouter(prefix="/api/auth")
-NO_STORE = {"cache-control": "no-store", "pragma": "no-cache"}
-
-
-def is_fresh(auth: Auth, session: UserSession, seconds: int) -> bool:
-    """Whether somebody signed in to this session less than `seconds` ago."""
-    return auth.clock.now() - session.created_at < timedelta(seconds=seconds)
-
-
-@session_routes.get("/get-session", dependencies=[Depends(anyone)], response_model=None)
-def get_session(request: Request, response: Response, auth: Service) -> dict[str, Any] | None:
-    """Who is signed in: 200 and null for nobody."""
-    found = look_up(request, auth)
-    response.headers.update(NO_STORE)
-    return {"session": session_view(found.session), "user": user_view(found.user)} if found else None
-
-
-@session_routes.post("/get-session", dependencies=[Depends(anyone)], response_model=None)
-def post_get_session() -> None:
-    raise AuthError(405, "METHOD_NOT_ALLOWED_DEFER_SESSION_REQUIRED", headers=NO_STORE)
-
-
-# %%
-@session_routes.get("/list-sessions")
-def list_sessions(caller: CurrentSession, auth: Service) -> list[dict[str, Any]]:
-    """The caller's sessions that are alive, oldest first. AuthError 403 when the sign-in was too long ago."""
-    if not is_fresh(auth, caller.session, auth.settings.session_fresh):
-        raise AuthError(403, "SESSION_NOT_FRESH")
-    mine = sa.and_(UserSession.user_id == caller.user.id, UserSession.expires_at > auth.clock.now())
-    query = sa.select(UserSession).where(mine).order_by(UserSession.created_at, UserSession.id)
-    return [session_view(row) for row in auth.transact(lambda db: db.scalars(query).all())]
-
-
-# %% [markdown]
-"""
-Ending. A session that is over is a row that is gone, so no flag can be forgotten in a query. `revoke-session` says 200
-to any handle, and deletes only the caller's: a stranger's handle learns nothing from the answer.
+A change of password ends all sessions but the caller's own. No look-up finds expired
+rows; a daily job deletes them.
 """
 
 
-# %%
-def end_sessions(db: orm.Session, user_id: UUID, but: UUID | None = None, only: UUID | None = None) -> None:
-    """End the sessions of a user: all, all `but` one, or `only` one. They are refused from the next request on."""
-    ended = sa.delete(UserSession).where(UserSession.user_id == user_id)
-    if but is not None:
-        ended = ended.where(UserSession.id != but)
-    if only is not None:
-        ended = ended.where(UserSession.id == only)
+# %% tags=["export"]
+def end_sessions(
+    db: Db, user_id: Any, keep: str | None = None, table: sa.Table = sessions
+) -> None:
+    """End all sessions of a user, or all but the one with the token `keep`."""
+    ended = table.delete().where(table.c.user_id == user_id)
+    if keep is not None:
+        ended = ended.where(table.c.token_hash != hash_token(keep))
     db.execute(ended)
 
 
-class Revoke(Sent):
-    token: str
+def purge_sessions(db: Db, now: datetime, table: sa.Table = sessions) -> None:
+    """Delete the rows that have expired."""
+    db.execute(table.delete().where(table.c.expires_at <= now))
 
 
-@session_routes.post("/revoke-session")
-def revoke_session(
-    sent: Annotated[Revoke, body(Revoke)], caller: CurrentSession, auth: Service, response: Response
-) -> dict[str, bool]:
-    """End one session of the caller, by its handle."""
-    try:
-        handle = UUID(sent.token)
-    except ValueError:
-        return {"status": True}
-    auth.transact(lambda db: end_sessions(db, caller.user.id, only=handle))
-    set_cookies(response, cookies_of(auth).drop() if handle == caller.session.id else [])
-    return {"status": True}
+# %% [markdown]
+"""
+The folded cell lets sessions live in several ways and looks at their rows after each
+step. `lives.drawn()` is a diagram of what it saw; `lives.days` says when they were
+over.
+"""
 
+# %% tags=["stage"]
+from playbook.exercises.auth.sessions import Lives
+
+lives = Lives(engine, sessions, monday, lifetimes, start_session, find_session)
+for days, why in ((1, "30 days since the sign-in"), (7, "7 days without use")):
+    lives.used_every(timedelta(days=days), why)
+    lives.step("cleanup", lambda db, token, now: purge_sessions(db, now))
+lives.ended("sign-out", lambda db, token, now: end_session(db, token))
+lives.ended("change of password", lambda db, token, now: end_sessions(db, "ada"))
 
 # %%
-@session_routes.post("/revoke-other-sessions")
-def revoke_other_sessions(caller: CurrentSession, auth: Service) -> dict[str, bool]:
-    auth.transact(lambda db: end_sessions(db, caller.user.id, but=caller.session.id))
-    return {"status": True}
-
-
-@session_routes.post("/revoke-sessions")
-def revoke_sessions(caller: CurrentSession, auth: Service, response: Response) -> dict[str, bool]:
-    auth.transact(lambda db: end_sessions(db, caller.user.id))
-    set_cookies(response, cookies_of(auth).drop())
-    return {"status": True}
-
-
-@session_routes.post("/sign-out", dependencies=[Depends(anyone)])
-def sign_out(
-    request: Request, auth: Service, response: Response, sent: Annotated[Sent, body(Sent, optional=True)]
-) -> dict[str, bool]:
-    """End the session on the server, then in the browser. 200 also for who is signed out already."""
-    auth.transact(lambda db: end_own_session(db, auth, request))
-    set_cookies(response, cookies_of(auth).drop())
-    return {"success": True}
-
+show(lives.drawn())
 
 # %% [markdown]
 """
 ## See it work
 
-Signing in is a later page, so a route of this lesson signs in whoever it is told to. First Mallory again, and this
-time she knows the key that signs the cookies:
+Now a service with the recipe. The folded cell defines `set_cookie(request, token,
+left)`, with `keep_cookies` of the page [cookies](cookies.ipynb): the cookie is
+`HttpOnly` and is set on an error too. `Max-Age` is what is left of the session.
+(`Secure` is off: the lesson speaks http.) The cell imports `AnswerCookies`, `Cookie`,
+`Depends`, `HTTPException` and `some_weeks`. `values_in_table` is for Mallory, and
+`clock` can be advanced.
 """
 
-# %%
-from playbook.kit.stage import capture_sql
-from playbook.schema.identity import add_user
+# %% tags=["stage"]
+from fastapi import Cookie, Depends, HTTPException
+
+from playbook.auth.cookies import AnswerCookies, cookie_line, keep_cookies
+from playbook.exercises.auth.sessions import some_weeks
+from playbook.foundations.clock_and_identifiers import FixedClock
+
+clock = FixedClock(monday)
 
 
-def service(url, **settings):
-    from datetime import UTC  # the imports are in here, because another process runs this function from its source
-
-    from playbook.auth.mail import MemorySender
-    from playbook.auth.mail_queue import Postbox
-    from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-    from playbook.foundations.engines import Base, make_engine
-    from playbook.pantry.auth.cross_site import check_cross_site
-    from playbook.pantry.auth.wire import auth_app
-    from playbook.pantry.settings import Settings
-    from playbook.schema.identity import add_user
-
-    settings, engine = Settings(environment="test", database_url=url, **settings), make_engine(url)
-    Base.metadata.create_all(engine)
-    clock, demo = FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC)), APIRouter(prefix="/api/auth")
-    auth = Auth(settings, engine, clock, Identifiers(clock, SeededBytes(1)), Postbox(MemorySender()), SeededBytes(2))
-
-    @demo.post("/demo/{name}", dependencies=[Depends(anyone)])
-    def sign_in(name: str, request: Request, response: Response, auth: Service, remember: bool = True):
-        def work(db):
-            user = db.scalar(sa.select(User).where(User.name == name))
-            user = user or add_user(db, auth.clock, auth.ids, f"{name}@example.com", name)
-            return start_session(db, auth, user.id, request, remember)
-
-        session, token = auth.transact(work)
-        set_cookies(response, remembered(auth, request, session, token, remember))
-        return {"token": str(session.id)}
-
-    app = auth_app(auth, [session_routes, demo], guards=[check_cross_site])
-    app.state.engine = engine
-    return app
+def set_cookie(request, token, left):
+    age = left // timedelta(seconds=1)
+    keep_cookies(request, [cookie_line("session", token, age, secure=False)])
 
 
-app = service(lesson_url())
-became = attack(app, sign=cookies_of(app.state.auth).signed)
-show(table([{"Mallory has": what, "and is": name} for what, name in became.items()]))
-
-# %% [markdown]
-"""
-Nobody, three times. Now Alice with two browsers; from the first she ends the second. The diagram and the exchanges are
-what happened:
-"""
+def values_in_table():
+    with engine.connect() as db:
+        return [value for row in db.execute(sa.select(sessions)) for value in row]
 
 
 # %%
-def two_browsers(app):
-    desk_server = serving(app, headers=BROWSER)
-    with capture_sql(app.state.engine) as statements, desk_server as desk, LiveClient(str(desk.base_url)) as phone:
-        phone.headers.update(BROWSER)
-        desk.post("/api/auth/demo/alice")
-        handle = phone.post("/api/auth/demo/alice").json()["token"]
-        desk.post("/api/auth/revoke-session", json={"token": handle})
-        phone.get(WHO)
-        return sorted(desk.exchanges + phone.exchanges, key=lambda e: e.started), statements, phone
+def service(engine, clock):
+    app = FastAPI()
+
+    def caller(request: Request, session: str = Cookie("")):
+        with engine.begin() as db:
+            found = find_session(db, session, clock.now(), lifetimes)
+        if found is None:
+            raise HTTPException(401)
+        if found.moved:
+            set_cookie(request, session, found.expires_at - clock.now())
+        return found
+
+    @app.post("/sign-in/{name}")
+    def sign_in(name: str, request: Request, session: str = Cookie("")):
+        with engine.begin() as db:
+            token = start_session(db, name, clock.now(), lifetimes, old=session)
+        set_cookie(request, token, lifetimes.idle)
+
+    @app.post("/sign-out")
+    def sign_out(request: Request, session: str = Cookie("")):
+        with engine.begin() as db:
+            end_session(db, session)
+        set_cookie(request, "", timedelta(0))
+
+    @app.get("/me")
+    def me(page: int = 1, found: SignedIn = Depends(caller)):
+        return {"name": found.user_id}
+
+    return AnswerCookies(app)
 
 
-exchanges, statements, phone = two_browsers(service(lesson_url()))
-show(sequence_diagram(exchanges, statements))
-show_http(phone)
-
-# %% [markdown]
-"""
-And time, by turning the clock. The session is used on some days, and asked for on each; on which day is it over?
-"""
-
-
-# %%
-def last_day(days, **options):
-    app = service(lesson_url())
-    with serving(app, headers=BROWSER) as alice:
-        alice.post("/api/auth/demo/alice", params=options)
-        for day in range(1, 40):
-            app.state.auth.clock.advance(timedelta(days=1))
-            if day in days and who(alice) == "nobody":
-                return day
-
-
-ends = {
-    "every day": last_day(range(40)),
-    "every sixth day": last_day(range(0, 40, 6)),
-    "after a week": last_day([7]),
-    "every day, not to be remembered": last_day(range(40), remember=False),
-}
-show(table([{"used": use, "over on day": day} for use, day in ends.items()]))
+became = try_attacks(service(engine, clock), values_in_table)
 
 # %% [markdown]
 """
-## On PostgreSQL
+A script can still send requests from Ada's page: `HttpOnly` hides only the token.
 
-Two processes, each with the service, one database. Alice signs in at the first and uses the second. Then she signs out
-everywhere, at the first. Nothing tells the second, and it keeps nothing that it would have to be told about.
+In `some_weeks`, Ada signs in at her desk and on her phone, and uses both every sixth
+day; once with a mistake in the URL. On day 24 she changes her password on the phone and
+signs out there. Mallory has a copy of that cookie. Predict for each line: which status,
+and which `Max-Age`?
 """
 
-# %%
-import inspect
-import socket
-import subprocess
-import sys
-
-SECOND = f"""
-import socket, sys, uvicorn
-from playbook.pantry.auth.sessions import *
-
-{inspect.getsource(service)}
-listening = socket.socket(fileno=int(sys.argv[2]))
-uvicorn.Server(uvicorn.Config(service(sys.argv[1]), log_config=None)).run(sockets=[listening])
-"""
-
-
-def in_two_processes(url):
-    listening = socket.create_server(("127.0.0.1", 0))
-    command = [sys.executable, "-c", SECOND, url, str(listening.fileno())]
-    process = subprocess.Popen(command, pass_fds=[listening.fileno()])
-    there = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    try:
-        with serving(service(url), headers=BROWSER) as first, LiveClient(there, headers=BROWSER) as second:
-            first.post("/api/auth/demo/alice")
-            second.cookies.update(first.cookies)
-            before = who(second)
-            first.post("/api/auth/revoke-sessions", json={})
-            return f"in the second process: {before} before, {who(second)} after"
-    finally:
-        process.kill()
-        process.wait()
-        listening.close()
-
-
-elsewhere = on_postgres(in_two_processes)
-print(elsewhere)
+# %% tags=["predict"]
+weeks = some_weeks(service(engine, clock), clock, engine, end_sessions)
+show(table(weeks, ["day", "request", "status", "Max-Age"]))
 
 # %% [markdown]
 """
+The absolute end limits `Max-Age`: on day 24, six days are left. The 422 renews the cookie too: otherwise the browser would
+drop it before the session ends. No process keeps sessions in memory, so two processes
+cannot disagree.
+
 ## Check it
 """
 
 # %%
-assert elsewhere in ("in the second process: alice before, nobody after", None)
-assert set(broken.values()) == {"alice"} and set(became.values()) == {"nobody"}, "ASVS 7.2.4, 3.3.4"
-assert list(ends.values()) == [30, 30, 7, 1], "ASVS 7.3.1 and 7.3.2"
-
-https = service(lesson_url(), base_url="https://pantry.example")
-for cookie in cookies_of(https.state.auth).put(SESSION, "x"), *cookies_of(https.state.auth).drop():
-    name, *attributes = cookie.split("; ")
-    assert name.startswith("__Secure-") and {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(attributes)
-    assert "Domain" not in cookie, "ASVS 3.3.1 to 3.3.4"
-
-app = service(lesson_url())
-with serving(app, headers=BROWSER) as alice, LiveClient(str(alice.base_url), headers=BROWSER) as bob:
-    bob.post("/api/auth/demo/bob")
-    for path, sent in {"sign-out": {}, "revoke-sessions": {}, "revoke-session": None}.items():
-        own = alice.post("/api/auth/demo/alice").json()
-        cookie = f"{COOKIE}={alice.cookies[COOKIE]}"
-        alice.post("/api/auth/revoke-session", json=bob.get(WHO).json()["session"])
-        assert who(bob) == "bob", "nobody ends the session of somebody else"
-        ended = alice.post(f"/api/auth/{path}", json=own if sent is None else sent)
-        cleared = alice.get(WHO, headers={"cookie": cookie})
-        assert cleared.json() is None and len(cleared.headers.get_list("set-cookie")) == 3, "ASVS 7.4.1"
-        assert ended.headers.get_list("set-cookie") == cleared.headers.get_list("set-cookie")
-    good = bob.cookies[COOKIE]
-    bob.cookies.clear()
-    with capture_sql(app.state.engine) as statements:
-        for place in range(0, len(good), 7):
-            forged = good[:place] + ("A" if good[place] != "A" else "B") + good[place + 1 :]
-            answer = alice.get(WHO, headers={"cookie": f"{COOKIE}={forged}"})
-            assert answer.json() is None and "set-cookie" not in answer.headers
-    assert not statements, "a forged cookie costs no statement and clears nothing"
-    assert who(bob, cookie=f"{COOKIE}={good}") == "bob"
-print("revoked, signed out, expired: refused at the next request, in every process; forged or stolen: nobody")
+assert set(became.values()) == {"nobody"}, "Mallory is signed in as Ada"
+assert lives.days[1] == 7, "a session outlives its idle end"
+assert lives.days[0] == 30, "a session outlives its absolute end"
+assert weeks[2][3] == "7 days", "an error loses the renewed cookie"
+assert weeks[6][2] == 401, "the desk is still signed in"
+assert weeks[-1][2] == 401, "a copy of the cookie outlives the sign-out"
+print("planted, copied, over, signed out: no token opens a session")
 
 # %% [markdown]
 """
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `= make_token()` | `= old or make_token()` | Mallory is signed in as Ada |
+| `, table.c.expires_at > now]` | `]` | a session outlives its idle end |
+| `created_at + self` | `now + self` | a session outlives its absolute end |
+
 ## Your turn
 
-ASVS 7.1.2 asks how many sessions one account may have, and what happens then. Write `start_limited`: like
-`start_session`, but at most `most` sessions of a user are alive, and the oldest of them end. The service runs it in a
-transaction. Think of a phone that signs in again, of sessions that have expired, and of two sign-ins at once.
+Each user may have at most `most` sessions. Write `start_limited`: it starts a session
+and returns its token; the oldest sessions of the user end. Two sign-ins can happen at
+once, on DuckDB and on PostgreSQL (READ COMMITTED). Each runs in a transaction and again
+after a conflict. The table `users` has an `id` and a counter `sign_ins`. DuckDB has no
+row locks (`with_for_update`).
 """
 
 
 # %% tags=["exercise"]
-def start_limited(db: orm.Session, auth: Auth, user_id: UUID, request: Request, most: int) -> tuple[UserSession, str]:
-    return start_session(db, auth, user_id, request)
+def start_limited(db, users, user_id, now, most):
+    """The token of a new session; at most `most` sessions of the user are alive."""
+    raise NotImplementedError
 
 
 # %%
-import threading
+from playbook.exercises.auth.sessions import HINTS, check
 
+check(start_limited, sessions)
 
-@checker
-def check_start_limited(start_limited):
-    auth = service(lesson_url()).state.auth
-    alice, bob = (
-        auth.transact(lambda db, n=n: add_user(db, auth.clock, auth.ids, f"{n}@x.org", n).id) for n in ("alice", "bob")
-    )
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
 
-    def start(user=alice, token=None, after=lambda: None, begin=lambda *asked: start_limited(*asked, 3)):
-        header = [(b"cookie", f"{COOKIE}={cookies_of(auth).signed(token)}".encode())] if token else []
-        request = Request({"type": "http", "headers": header, "client": None})
-        auth.clock.advance(timedelta(seconds=1))
-        return auth.transact(lambda db: (begin(db, auth, user, request), after())[0])[1]
-
-    def alive(tokens):
-        return [auth.transact(lambda db, t=t: find_session(db, t, auth.clock.now())) is not None for t in tokens]
-
-    bobs, tokens = start(bob), [start() for _ in range(4)]
-    if alive([bobs]) != [True]:
-        return "not yet: Bob's session ended when Alice signed in"
-    if alive(tokens) != [False, True, True, True]:
-        return (
-            f"not yet: of four sessions the last three should be alive, and {sum(alive(tokens))} are: {alive(tokens)}"
-        )
-    tokens.append(start(token=tokens[3]))
-    if alive(tokens) != [False, True, True, False, True]:
-        return "not yet: a browser that signs in again replaces its own session; no other has to end for it"
-    start(begin=lambda *asked: start_session(*asked, remember=False), token=tokens[4])
-    auth.clock.advance(timedelta(days=2))
-    tokens.append(start())
-    if alive(tokens[1:3] + tokens[5:]) != [True, True, True]:
-        return "not yet: an expired session counted as one of the three"
-    meeting = threading.Barrier(2)
-
-    def both_have_written():
-        try:
-            meeting.wait(0.05)
-        except threading.BrokenBarrierError:
-            pass  # the other one collided, or waits for this one: go on
-
-    threads = [threading.Thread(target=start, kwargs={"after": both_have_written}) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    mine = sa.and_(UserSession.user_id == alice, UserSession.expires_at > auth.clock.now())
-    left = auth.transact(lambda db: db.scalar(sa.select(sa.func.count()).where(mine)))
-    return "right" if left == 3 else f"not yet: two sign-ins at once leave {left} sessions; neither saw the other's"
-
-
-check_start_limited(start_limited)
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
 
 
 # %% tags=["solution"]
-def start_limited(db: orm.Session, auth: Auth, user_id: UUID, request: Request, most: int) -> tuple[UserSession, str]:
-    # Two sign-ins write different rows and would not collide. The user's row is one that both write.
-    db.execute(sa.update(User).where(User.id == user_id).values(updated_at=User.updated_at))
-    started = start_session(db, auth, user_id, request)  # first: it may end the browser's own
-    db.flush()
-    mine = sa.and_(UserSession.user_id == user_id, UserSession.expires_at > auth.clock.now())
-    newest_first = (UserSession.created_at.desc(), UserSession.id.desc())
-    too_old = db.scalars(sa.select(UserSession.id).where(mine).order_by(*newest_first).offset(most)).all()
-    db.execute(sa.delete(UserSession).where(UserSession.id.in_(too_old)))
-    return started
+def start_limited(db, users, user_id, now, most):
+    # Two sign-ins insert different rows and do not conflict. Both write this one first.
+    user = users.update().where(users.c.id == user_id)
+    db.execute(user.values(sign_ins=users.c.sign_ins + 1).returning(users.c.id))
+    alive = [sessions.c.user_id == user_id, sessions.c.expires_at > now]
+    newest = sessions.c.created_at.desc()
+    hashes = sa.select(sessions.c.token_hash).where(*alive).order_by(newest)
+    too_old = db.scalars(hashes.offset(most - 1)).all()
+    db.execute(sessions.delete().where(sessions.c.token_hash.in_(too_old)))
+    return start_session(db, user_id, now, Lifetimes(), old=None)
 
 
-assert check_start_limited(start_limited)
+assert check(start_limited, sessions)
 
 # %% [markdown]
 """
-## Hand it over
+## Take it with you
 
-- **Front end**: `token` in JSON is for `revokeSession` and for nothing else. After any answer that clears the cookies,
-  go to the sign-in page.
-- **Security reviewer**: a session begins in `start_session` only; search for `UserSession(`. Revoking needs no fresh
-  sign-in: it takes access away and gives none, and a front end for Better Auth would not know what to do with a 403.
-- **Reviewer**: no cache between `find_session` and the database; a flow that changes a password or an address calls
-  `end_sessions`.
-- **Test engineer**: the property to keep is "refused at the next request", over every way to end a session.
-- **Operator**: `PANTRY_HOST_COOKIES=on` unless a front end reads the cookie's name. Shorter lifetimes hold for sessions
-  that start or are prolonged; after an incident, `DELETE FROM sessions` signs everybody out at once.
+`playbook lift sessions INTO` copies the recipe and its tests into your project.
+
+| seam | what your project does |
+|---|---|
+| transaction | passes a `Connection` or ORM `Session`; commits; retries conflicts |
+| table | `sessions.metadata.create_all`; Alembic: a list as `target_metadata` |
+| your table | `table=Login.__table__` with these columns; others go into `more` |
+| user id | passes `str(user.id)`; ends all sessions of a user who is deleted |
+| clock | passes `now` with a time zone |
+| cookie | as `set_cookie` above, with `Secure`: `playbook lift cookies` |
+| cross-site check | refuses writes of other origins |
+| cleanup | calls `purge_sessions` once a day |
+
+**Without a cross-site check the recipe is not safe.** Another site's page causes a
+request, and the browser adds the cookie. `SameSite=Lax` does not stop your subdomains.
+See [cross_site](cross_site.ipynb).
+
+With a request session and users with integer ids:
+
+```python
+def current_user(request: Request, db: Annotated[Session, Depends(get_db)]):
+    token = request.cookies.get("session", "")
+    found = find_session(db, token, datetime.now(UTC), Lifetimes())
+    db.commit()  # the moved end stays, even if the route fails later
+    user = found and db.get(User, int(found.user_id))
+    if found is None or user is None or not user.active:
+        raise HTTPException(401)
+    if found.moved:
+        left = found.expires_at - datetime.now(UTC)
+        age = left // timedelta(seconds=1)
+        keep_cookies(request, [cookie_line("__Host-session", token, age)])
+    return user
+```
+
+That `commit` expires rows that were read before it, unless `expire_on_commit` is False;
+`found` holds values. Sign-out is the route above.
+
+**An old password.** Mallory signs in with it while Ada changes it. The sign-in compares
+the old hash, the change ends all sessions, then Mallory's session starts. So a sign-in
+writes the row whose hash it compared, in one transaction with `start_session`, and
+refuses if no row comes back. [sign_in](sign_in.ipynb) shows this race.
+
+```sql
+UPDATE users SET password_hash = :hash
+WHERE id = :id AND password_hash = :hash RETURNING id
+```
+
+Hand it over:
+
+- **Security**: run `attack`, which lies in `tests/test_sessions.py`, against a test
+  instance, with your own `sign_in`, `who` and `read_table`.
+- **Front end**: on 401, go to the sign-in page.
+- **Reviewer**: accept no cache before `find_session` and no token in a log.
+- **Operations**: `DELETE FROM sessions` signs all users out.
+- **Tests**: keep the property "an ended session is refused at the next request".
+
+## In short
+
+You can explain why a copy of the table opens nothing, and why each sign-in makes a new
+token. You know which end moves, and what the browser must hear then. You can end one
+session or all, at once.
 
 ## Sources
 
-OWASP ASVS 5.0, 3.3 (cookies), 7.1.2, 7.2 to 7.5. NIST SP 800-63B-4, sections 2.1.3 and 2.2.3 (reauthentication), 5.1
-(session bindings) and 5.2. RFC 6265bis, 4.1.2 (attributes), 4.1.3 (prefixes), 8.6 (weak integrity: planted cookies).
-OWASP Session Management Cheat Sheet. M. Kolšek, "Session Fixation Vulnerability in Web-based Applications" (2002).
+OWASP ASVS 5.0, 7.1.2 (limit), 7.2 to 7.4. NIST SP 800-63B-4, 2.1.3 and 5. OWASP Session
+Management Cheat Sheet. M. Kolšek, *Session Fixation Vulnerability in Web-based
+Applications* (2002).
 """
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Cross-site requests](cross_site.ipynb) · [course map](../index.ipynb) · Next: [Sign up](sign_up.ipynb)
+Previous: [Cross-site requests](cross_site.ipynb) · [course map](../index.ipynb) · Next: [Session lookup](session_lookup.ipynb)
 """

@@ -46,10 +46,8 @@ OVER = {
     "migrations/expand_and_contract": 441,
     "migrations/first_migration": 455,
     "auth/wire": 449,
-    "auth/sessions": 443,
     "auth/sign_up": 445,
     "auth/account_changes": 443,
-    "auth/session_lookup": 443,
 }
 EXPORT_LINES = 31  # of an export cell, blank ones not counted
 PROMISE_LETTERS = 200  # a sentence one reads in a table

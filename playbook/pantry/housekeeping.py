@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
+from playbook.auth.sessions import purge_sessions
 from playbook.auth.throttling import purge_throttles
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
-from playbook.pantry.auth.tables import UserSession, Verification
+from playbook.pantry.auth.sessions import TABLE as SESSIONS
+from playbook.pantry.auth.tables import Verification
 from playbook.pantry.keys import purge_keys
 
 EVERY = 600.0  # seconds between two sweeps
@@ -25,7 +27,7 @@ def sweep(engine: sa.Engine, now: datetime) -> None:
     """Delete what has expired: sessions, links, used-up allowances that are whole again, idempotency keys."""
 
     def work(db: orm.Session) -> None:
-        db.execute(sa.delete(UserSession).where(UserSession.expires_at <= now))
+        purge_sessions(db, now, SESSIONS)
         db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
         purge_throttles(db, now)
         purge_keys(db, now)

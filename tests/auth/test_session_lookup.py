@@ -1,6 +1,5 @@
 """The quick way to answer get-session says what the long way says, and sees what was revoked at once."""
 
-import asyncio
 import logging
 import threading
 import time
@@ -18,9 +17,8 @@ import sqlalchemy as sa
 
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.kit.live import LiveClient, serving
-from playbook.pantry.auth import session_lookup
 from playbook.pantry.auth.better_auth import better_auth
-from playbook.pantry.auth.session_lookup import LOOK_UP, SessionLookup, SessionTable, Together
+from playbook.pantry.auth.session_lookup import LOOK_UP, SessionLookup, query_of
 from playbook.pantry.auth.sessions import REMEMBER, SESSION, cookies_of
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.tables import UserSession
@@ -262,71 +260,6 @@ def test_revoked_in_one_process_is_refused_the_quick_way_in_another(auth_service
                 assert client.get(WHO, headers={"cookie": cookie}).json() is None
 
 
-# ---------------------------------------------------------------- together
-
-
-class Gate:
-    """A database whose statements see it as it is when they are sent, and come back when they are let through."""
-
-    def __init__(self, **rows: tuple[Any, ...]) -> None:
-        self.rows = rows
-        self.sent: list[list[str]] = []
-        self.on_its_way, self.open = asyncio.Event(), asyncio.Event()
-
-    async def ask(self, keys: list[str]) -> dict[str, Any]:
-        self.sent.append(keys)
-        found = {key: self.rows[key] for key in keys if key in self.rows}
-        self.on_its_way.set()
-        await self.open.wait()
-        return found
-
-
-def test_nobody_is_answered_by_a_statement_that_was_sent_before() -> None:
-    async def story() -> None:
-        gate = Gate(a=(1,), b=(2,))
-        reader = Together(gate.ask)
-        early = asyncio.create_task(reader.read("a"))
-        await gate.on_its_way.wait()
-        del gate.rows["a"]
-        late = [asyncio.create_task(reader.read(key)) for key in "aba"]
-        await asyncio.sleep(0)
-        gate.open.set()
-        assert await asyncio.wait_for(early, 10) == (1,)
-        assert await asyncio.wait_for(asyncio.gather(*late), 10) == [None, (2,), None]
-        assert gate.sent == [["a"], ["a", "b", "a"]]
-
-    asyncio.run(story())
-
-
-def test_a_thousand_at_once_are_one_statement() -> None:
-    async def story() -> None:
-        gate = Gate(**{f"k{n}": (n,) for n in range(0, 1000, 2)})
-        gate.open.set()
-        reader = Together(gate.ask)
-        rows = await asyncio.gather(*(reader.read(f"k{n}") for n in range(1000)))
-        assert rows == [None if n % 2 else (n,) for n in range(1000)]
-        assert len(gate.sent) == 1
-        assert await reader.read("k8") == (8,), "and it goes on"
-        assert len(gate.sent) == 2
-
-    asyncio.run(story())
-
-
-def test_who_hangs_up_takes_nobody_along() -> None:
-    async def story() -> None:
-        gate = Gate(a=(1,))
-        reader = Together(gate.ask)
-        first, second, third = (asyncio.create_task(reader.read("a")) for _ in range(3))
-        await gate.on_its_way.wait()
-        first.cancel()
-        third.cancel()
-        gate.open.set()
-        assert await asyncio.wait_for(second, 10) == (1,)
-        assert await asyncio.wait_for(reader.read("a"), 10) == (1,)
-
-    asyncio.run(story())
-
-
 # ---------------------------------------------------------------- the connection
 
 
@@ -345,12 +278,12 @@ def test_a_lost_connection_is_replaced(
         ends = sa.text(f"SELECT pg_terminate_backend(pid) FROM ({ours}) ours")
         assert connection.execute(ends).scalars().all() == [True]
         connection.rollback()
-        monkeypatch.setattr(session_lookup, "REST", 60.0)
+        monkeypatch.setattr(way.lookup.query, "rest", 60.0)
         with caplog.at_level(logging.WARNING, "pantry.sessions"):
             answers = [way.ask(cookie) for _ in range(3)]
         assert [(a.json()["user"]["name"], quick) for a, quick in answers] == [("ada", False)] * 3
         assert caplog.messages == ["session look-up: AdminShutdown"], "tried once, then not for a while"
-        way.lookup.table.rest_until = 0.0
+        way.lookup.query.rest_until = 0.0
         assert way.ask(cookie)[1]
         assert len(connection.execute(sa.text(ours)).all()) == 1
         connection.rollback()
@@ -408,7 +341,7 @@ def test_the_statement_uses_the_index(auth_service: Start, url: str) -> None:
     """
     with service.auth.engine.begin() as connection:
         connection.execute(sa.text(many))
-    with psycopg.connect(SessionTable(sa.make_url(url)).conninfo, autocommit=True) as connection:
+    with psycopg.connect(query_of(sa.make_url(url)).conninfo, autocommit=True) as connection:
         connection.execute("ANALYZE")
         connection.execute("SET plan_cache_mode = force_generic_plan")
         for count in (1, 20):

@@ -542,7 +542,7 @@ def test_prolonging_does_not_bring_back_what_was_revoked_at_the_same_moment(auth
         read()
         if first == "revoke":
             wrote.wait(10)
-        moved = found is not None and prolong(db, auth, found.session)
+        moved = found is not None and prolong(db, auth, found)
         wrote.set()
         return moved
 
@@ -570,7 +570,7 @@ def test_two_requests_prolong_once(auth_service: Start) -> None:
         found = find_session(db, token, auth.clock.now())
         read()
         assert found is not None
-        return prolong(db, auth, found.session)
+        return prolong(db, auth, found)
 
     assert sorted(together(auth, prolonging, prolonging)) == [False, True]
     assert service.whoami()["session"]["expiresAt"] == "2026-11-11T09:00:00.000Z"

@@ -1,19 +1,18 @@
 """The quick way of `get-session`, by which a revoked session is refused at once all the same."""
 
-import asyncio
 import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
-import psycopg
+from psycopg.conninfo import make_conninfo
 from sqlalchemy.engine import URL, make_url
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from playbook.auth.session_lookup import KeyedQuery, Resting, Row, Together
+from playbook.auth.sessions import Lifetimes
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.foundations.request_and_transaction import ACCEPTED_ID
 from playbook.pantry.auth.sessions import (
@@ -22,7 +21,7 @@ from playbook.pantry.auth.sessions import (
     SESSION,
     Cookies,
     cookies_of,
-    moved_end,
+    lifetimes_of,
     session_view,
     user_view,
 )
@@ -67,91 +66,43 @@ LOOK_UP = (
 )
 
 
-Row = Sequence[Any]
-Ask = Callable[[list[str]], Awaitable[dict[str, Row]]]  # must not raise
-
-
-class Together:
-    """Asks for many keys at once: `read`s that come while `ask` is at work go together into the next call."""
-
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.waiting: list[tuple[str, asyncio.Future[Row | None]]] = []
-        self.working: asyncio.Task[None] | None = None
-
-    async def read(self, key: str) -> Row | None:
-        """The row of `key`, from a call of `ask` that began after this one; None when there is none."""
-        answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
-        self.waiting.append((key, answer))
-        if self.working is None:
-            self.working = asyncio.create_task(self.work())
-        return await answer
-
-    async def work(self) -> None:
-        """Call after call, until nobody waits."""
-        while self.waiting:
-            batch, self.waiting = self.waiting, []
-            rows = await self.ask([key for key, _ in batch])
-            for key, answer in batch:
-                if not answer.done():  # else its request was cancelled
-                    answer.set_result(rows.get(key))
-        self.working = None
-
-
 log = logging.getLogger("pantry.sessions")
-CONNECTION: dict[str, Any] = {
-    "autocommit": True, "prepare_threshold": None, "application_name": "pantry sessions",
-    "connect_timeout": 5, "tcp_user_timeout": 5000,  # seconds; milliseconds
-}  # fmt: skip
-PATIENCE, REST = 5.0, 1.0  # seconds: for an answer; without an attempt, after one that failed
 
 
-class SessionTable:
-    """LOOK_UP on one connection of the event loop, without a transaction around it."""
+class SessionQuery(KeyedQuery):
+    """LOOK_UP on a connection of its own. When the database does not answer it finds nothing: the long way says why."""
 
-    def __init__(self, url: URL) -> None:
-        self.conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
-        self.cursor: psycopg.AsyncCursor[Any] | None = None
-        self.rest_until = 0.0
-
-    async def ask(self, hashes: list[str]) -> dict[str, Row]:
-        """The rows of these token hashes; none when the database does not answer."""
-        if time.monotonic() < self.rest_until:
-            return {}
+    async def ask(self, keys: list[str]) -> dict[str, Row]:
         try:
-            async with asyncio.timeout(PATIENCE):
-                cursor = self.cursor or await self.connect()
-                rows = await (await cursor.execute(LOOK_UP, (hashes,))).fetchall()
-                return {r[0]: [v.astimezone(UTC) if isinstance(v, datetime) else v for v in r] for r in rows}
+            return await super().ask(keys)
+        except Resting:
+            return {}
         except Exception as error:
             log.warning("session look-up: %s", type(error).__name__)
-            self.rest_until = time.monotonic() + REST
-            await self.close()
             return {}
 
-    async def connect(self) -> psycopg.AsyncCursor[Any]:
-        connection = await psycopg.AsyncConnection.connect(self.conninfo, **CONNECTION)
-        self.cursor = connection.cursor()
-        await self.cursor.execute("SELECT pg_backend_pid()")
-        if await self.cursor.fetchone() == (connection.info.backend_pid,):  # the process that was announced: no pooler
-            connection.prepare_threshold = 0
-        return self.cursor
 
-    async def close(self) -> None:
-        cursor, self.cursor = self.cursor, None
-        if cursor is not None:
-            await cursor.connection.close()
+def query_of(url: URL) -> SessionQuery:
+    """The query for a database of SQLAlchemy's URL."""
+    libpq = url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
+    return SessionQuery(make_conninfo(libpq, application_name="pantry sessions"), LOOK_UP)
+
+
+def in_utc(row: Row) -> list[Any]:
+    """The row with its times in UTC: the connection has the zone of the server."""
+    return [value.astimezone(UTC) if isinstance(value, datetime) else value for value in row]
 
 
 to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-def body_of(auth: Auth, cookies: Cookies, header: str, row: Row) -> bytes | None:
+def body_of(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, row: Row) -> bytes | None:
     """What get-session answers for a row of LOOK_UP; None when there is something to write or to clear."""
-    session, user = SessionRow(*row[1:8]), UserRow(*row[8:])
-    if session.expires_at <= auth.clock.now():
+    values = in_utc(row)
+    session, user = SessionRow(*values[1:8]), UserRow(*values[8:])
+    if session.expires_at <= now:
         return None
-    due = moved_end(auth, session.created_at, session.expires_at) is not None
+    due = lifetimes.moved_end(session.created_at, session.expires_at, now) is not None
     if due and cookies.read(header, REMEMBER) is None:
         return None
     views = {"session": session_view(cast(UserSession, session)), "user": user_view(cast(User, user))}
@@ -176,13 +127,13 @@ async def send_answer(scope: Scope, send: Send, auth: Auth, body: bytes) -> None
     await send({"type": "http.response.body", "body": body})
 
 
-def closing(receive: Receive, table: SessionTable) -> Receive:
+def closing(receive: Receive, query: KeyedQuery) -> Receive:
     """`receive` of the service's lifespan, which closes the connection when the service stops."""
 
     async def receive_and_close() -> Message:
         message = await receive()
         if message["type"] == "lifespan.shutdown":
-            await table.close()
+            await query.close()
         return message
 
     return receive_and_close
@@ -195,10 +146,11 @@ class SessionLookup:
     """
 
     def __init__(self, app: ASGIApp, auth: Auth, limits: AddressLimits) -> None:
-        self.app, self.auth, self.limits, self.cookies = app, auth, limits, cookies_of(auth)
+        self.app, self.auth, self.limits = app, auth, limits
+        self.cookies, self.lifetimes = cookies_of(auth), lifetimes_of(auth)
         url = make_url(auth.settings.database_url)
-        self.table = SessionTable(url) if url.get_backend_name() == "postgresql" else None
-        self.read = Together(self.table.ask).read if self.table else None
+        self.query = query_of(url) if url.get_backend_name() == "postgresql" else None
+        self.read = Together(self.query.ask).read if self.query else None
 
     async def quick_answer(self, scope: Scope) -> bytes | None:
         """The body, or None when the long way must be taken."""
@@ -212,11 +164,11 @@ class SessionLookup:
             return None  # the long way refuses it as well, and says so
         scope["counted"] = True
         row = await self.read(hash_token(token))
-        return body_of(self.auth, self.cookies, cookie, row) if row else None
+        return body_of(self.auth.clock.now(), self.lifetimes, self.cookies, cookie, row) if row else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if asks_who(scope) and (body := await self.quick_answer(scope)) is not None:
             return await send_answer(scope, send, self.auth, body)
-        if scope["type"] == "lifespan" and self.table is not None:
-            receive = closing(receive, self.table)
+        if scope["type"] == "lifespan" and self.query is not None:
+            receive = closing(receive, self.query)
         await self.app(scope, receive, send)

@@ -4,7 +4,7 @@ import base64
 import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import quote, unquote
 from uuid import UUID
 
@@ -12,8 +12,12 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 
+from playbook.auth import sessions
+from playbook.auth.cookies import cookie_line, cookie_values, sign
+from playbook.auth.sessions import Lifetimes
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
 from playbook.foundations.deny_by_default import anyone
+from playbook.foundations.write_skew import NoParent, hold
 from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, body, iso, keep_cookies
 from playbook.pantry.http import browser_of, client_ip
@@ -25,15 +29,15 @@ SESSION, CACHE, REMEMBER = "session_token", "session_data", "dont_remember"
 class Cookies:
     """Better Auth's cookies: `PREFIX.NAME=VALUE.SIGNATURE`, HMAC-SHA-256 over the value, percent-encoded.
 
+    Not `SignedCookie`'s format: neither name nor end is signed, and of several cookies of a name the first counts.
     `guard` stands before the name: `__Secure-` or `__Host-` (RFC 6265bis, 4.1.3), with `Secure`; empty for plain http.
     """
 
     def __init__(self, secret: str, guard: str = "") -> None:
-        self.key, self.prefix = secret.encode(), f"{guard}better-auth."
-        self.attributes = "; Path=/; HttpOnly; " + ("Secure; " if guard else "") + "SameSite=Lax"
+        self.key, self.prefix, self.secure = secret.encode(), f"{guard}better-auth.", bool(guard)
 
     def signature(self, value: str) -> str:
-        return base64.b64encode(hmac.digest(self.key, value.encode(), "sha256")).decode()
+        return base64.b64encode(sign(self.key, value)).decode()
 
     def signed(self, value: str) -> str:
         """`value.signature`, ready for a cookie."""
@@ -41,21 +45,16 @@ class Cookies:
 
     def put(self, name: str, value: str, max_age: int | None = None) -> str:
         """A `Set-Cookie` value; without `max_age` (seconds) the cookie goes when the browser is closed."""
-        lifetime = "" if max_age is None else f"; Max-Age={max_age}"
-        return f"{self.prefix}{name}={self.signed(value)}{lifetime}{self.attributes}"
+        return cookie_line(self.prefix + name, self.signed(value), max_age, self.secure)
 
     def drop(self, *names: str) -> list[str]:
         """The `Set-Cookie` values that take cookies from the browser: those named, or all three of a session."""
-        return [f"{self.prefix}{name}=; Max-Age=0{self.attributes}" for name in names or (SESSION, CACHE, REMEMBER)]
+        return [cookie_line(self.prefix + name, "", 0, self.secure) for name in names or (SESSION, CACHE, REMEMBER)]
 
     def read(self, header: str, name: str) -> str | None:
-        """The value of cookie `name` in a `Cookie` header, the first of that name;
-
-        None unless its signature is right.
-        """
-        pairs = (pair.strip().partition("=") for pair in header.split(";"))
-        sent = unquote(next((value for key, _, value in pairs if key == self.prefix + name), "")[:1000])
-        value, _, signature = sent.rpartition(".")
+        """The value of the first cookie `name` in a `Cookie` header; None unless its signature is right."""
+        values = cookie_values([header], self.prefix + name)
+        value, _, signature = unquote(values[0][:1000]).rpartition(".") if values else ("", "", "")
         genuine = hmac.compare_digest(signature.encode(), self.signature(value).encode())
         return value if value and genuine else None
 
@@ -68,27 +67,59 @@ def cookies_of(auth: Auth) -> Cookies:
 
 
 SHORT = 86_400  # seconds: a session that is not to be remembered
+TABLE = cast(sa.Table, UserSession.__table__)
+
+
+def lifetimes_of(auth: Auth, remember: bool = True) -> Lifetimes:
+    """The recipe's lifetimes, from the settings. None is longer than the absolute one, whose end is not moved."""
+    seconds = auth.settings
+    absolute = timedelta(seconds=seconds.session_absolute_lifetime)
+    idle = min(timedelta(seconds=seconds.session_lifetime if remember else SHORT), absolute)
+    refresh_after = min(timedelta(seconds=seconds.session_refresh_after), idle - timedelta.resolution)
+    return Lifetimes(idle, absolute, refresh_after)
+
+
+def own_token(auth: Auth, request: Request) -> str | None:
+    """The token in the request's cookie, whether it opens a session or not."""
+    return cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)
 
 
 def end_own_session(db: orm.Session, auth: Auth, request: Request) -> None:
     """End the session that the request's cookie opens, if there is one."""
-    if (token := cookies_of(auth).read(request.headers.get("cookie", ""), SESSION)) is not None:
-        db.execute(sa.delete(UserSession).where(UserSession.token_hash == hash_token(token)))
+    if (token := own_token(auth, request)) is not None:
+        sessions.end_session(db, token, TABLE)
+
+
+def hold_user(db: orm.Session, user_id: UUID) -> None:
+    """Where there are no foreign keys: IntegrityError unless the user exists, until the commit.
+
+    What the unit of work does for objects (`hold_parents`), for a row that the recipe inserts.
+    """
+    db.flush()
+    known = (str(User.__table__.c.id), user_id) in db.info.get("held", ())
+    if db.get_bind().dialect.name != "postgresql" and not known and not hold(db, User.id, user_id):
+        raise sa.exc.IntegrityError("sessions.user_id -> users.id", {}, NoParent("no such user"))
 
 
 def start_session(
     db: orm.Session, auth: Auth, user_id: UUID, request: Request, remember: bool = True
 ) -> tuple[UserSession, str]:
-    """A new session in place of the browser's old one (ASVS 7.2.4), and its token, for the cookie only."""
-    end_own_session(db, auth, request)
-    now, token = auth.clock.now(), new_token("session", auth.random_bytes)
-    lifetime = min(auth.settings.session_lifetime if remember else SHORT, auth.settings.session_absolute_lifetime)
-    row = UserSession(
-        id=auth.ids.new(), user_id=user_id, token_hash=hash_token(token), expires_at=now + timedelta(seconds=lifetime),
-        ip_address=client_ip(request.scope), user_agent=browser_of(request.scope), created_at=now, updated_at=now,
+    """A new session in place of the browser's old one (ASVS 7.2.4), and its token, for the cookie only.
+
+    The row is not attached to `db`: it says what was stored.
+    """
+    hold_user(db, user_id)
+    now, lifetimes = auth.clock.now(), lifetimes_of(auth, remember)
+    more = {
+        "id": auth.ids.new(), "updated_at": now,
+        "ip_address": client_ip(request.scope), "user_agent": browser_of(request.scope),
+    }  # fmt: skip
+    token = sessions.start_session(
+        db, user_id, now, lifetimes, own_token(auth, request),
+        lambda: new_token("session", auth.random_bytes), TABLE, **more,
     )  # fmt: skip
-    db.add(row)
-    return row, token
+    ends = now + lifetimes.idle
+    return UserSession(user_id=user_id, token_hash=hash_token(token), created_at=now, expires_at=ends, **more), token
 
 
 @dataclass(frozen=True)
@@ -101,31 +132,24 @@ class SignedIn:
 
 
 def find_session(db: orm.Session, token: str, now: datetime) -> SignedIn | None:
-    """The session that `token` opens; None when there is none, or its time is over."""
+    """The session that `token` opens; None when there is none, or its time is over.
+
+    Not the recipe's: session and user are one query.
+    """
     query = sa.select(UserSession, User).join(User, User.id == UserSession.user_id)
     found = db.execute(query.where(UserSession.token_hash == hash_token(token), UserSession.expires_at > now)).first()
     return SignedIn(found[0], found[1], token) if found else None
 
 
-def moved_end(auth: Auth, created_at: datetime, expires_at: datetime) -> datetime | None:
-    """Where the end of a session moves when it is used now: at most once per `session_refresh_after`. None: it stays.
-
-    Never beyond the absolute lifetime, which counts from the sign-in (ASVS 7.3.2).
-    """
-    settings, now = auth.settings, auth.clock.now()
-    lifetime, longest = (timedelta(seconds=s) for s in (settings.session_lifetime, settings.session_absolute_lifetime))
-    due = expires_at - lifetime + timedelta(seconds=settings.session_refresh_after)
-    end = min(now + lifetime, created_at + longest)
-    return end if now >= due and end > expires_at else None
-
-
-def prolong(db: orm.Session, auth: Auth, session: UserSession) -> bool:
+def prolong(db: orm.Session, auth: Auth, found: SignedIn) -> bool:
     """Move the end of the idle lifetime on, when it is time; whether it was moved."""
-    if (end := moved_end(auth, session.created_at, session.expires_at)) is None:
+    session, now = found.session, auth.clock.now()
+    end = lifetimes_of(auth).moved_end(session.created_at, session.expires_at, now)
+    if end is None or not sessions.prolong_session(db, found.token, end, TABLE, updated_at=now):
         return False
-    move = sa.update(UserSession).where(UserSession.id == session.id)
-    move = move.values(expires_at=end, updated_at=auth.clock.now())
-    return db.scalar(move.returning(UserSession.id)) is not None
+    orm.attributes.set_committed_value(session, "expires_at", end)  # as the row has it now
+    orm.attributes.set_committed_value(session, "updated_at", now)
+    return True
 
 
 def remembered(
@@ -155,7 +179,7 @@ def look_up(request: Request, auth: Auth) -> SignedIn | None:
 
     def work(db: orm.Session) -> tuple[SignedIn | None, bool]:
         found = find_session(db, token, auth.clock.now())
-        return found, found is not None and refresh and prolong(db, auth, found.session)
+        return found, found is not None and refresh and prolong(db, auth, found)
 
     found, prolonged = auth.transact(work)
     if found is None:
@@ -234,14 +258,14 @@ def list_sessions(caller: CurrentSession, auth: Service) -> list[dict[str, Any]]
     return [session_view(row) for row in auth.transact(lambda db: db.scalars(query).all())]
 
 
-def end_sessions(db: orm.Session, user_id: UUID, but: UUID | None = None, only: UUID | None = None) -> None:
-    """End the sessions of a user: all, all `but` one, or `only` one. They are refused from the next request on."""
-    ended = sa.delete(UserSession).where(UserSession.user_id == user_id)
-    if but is not None:
-        ended = ended.where(UserSession.id != but)
-    if only is not None:
-        ended = ended.where(UserSession.id == only)
-    db.execute(ended)
+def end_sessions(db: orm.Session, user_id: UUID, keep: str | None = None) -> None:
+    """End the sessions of a user, or all but the one with the token `keep`: refused from the next request on."""
+    sessions.end_sessions(db, user_id, keep, TABLE)
+
+
+def end_by_handle(db: orm.Session, user_id: UUID, handle: UUID) -> None:
+    """End one session of a user, named by its id, which is all that a front end knows of it."""
+    db.execute(sa.delete(UserSession).where(UserSession.user_id == user_id, UserSession.id == handle))
 
 
 class Revoke(Sent):
@@ -257,14 +281,14 @@ def revoke_session(
         handle = UUID(sent.token)
     except ValueError:
         return {"status": True}
-    auth.transact(lambda db: end_sessions(db, caller.user.id, only=handle))
+    auth.transact(lambda db: end_by_handle(db, caller.user.id, handle))
     set_cookies(response, cookies_of(auth).drop() if handle == caller.session.id else [])
     return {"status": True}
 
 
 @session_routes.post("/revoke-other-sessions")
 def revoke_other_sessions(caller: CurrentSession, auth: Service) -> dict[str, bool]:
-    auth.transact(lambda db: end_sessions(db, caller.user.id, but=caller.session.id))
+    auth.transact(lambda db: end_sessions(db, caller.user.id, keep=caller.token))
     return {"status": True}
 
 

@@ -17,12 +17,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import orm
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.api.errors import QUOTING
+from playbook.auth.cookies import AnswerCookies as AnswerCookies
+from playbook.auth.cookies import keep_cookies as keep_cookies
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
 from playbook.foundations.request_and_transaction import RequestId, request_id
@@ -268,39 +269,6 @@ class LastResort:
         except Exception as error:
             log.error("%s: %s", request_id.get(), type(error).__name__)  # the server logs the traceback
             raise
-
-
-def keep_cookies(request: Request, cookies: Sequence[str]) -> None:
-    """`Set-Cookie` values for the answer to this request, whatever it will be. Needs `AnswerCookies` around the app."""
-    if cookies:
-        request.scope["answer_cookies"].update((cookie.partition("=")[0], cookie) for cookie in cookies)
-
-
-class AnswerCookies:
-    """ASGI, outermost:
-
-    Adds what `keep_cookies` kept. Of one name only the last cookie is set, the answer's own if any.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kept: dict[str, str] = {}
-
-        async def send_with_cookies(message: Message) -> None:
-            if message["type"] == "http.response.start" and kept:
-                headers = MutableHeaders(scope=message)
-                own = {cookie.partition("=")[0]: cookie for cookie in headers.getlist("set-cookie")}
-                del headers["set-cookie"]
-                for cookie in (kept | own).values():
-                    headers.append("set-cookie", cookie)
-                if any("Max-Age=0" not in cookie for cookie in kept.values()):  # a credential (RFC 9111, 7.3)
-                    headers.setdefault("cache-control", "no-store")
-            await send(message)
-
-        scope["answer_cookies"] = kept  # in the scope itself: layers outside read there which route it was
-        await self.app(scope, receive, send_with_cookies)
 
 
 def auth_app(auth: Auth, routers: Sequence[APIRouter], guards: Sequence[Callable[..., Any]]) -> FastAPI:
