@@ -9,12 +9,22 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 
+from playbook.auth import mailed_links
 from playbook.auth.mail import Mail, link
 from playbook.auth.passwords import HASHING_TURN, hash_password
 from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.sessions import end_sessions
 from playbook.pantry.auth.sign_in import Allowance, address_of, recognize, spend
-from playbook.pantry.auth.sign_up import SUBJECTS, Email, check_rules, find_link, in_background, new_link, redirect
+from playbook.pantry.auth.sign_up import (
+    LINKS,
+    SUBJECTS,
+    Email,
+    check_rules,
+    find_link,
+    in_background,
+    new_link,
+    redirect,
+)
 from playbook.pantry.auth.tables import Verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.schema.identity import Account, User
@@ -24,8 +34,7 @@ RESET: Final = "reset-password"
 
 def drop_links(db: orm.Session, user_id: UUID, *purposes: str) -> None:
     """Links of these purposes, or with none named all, are dead from now on."""
-    mine = sa.delete(Verification).where(Verification.user_id == user_id)
-    db.execute(mine.where(Verification.purpose.in_(purposes)) if purposes else mine)
+    mailed_links.drop_links(db, user_id, *purposes, table=LINKS)
 
 
 def reset_mail(auth: Auth, email: str, token: str, callback: str) -> Mail:
@@ -110,7 +119,7 @@ def set_password(db: orm.Session, auth: Auth, user_id: UUID, password_hash: str)
         db.add(account)
 
 
-def use_link(db: orm.Session, auth: Auth, row: Verification, password_hash: str) -> bool:
+def use_link(db: orm.Session, auth: Auth, row: sa.Row[Any], password_hash: str) -> bool:
     """Take the token and set the password; False when another request has taken it, it is too late, or for an address
     that is no longer the account's.
     """
