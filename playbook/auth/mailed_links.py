@@ -96,9 +96,9 @@ show(table([{"way": way} | ends for way, ends in ways.items()]))
 
 # %% [markdown]
 """
-Opening must not use a link (RFC 9110 calls GET *safe*), but the button keeps the token
-good while it stands in the log. A copy of the table opens every link in it. And to
-look, to act and to delete are three steps, between which another request has room.
+RFC 9110 calls GET *safe*: it only reads. So opening must not use a link. But with a
+button the token stays good while it stands in the log. A copy of the table opens every
+link in it. And look, effect and DELETE are three steps, with room between them.
 
 ## The decision
 
@@ -292,7 +292,7 @@ with engine.connect() as db:
 
 # %% [markdown]
 """
-The rollback also undid the DELETE.
+The DELETE is part of the transaction, as every other write is.
 
 ### Look, and drop
 
@@ -381,7 +381,7 @@ show(mermaid("\n".join(["stateDiagram-v2", *dict.fromkeys(lines)])))
 
 # %% [markdown]
 """
-A link that was gone never came back, and nothing but `new_link` made one good.
+Look for the arrows into *good*: only `new_link` makes a link good.
 
 ## See it work
 
@@ -444,7 +444,7 @@ print(here, "the same" if there == here else there)
 
 # %% [markdown]
 """
-The others found no row, and heard 400.
+Whoever comes second finds no row, and hears 400.
 
 ## Check it
 """

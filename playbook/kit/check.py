@@ -46,7 +46,6 @@ OVER = {
     "migrations/first_migration": 455,
     "auth/wire": 449,
     "auth/sessions": 443,
-    "auth/sign_up": 445,
     "auth/sign_in": 441,
     "auth/account_changes": 443,
     "auth/session_lookup": 443,

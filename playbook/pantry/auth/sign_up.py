@@ -34,9 +34,13 @@ Link = sa.Row[Any]
 def new_link(db: orm.Session, auth: Auth, user: User, purpose: str, email: str, lifetime: int) -> str:
     """A token for a mailed link, good for `lifetime` seconds. Only its hash is stored."""
     hold_once(db, user.id)
-    ends, make_token = timedelta(seconds=lifetime), partial(new_token, "link", auth.random_bytes)
-    given = (purpose, user.id, email, auth.clock.now(), ends)
-    return mailed_links.new_link(db, *given, make_token=make_token, table=LINKS, id=auth.ids.new())
+    given = (purpose, user.id, email, auth.clock.now(), timedelta(seconds=lifetime))
+    return mailed_links.new_link(db, *given, table=LINKS, **own_columns(auth))
+
+
+def own_columns(auth: Auth) -> dict[str, Any]:
+    """What Pantry's links have besides: an id, and tokens with a prefix that scanners of repositories know."""
+    return {"id": auth.ids.new(), "make_token": partial(new_token, "link", auth.random_bytes)}
 
 
 def hold_once(db: orm.Session, user_id: UUID) -> None:
