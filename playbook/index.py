@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-37 playbooks, 20 h 18 min in all.
+38 playbooks, 22 h 6 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -129,12 +129,13 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (3 h 50 min)
+### auth: who is it, may they, for how long (5 h 38 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Passwords](auth/passwords.ipynb) | 20 | Keep passwords so that a stolen table, a ten-megabyte password and a legacy import do no harm. |
-| [Mail](auth/mail.ipynb) | 20 | Send mail that no input can redirect, that nobody has to wait for without end, and that every test can read. |
+| [Password hashing](auth/password_hashing.ipynb) | 50 | Store passwords so that a stolen table gives few of them away, and a very long password stops nobody's work. |
+| [Password rules](auth/password_rules.ipynb) | 45 | Refuse the passwords that an attacker guesses first, accept every other one, and say why. |
+| [Mail](auth/mail.ipynb) | 53 | Send mail that no input can redirect, and that every test can read. |
 | [Mail queue](auth/mail_queue.ipynb) | 20 | Let no answer wait for a mail server, and no mail wait for somebody else's. |
 | [The auth wire](auth/wire.ipynb) | 18 | Speak a contract that somebody else wrote so exactly that their client works unchanged, with your own rules behind it. |
 | [Cross-site requests](auth/cross_site.ipynb) | 20 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
@@ -152,7 +153,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 |---|--:|---|
 | [Pantry](production/pantry.ipynb) | 18 | Assemble a service from parts that keep different contracts, so that one command starts it, a wrong setting stops it, and nothing it promised is lost when it stops. |
 
-Pages that were divided or renamed: `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb).
+Pages that were divided or renamed: `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb); `passwords` is now [Password hashing](auth/password_hashing.ipynb), [Password rules](auth/password_rules.ipynb).
 """
 
 # %% [markdown]

@@ -537,5 +537,5 @@ in Distributed Systems" (HotOS 2021). Documentation of httpx (transports) and ur
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Idempotency](idempotency.ipynb) · [course map](../index.ipynb) · Next: [Passwords](../auth/passwords.ipynb)
+Previous: [Idempotency](idempotency.ipynb) · [course map](../index.ipynb) · Next: [Password hashing](../auth/password_hashing.ipynb)
 """

@@ -53,7 +53,7 @@ from fastapi import APIRouter, Body
 
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.passwords import hash_password
+from playbook.auth.password_hashing import hash_password
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
 from playbook.kit.lesson import checker, lesson_url, on_postgres, sequence_diagram, serving, show, table
@@ -141,7 +141,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import orm
 
-from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
+from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password, replace_hash
 from playbook.pantry.auth.sessions import REMEMBER, SignedIn, cookies_of, end_sessions, is_fresh, start_session
 from playbook.pantry.auth.sign_in import Allowance, check_length, forget, spend
 from playbook.pantry.auth.wire import MESSAGES, Auth, AuthError, Sent, Service, Text, body, keep_cookies

@@ -7,7 +7,7 @@ Let people prove who they are, while anybody may guess a million times, and let 
 | | |
 |---|---|
 | **Use it when** | people sign in with a password, or anything else can be guessed: a code, a PIN, an invitation |
-| **You need** | [transactions](../foundations/transactions.ipynb), [passwords](passwords.ipynb), [wire](wire.ipynb), [sessions](sessions.ipynb), [sign_up](sign_up.ipynb) |
+| **You need** | [transactions](../foundations/transactions.ipynb), [passwords](password_hashing.ipynb), [wire](wire.ipynb), [sessions](sessions.ipynb), [sign_up](sign_up.ipynb) |
 | **Time** | 20 minutes |
 | **Topics** | sign in, sign-in, login, log in, brute force, online guessing, credential stuffing, password spraying, botnet, rate limit, rate limiting, throttling, account lockout, lock out, denial of service, 429, too many requests, Retry-After, X-Retry-After, token bucket, leaky bucket, GCRA, check then act, upsert, on conflict, client address, X-Forwarded-For, IPv6, user enumeration, session fixation, rehash |
 | **Standard** | NIST SP 800-63B-4 3.2.2; OWASP ASVS 5.0 (2.4.1, 6.1.1, 6.3.1, 6.3.8); RFC 6585 4; CWE-307, CWE-645, CWE-367 |
@@ -318,7 +318,7 @@ compared like everybody, against nobody's hash; so the answers, the refusals and
 # %%
 import unicodedata
 
-from playbook.auth.passwords import check_password
+from playbook.auth.password_hashing import check_password
 from playbook.pantry.auth.wire import MESSAGES
 from playbook.schema.identity import Account, User
 
@@ -381,7 +381,7 @@ the two is done again. To lock the row is not enough: the change would go on, an
 """
 
 # %%
-from playbook.auth.passwords import replace_hash
+from playbook.auth.password_hashing import replace_hash
 from playbook.pantry.auth.sessions import start_session
 from playbook.schema.identity import UserSession
 
@@ -421,7 +421,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
-from playbook.auth.passwords import HASHING_TURN, hash_password
+from playbook.auth.password_hashing import HASHING_TURN, hash_password
 from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.sessions import remembered, set_cookies, user_view
@@ -530,7 +530,7 @@ from unittest.mock import Mock
 
 import argon2
 
-from playbook.auth import passwords
+from playbook.auth import password_hashing
 from playbook.auth.mail import MemorySender
 from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
@@ -545,7 +545,7 @@ from playbook.pantry.settings import Settings
 PASSWORD, PATH = "violet anchor rides a slow train", "/api/auth/sign-in/email"
 BROWSER = {"origin": "http://localhost:8000"}
 HOME, PHONE, MALLORY = ({"x-forwarded-for": address} for address in ("192.0.2.7", "198.51.100.9", "203.0.113.66"))
-passwords.ARGON2 = hasher = Mock(wraps=argon2.PasswordHasher(1, 64, 1))
+password_hashing.ARGON2 = hasher = Mock(wraps=argon2.PasswordHasher(1, 64, 1))
 
 
 def service(url, guards=(check_cross_site,)):

@@ -22,6 +22,7 @@ Map
                       is its form, `tables` its rows, then one module for each flow: `cross_site`, `sessions`,
                       `session_lookup`, `sign_up`, `sign_in`, `links`, `password_reset`, `account_changes`; `recorded` compares its
                       answers with those of a real server
+`mail_senders`        where mail goes: SMTP, a file, memory
 `mailboxes`           how many mails one address gets
 `housekeeping`, `indexes`, `repair`
                       expired rows; index entries that a crash has cost, found and mended

@@ -20,8 +20,9 @@ from pydantic_settings import EnvSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from playbook.auth.mail import mail_server_url, origin
+from playbook.auth.mail import origin
 from playbook.foundations.settings import CheckedSettings, SettingsError, unknown_variables, variables
+from playbook.pantry.mail_senders import mail_server_url
 
 # An origin is compared, as a string, with what browsers send in `Origin`. So it is kept in their form: lower case, no
 # path, no default port (RFC 6454, section 6.2).

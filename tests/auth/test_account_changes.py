@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import Request
 
 from playbook.auth.mail import Mail
-from playbook.auth.passwords import HASHING_TURN
+from playbook.auth.password_hashing import HASHING_TURN
 from playbook.kit.live import LiveClient
 from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import account_changes

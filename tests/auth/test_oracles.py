@@ -17,7 +17,7 @@ import argon2
 import pytest
 import sqlalchemy as sa
 
-from playbook.auth import passwords
+from playbook.auth import password_hashing
 from playbook.foundations.engines import Base
 from playbook.kit.live import LiveClient
 from playbook.pantry.auth.sign_in import AddressLimits
@@ -39,7 +39,7 @@ def only_limits_of_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def hasher(monkeypatch: pytest.MonkeyPatch) -> Mock:
     counting = Mock(wraps=argon2.PasswordHasher(1, 64, 1))
-    monkeypatch.setattr(passwords, "ARGON2", counting)
+    monkeypatch.setattr(password_hashing, "ARGON2", counting)
     return counting
 
 
@@ -50,14 +50,14 @@ def free(service: Service) -> None: ...
 
 
 def verified(service: Service) -> None:
-    stored = passwords.hash_password(PASSWORD)
+    stored = password_hashing.hash_password(PASSWORD)
     service.auth.transact(
         lambda db: setattr(register(db, service.auth, "V", VICTIM, None, stored), "email_verified", True)
     )
 
 
 def unproven(service: Service) -> None:
-    stored = passwords.hash_password(PASSWORD)
+    stored = password_hashing.hash_password(PASSWORD)
     service.auth.transact(lambda db: register(db, service.auth, "V", VICTIM, None, stored))
 
 
@@ -193,7 +193,7 @@ def enter_attacker(service: Service, client: LiveClient) -> None:
     def work(db: Any) -> None:
         register(db, service.auth, "M", "mallory@example.com", None, stored).email_verified = True
 
-    stored = passwords.hash_password(PASSWORD)
+    stored = password_hashing.hash_password(PASSWORD)
     service.auth.transact(work)
     assert service.sign_in("mallory@example.com", client).status_code == 200
 

@@ -25,29 +25,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-from playbook.auth import passwords
-from playbook.auth.passwords import (
+from playbook.auth import password_hashing
+from playbook.auth.password_hashing import (
     CORES,
     HASHING_TURN,
     LONGEST,
     NOBODY,
-    PasswordRefused,
-    PasswordRules,
     Verdict,
     check_password,
     hash_password,
-    is_common,
-    is_sequence,
-    replace_hash,
-    unit,
-    without,
 )
+from playbook.auth.password_rules import PasswordRefused, PasswordRules, is_common, is_sequence, unit, without
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import serving
+from playbook.pantry.auth.passwords import REFUSALS, replace_hash, rules_of
 from playbook.pantry.http import create_app
+from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, add_user
 
 PASSWORD = "correct horse battery staple"
@@ -55,7 +51,7 @@ TEN_MEGABYTES = "½" * 5_000_000
 # A hash of PASSWORD with the parameters of today, made before this test was run.
 CURRENT = "$argon2id$v=19$m=19456,t=2,p=1$c2l4dGVlbiBieXRlcyEhIQ$sJ/UyrNCFp6Wf2JThYKStJ8RlSwiwr8dbkZqEAoJRhg"
 STRONGER = "$argon2id$v=19$m=47104,t=2,p=1$c2l4dGVlbiBieXRlcyEhIQ$ybzeeR4O/gDQp9RsNkKEhGqKeTJD25zsFLYOwH2RXP0"
-RULES = PasswordRules(listed=lambda text: False)  # lengths, repetitions, sequences and context only
+RULES = PasswordRules(words=("pantry",), listed=lambda text: False)  # lengths, repetitions, sequences and context only
 
 # What other systems made of PASSWORD and of SPELLED: better-auth 1.7.25 on Node 20, Django 5.2, bcrypt 5.
 SPELLED = "Zwo\u0308lf \ufb01nden"
@@ -80,7 +76,7 @@ def refusal(password: str, rules: PasswordRules = RULES, context: tuple[str, ...
     try:
         rules.check(password, context)
     except PasswordRefused as refused:
-        return refused.code
+        return REFUSALS[refused.reason][0]
     return None
 
 
@@ -117,7 +113,7 @@ class Watched:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     hasher = Watched()
-    monkeypatch.setattr(passwords, "ARGON2", hasher)
+    monkeypatch.setattr(password_hashing, "ARGON2", hasher)
     yield hasher
     hasher.go_on.set()
 
@@ -243,7 +239,7 @@ UNREADABLE = [
 def test_a_hash_that_cannot_be_read_matches_nothing_raises_nothing_and_is_reported_once(
     stored: str, watched: Watched, caplog: pytest.LogCaptureFixture
 ) -> None:
-    passwords.report_unreadable.cache_clear()
+    password_hashing.report_unreadable.cache_clear()
     real = argon2.PasswordHasher()
     watched.verify = lambda text, password: (watched.hashed.append(text), real.verify(text, password))  # type: ignore
     for _ in range(2):
@@ -296,9 +292,9 @@ def test_ten_megabytes_are_neither_normalized_nor_hashed(
     unpacked: str, watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     normalized = []
-    monkeypatch.setattr(passwords.unicodedata, "normalize", lambda form, text: normalized.append(text) or text)
+    monkeypatch.setattr(password_hashing.unicodedata, "normalize", lambda form, text: normalized.append(text) or text)
     assert refusal(unpacked, PasswordRules()) == "PASSWORD_TOO_LONG"
-    with pytest.raises(ValueError, match="not hashed"):
+    with pytest.raises(ValueError, match="at most"):
         hash_password(unpacked)
     for stored in (None, CURRENT, BETTER_AUTH, BCRYPT, DJANGO, "?"):
         assert check_password(unpacked, stored) == Verdict(False, False)
@@ -310,9 +306,9 @@ def test_four_code_points_at_most_become_one() -> None:
     assert max(len(unicodedata.normalize("NFD", chr(c))) for c in range(sys.maxunicode + 1)) == 4
     longest = unicodedata.normalize("NFD", "\u1f82") * 128
     assert len(longest) == 512
-    assert refusal(longest, PasswordRules(blocklist=False)) is None
-    assert refusal(longest + "x", PasswordRules(blocklist=False)) == "PASSWORD_TOO_LONG"
-    assert refusal("\ufdfa" * 8, PasswordRules(blocklist=False)) == "PASSWORD_TOO_LONG"  # 18 times 8
+    assert refusal(longest, PasswordRules(listed=None)) is None
+    assert refusal(longest + "x", PasswordRules(listed=None)) == "PASSWORD_TOO_LONG"
+    assert refusal("\ufdfa" * 8, PasswordRules(listed=None)) == "PASSWORD_TOO_LONG"  # 18 times 8
 
 
 def test_no_more_hashes_run_at_a_time_than_there_are_cores(watched: Watched) -> None:
@@ -333,7 +329,7 @@ MANY_THREADS = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from playbook.auth.passwords import hash_password
+from playbook.auth.password_hashing import hash_password
 
 def held():
     status = Path("/proc/self/status").read_text()
@@ -363,7 +359,7 @@ def test_a_failure_gives_the_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
         def hash(self, password: bytes) -> str:
             raise MemoryError
 
-    monkeypatch.setattr(passwords, "ARGON2", Broken())
+    monkeypatch.setattr(password_hashing, "ARGON2", Broken())
     for _ in range(CORES + 1):
         with pytest.raises(MemoryError):
             hash_password(PASSWORD)
@@ -547,7 +543,7 @@ def test_context_is_compared_in_one_normal_form() -> None:
 
 
 def test_the_blocklist_can_be_switched_off_and_the_lengths_stay() -> None:
-    off = PasswordRules(8, 128, False)
+    off = PasswordRules(8, 128, listed=None)
     assert refusal("password", off) is None
     assert refusal("passwor", off) == "PASSWORD_TOO_SHORT"
     assert refusal("p" * 129, off) == "PASSWORD_TOO_LONG"
@@ -563,7 +559,7 @@ def test_whatever_is_typed_is_accepted_or_refused_and_nothing_else(password: str
 
 @pytest.mark.parametrize("text", ["\ud800" * 20, "tomato soup \udfff for you", "\ud83c and \udf45 swapped"])
 def test_half_a_character_is_no_error(text: str) -> None:
-    PasswordRules(8, blocklist=False).check(text)
+    PasswordRules(8, listed=None).check(text)
     refusal(text, PasswordRules(8))
     assert check_password(text, hash_password(text)).matches
     for stored in (BETTER_AUTH, BCRYPT, DJANGO, None):
@@ -602,18 +598,29 @@ def test_is_common_knows_three_spellings() -> None:
     [
         ("short", "PASSWORD_TOO_SHORT", "Password too short"),
         ("p" * 129, "PASSWORD_TOO_LONG", "Password too long"),
-        ("passwordpassword", "PASSWORD_COMPROMISED", None),
+        ("passwordpassword", "PASSWORD_COMPROMISED", "This password is easy to guess: take several words that have"),
+        ("pantry-pantry-1!", "PASSWORD_COMPROMISED", "This password is easy to guess: take several words that have"),
     ],
 )
-def test_a_refusal_has_better_auth_s_code_and_says_what_to_do(password: str, code: str, message: str | None) -> None:
+def test_a_refusal_has_better_auth_s_code_and_says_what_to_do(password: str, code: str, message: str) -> None:
     with pytest.raises(PasswordRefused) as caught:
-        PasswordRules().check(password)
-    assert caught.value.code == code
+        rules_of(Settings(environment="development")).check(password)
+    said = REFUSALS[caught.value.reason]
+    assert said[0] == code
+    assert said[1].startswith(message)
     assert isinstance(caught.value, ValueError)
-    assert str(caught.value) == (message or str(caught.value))
-    assert len(str(caught.value)) > 10
     again = pickle.loads(pickle.dumps(caught.value))
-    assert (again.code, str(again)) == (code, str(caught.value))
+    assert (again.reason, str(again)) == (caught.value.reason, str(caught.value))
+    assert len(str(again)) > 10
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_settings_say_what_is_refused(on: bool) -> None:
+    settings = Settings(environment="development", password_min_length=9, password_max_length=70, password_blocklist=on)
+    rules = rules_of(settings)
+    assert refusal("password", rules) == "PASSWORD_TOO_SHORT"
+    assert refusal("p" * 71, rules) == "PASSWORD_TOO_LONG"
+    assert refusal("password1", rules) == ("PASSWORD_COMPROMISED" if on else None)
 
 
 @pytest.mark.proves("ASVS 16.2.5")

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import orm
 
-from playbook.auth import passwords
-from playbook.auth.passwords import Verdict
+from playbook.auth import password_hashing, password_rules
+from playbook.auth.password_hashing import Verdict
 from playbook.foundations.engines import make_engine
 from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import account_changes, password_reset, sign_in
@@ -59,7 +59,7 @@ class Comparisons:
     def __call__(self, password: str, stored: str | None) -> Verdict:
         self.count += 1
         self.before()
-        return passwords.check_password(password, stored or CHEAP_NOBODY)
+        return password_hashing.check_password(password, stored or CHEAP_NOBODY)
 
 
 CHEAP_NOBODY = CHEAP.hash("nobody has this")
@@ -69,7 +69,7 @@ CHEAP_NOBODY = CHEAP.hash("nobody has this")
 def compared(monkeypatch: pytest.MonkeyPatch) -> Comparisons:
     counting = Comparisons()
     monkeypatch.setattr(sign_in, "check_password", counting)
-    monkeypatch.setattr(passwords, "ARGON2", CHEAP)
+    monkeypatch.setattr(password_hashing, "ARGON2", CHEAP)
     return counting
 
 
@@ -539,8 +539,8 @@ def test_what_a_sign_in_asks_of_the_database(service: Service) -> None:
 @pytest.mark.parametrize("password", ["A\u030a" * 100, "x" * 128, "ﬃ" * 42])
 def test_a_password_is_as_long_as_it_was_when_it_was_chosen(service: Service, password: str) -> None:
     """200 code points typed, 100 after NFKC; 42 typed, 126 after it."""
-    passwords.PasswordRules(blocklist=False).check(password)
-    change_hash(service, passwords.hash_password(password))
+    password_rules.PasswordRules(listed=None).check(password)
+    change_hash(service, password_hashing.hash_password(password))
     assert enter(service, password=password).status_code == 200
 
 

@@ -14,10 +14,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from playbook.auth import passwords
+from playbook.auth import password_hashing
 from playbook.auth.mail import Mail, SmtpSender
 from playbook.auth.mail_queue import Postbox
-from playbook.auth.passwords import HASHING_TURN
+from playbook.auth.password_hashing import HASHING_TURN
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock, hash_token, is_token
 from playbook.foundations.engines import Base, make_engine
 from playbook.kit.live import LiveClient, serving
@@ -57,7 +57,7 @@ MINUTE = timedelta(minutes=1)
 def hasher(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Hashes are cheap and counted."""
     counting = Mock(wraps=argon2.PasswordHasher(1, 64, 1))
-    monkeypatch.setattr(passwords, "ARGON2", counting)
+    monkeypatch.setattr(password_hashing, "ARGON2", counting)
     return counting
 
 

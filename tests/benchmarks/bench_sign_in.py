@@ -56,7 +56,7 @@ end
 
 def bare(seconds: float, threads: int) -> dict[str, float]:
     """Hashes verified per second, in `threads` threads that do nothing else, and how long each took."""
-    from playbook.auth.passwords import ARGON2
+    from playbook.auth.password_hashing import ARGON2
 
     password = PERSON["password"]
     stored = ARGON2.hash(password)
@@ -88,7 +88,7 @@ def make_without_database() -> Any:
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    from playbook.auth.passwords import HASHING_TURN, check_password, hash_password
+    from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
 
     app, stored = FastAPI(), hash_password(PERSON["password"])
 

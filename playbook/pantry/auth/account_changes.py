@@ -11,9 +11,10 @@ from pydantic import Field
 from sqlalchemy import orm
 
 from playbook.auth.mail import Mail, link
+from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
 from playbook.auth.password_reset import RESET
-from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
 from playbook.pantry.auth.password_reset import drop_links, tell
+from playbook.pantry.auth.passwords import replace_hash
 from playbook.pantry.auth.sessions import (
     REMEMBER,
     CurrentSession,

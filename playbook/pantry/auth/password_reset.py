@@ -11,8 +11,8 @@ from sqlalchemy import orm
 
 from playbook.auth import mailed_links
 from playbook.auth.mail import Mail, link
+from playbook.auth.password_hashing import HASHING_TURN, hash_password
 from playbook.auth.password_reset import RESET, find_reset, finish_reset, start_reset
-from playbook.auth.passwords import HASHING_TURN, hash_password
 from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.sessions import end_sessions
 from playbook.pantry.auth.sign_in import Allowance, address_of, recognize, spend

@@ -12,12 +12,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 from sqlalchemy.orm import Mapped, mapped_column
 
-from playbook.auth.passwords import HASHING_TURN, check_password, hash_password, replace_hash
+from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base, Timestamp
 from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.pantry.auth.cross_site import location
+from playbook.pantry.auth.passwords import replace_hash
 from playbook.pantry.auth.sessions import remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification
 from playbook.pantry.auth.tables import UserSession

@@ -17,11 +17,13 @@ from sqlalchemy import orm
 
 from playbook.auth import mailed_links
 from playbook.auth.mail import Mail, link
-from playbook.auth.passwords import HASHING_TURN, PasswordRefused, PasswordRules, check_password, hash_password
+from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
+from playbook.auth.password_rules import PasswordRefused
 from playbook.foundations.clock_and_identifiers import new_token
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.write_skew import hold
 from playbook.pantry.auth.cross_site import location
+from playbook.pantry.auth.passwords import REFUSALS, rules_of
 from playbook.pantry.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
@@ -140,12 +142,10 @@ def after_the_answer(auth: Auth, work: Callable[[orm.Session], Mail | None]) -> 
 
 def check_rules(auth: Auth, password: str, *context: str) -> None:
     """AuthError 400 says which rule of the settings a new password breaks. `context`: words that count for nothing."""
-    settings = auth.settings
-    rules = PasswordRules(settings.password_min_length, settings.password_max_length, settings.password_blocklist)
     try:
-        rules.check(password, context)
+        rules_of(auth.settings).check(password, context)
     except PasswordRefused as error:
-        raise AuthError(400, error.code, str(error)) from None
+        raise AuthError(400, *REFUSALS[error.reason]) from None
 
 
 def new_user(auth: Auth, name: str, email: str, image: str | None) -> User:
