@@ -193,10 +193,10 @@ def test_a_failing_database_costs_the_mail_and_nothing_else(
 ) -> None:
     service = started(auth_service)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise sa.exc.OperationalError("SELECT", {}, Exception("gone"))
 
-    monkeypatch.setattr(password_reset, "new_link", fail)
+    monkeypatch.setattr(password_reset, "start_reset", fail)
     assert service.post("/request-password-reset", {"email": "ada@example.com"}).json() == ASKED
     assert service.auth.postbox.drain()
     assert "in the background: OperationalError" in caplog.text

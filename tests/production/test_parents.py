@@ -381,7 +381,10 @@ RACES = sorted({race for race in WRITERS.values() if not isinstance(race, str)},
 
 
 def written_in(source: str) -> set[str]:
-    """The tables with references that code inserts into: by a model's constructor, by insert(), or as text."""
+    """The tables with references that code inserts into: by a model's constructor, by insert(), or as text.
+
+    A model's `__table__` counts, too: it is handed to a recipe that inserts.
+    """
     referring = {table.name for table in Base.metadata.tables.values() if table.foreign_keys}
     classes = {model.__name__: name for name, model in MODELS.items() if name in referring}
     found: set[str] = set()
@@ -390,6 +393,8 @@ def written_in(source: str) -> set[str]:
             names = [node.func] if not (isinstance(node.func, ast.Attribute) and node.func.attr == "insert") else []
             names += [argument for argument in node.args if getattr(node.func, "attr", "") == "insert"]
             found |= {classes[name.id] for name in names if isinstance(name, ast.Name) and name.id in classes}
+        elif isinstance(node, ast.Attribute) and node.attr == "__table__" and isinstance(node.value, ast.Name):
+            found |= {classes[node.value.id]} if node.value.id in classes else set()
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= referring.intersection(re.findall(r"INSERT INTO (\w+)", node.value))
     return found

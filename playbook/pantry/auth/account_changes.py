@@ -12,7 +12,8 @@ from sqlalchemy import orm
 
 from playbook.auth.mail import Mail, link
 from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
-from playbook.pantry.auth.password_reset import RESET, drop_links, tell
+from playbook.auth.password_reset import RESET
+from playbook.pantry.auth.password_reset import drop_links, tell
 from playbook.pantry.auth.passwords import replace_hash
 from playbook.pantry.auth.sessions import (
     REMEMBER,
@@ -31,6 +32,7 @@ from playbook.pantry.auth.sign_in import Allowance, check_length, forget, spend
 from playbook.pantry.auth.sign_up import (
     VERIFY,
     Email,
+    Link,
     after_the_answer,
     check_rules,
     link_refused,
@@ -213,9 +215,7 @@ def change_email(
     return {"status": True}
 
 
-def approve_change(
-    request: Request, response: Response, auth: Auth, row: Verification, user: User, callback: str
-) -> Response:
+def approve_change(request: Request, response: Response, auth: Auth, row: Link, user: User, callback: str) -> Response:
     """The present address agrees: now the new one is asked."""
     caller = look_up(request, auth)
     if caller is not None and caller.user.id != user.id:
@@ -229,7 +229,7 @@ def approve_change(
     return redirect(callback) if callback else JSONResponse({"status": True})
 
 
-def move(db: orm.Session, auth: Auth, user: User, row: Verification) -> User | None:
+def move(db: orm.Session, auth: Auth, user: User, row: Link) -> User | None:
     """Take the link and give the account its address. None when another request was first."""
     used = sa.delete(Verification).where(Verification.id == row.id).returning(Verification.id)
     mine = sa.update(User).where(User.id == user.id, User.email == user.email)
@@ -240,9 +240,7 @@ def move(db: orm.Session, auth: Auth, user: User, row: Verification) -> User | N
     return db.get(User, user.id, populate_existing=True)
 
 
-def make_change(
-    request: Request, response: Response, auth: Auth, row: Verification, user: User, callback: str
-) -> Response:
+def make_change(request: Request, response: Response, auth: Auth, row: Link, user: User, callback: str) -> Response:
     """The new address is proven: it is the account's. The old one is told."""
     caller = look_up(request, auth)
     if caller is not None and caller.user.id != user.id:

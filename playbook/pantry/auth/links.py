@@ -7,8 +7,7 @@ from sqlalchemy import orm
 
 from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.account_changes import APPROVE, CHANGE, approve_change, make_change
-from playbook.pantry.auth.sign_up import VERIFY, confirm_address, find_link, link_refused
-from playbook.pantry.auth.tables import Verification
+from playbook.pantry.auth.sign_up import VERIFY, Link, confirm_address, find_link, link_refused
 from playbook.pantry.auth.wire import Service
 from playbook.schema.identity import User
 
@@ -20,7 +19,7 @@ LINKS = {VERIFY: confirm_address, APPROVE: approve_change, CHANGE: make_change} 
 def verify_email(request: Request, response: Response, auth: Service, token: str, callbackURL: str = "") -> Any:
     """The link of a mail: what its purpose does, unless it is unknown or too old."""
 
-    def read(db: orm.Session) -> tuple[Verification | None, User | None]:
+    def read(db: orm.Session) -> tuple[Link | None, User | None]:
         row = find_link(db, token, *LINKS)
         return row, db.get(User, row.user_id) if row else None
 

@@ -1,7 +1,7 @@
 """Password reset: by a link that works once and leads to this service only."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
@@ -9,23 +9,30 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Request, Response
 from sqlalchemy import orm
 
+from playbook.auth import mailed_links
 from playbook.auth.mail import Mail, link
 from playbook.auth.password_hashing import HASHING_TURN, hash_password
+from playbook.auth.password_reset import RESET, find_reset, finish_reset, start_reset
 from playbook.foundations.deny_by_default import anyone
 from playbook.pantry.auth.sessions import end_sessions
 from playbook.pantry.auth.sign_in import Allowance, address_of, recognize, spend
-from playbook.pantry.auth.sign_up import SUBJECTS, Email, check_rules, find_link, in_background, new_link, redirect
-from playbook.pantry.auth.tables import Verification
+from playbook.pantry.auth.sign_up import (
+    LINKS,
+    SUBJECTS,
+    Email,
+    check_rules,
+    hold_once,
+    in_background,
+    own_columns,
+    redirect,
+)
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.schema.identity import Account, User
-
-RESET: Final = "reset-password"
 
 
 def drop_links(db: orm.Session, user_id: UUID, *purposes: str) -> None:
     """Links of these purposes, or with none named all, are dead from now on."""
-    mine = sa.delete(Verification).where(Verification.user_id == user_id)
-    db.execute(mine.where(Verification.purpose.in_(purposes)) if purposes else mine)
+    mailed_links.drop_links(db, user_id, *purposes, table=LINKS)
 
 
 def reset_mail(auth: Auth, email: str, token: str, callback: str) -> Mail:
@@ -45,12 +52,15 @@ MAILS = Allowance(3, timedelta(minutes=20))  # reset mails to one address
 def send_reset(auth: Auth, email: str, callback: str) -> bool:
     """Mail a link to the account of this address, if there is one. Returns whether a mail was posted."""
 
+    def find_user(db: orm.Session, email: str) -> UUID | None:
+        user_id = db.scalar(sa.select(User.id).where(User.email == email))
+        if user_id is not None:
+            hold_once(db, user_id)
+        return user_id
+
     def work(db: orm.Session) -> str | None:
-        user = db.scalar(sa.select(User).where(User.email == email))
-        if user is None:
-            return None
-        drop_links(db, user.id, RESET)
-        return new_link(db, auth, user, RESET, email, auth.settings.reset_lifetime)
+        lifetime = timedelta(seconds=auth.settings.reset_lifetime)
+        return start_reset(db, email, auth.clock.now(), find_user, lifetime, LINKS, **own_columns(auth))
 
     try:
         if auth.settings.rate_limits:
@@ -92,8 +102,8 @@ def open_reset_link(auth: Service, token: str, callbackURL: str | None = None) -
     if callbackURL is None:
         words = "[query.callbackURL] Invalid input: expected string, received undefined"
         raise AuthError(400, "VALIDATION_ERROR", words)
-    row = auth.transact(lambda db: find_link(db, token, RESET))
-    if row is None or row.expires_at <= auth.clock.now() or not callbackURL:
+    row = auth.transact(lambda db: find_reset(db, token, auth.clock.now(), LINKS))
+    if row is None or not callbackURL:
         return redirect(absolute(auth, callbackURL or "/api/auth/error", error="INVALID_TOKEN"))
     return redirect(absolute(auth, callbackURL, token=token))
 
@@ -110,21 +120,25 @@ def set_password(db: orm.Session, auth: Auth, user_id: UUID, password_hash: str)
         db.add(account)
 
 
-def use_link(db: orm.Session, auth: Auth, row: Verification, password_hash: str) -> bool:
+def use_link(db: orm.Session, auth: Auth, token: str, password_hash: str) -> bool:
     """Take the token and set the password; False when another request has taken it, it is too late, or for an address
     that is no longer the account's.
     """
-    used = sa.delete(Verification).where(Verification.id == row.id, Verification.expires_at > auth.clock.now())
-    mine = sa.update(User).where(User.id == row.user_id, User.email == row.email)
-    proven = sa.true() if auth.settings.strict_proof else User.email_verified  # whoever has the link has the mailbox
-    mine = mine.values(updated_at=User.updated_at, email_verified=proven).execution_options(synchronize_session=False)
-    if not db.execute(used.returning(Verification.id)).all() or not db.execute(mine.returning(User.id)).all():
-        return False
-    set_password(db, auth, row.user_id, password_hash)
-    drop_links(db, row.user_id)
-    if auth.settings.revoke_sessions_on_reset:
-        end_sessions(db, row.user_id)
-    return True
+
+    def set_if_theirs(db: orm.Session, user_id: UUID, email: str, password_hash: str) -> bool:
+        proven = sa.true() if auth.settings.strict_proof else User.email_verified  # who has the link has the mailbox
+        mine = sa.update(User).where(User.id == user_id, User.email == email)
+        mine = mine.values(updated_at=User.updated_at, email_verified=proven)
+        if not db.execute(mine.returning(User.id).execution_options(synchronize_session=False)).all():
+            return False
+        set_password(db, auth, user_id, password_hash)
+        return True
+
+    def end_all(db: orm.Session, user_id: UUID) -> None:
+        if auth.settings.revoke_sessions_on_reset:
+            end_sessions(db, user_id)
+
+    return finish_reset(db, token, password_hash, auth.clock.now(), set_if_theirs, end_all, LINKS) is not None
 
 
 def tell(auth: Auth, email: str, text: str) -> None:
@@ -145,14 +159,14 @@ def reset_password(
     if not (token := sent.token or token):
         raise AuthError(400, "INVALID_TOKEN")
     check_rules(auth, sent.newPassword)
-    row = auth.transact(lambda db: find_link(db, token, RESET))
-    if row is None or row.expires_at <= auth.clock.now():
+    row = auth.transact(lambda db: find_reset(db, token, auth.clock.now(), LINKS))
+    if row is None:
         raise AuthError(400, "INVALID_TOKEN")
     check_rules(auth, sent.newPassword, row.email)
     password_hash = hash_password(sent.newPassword)
 
     def work(db: orm.Session) -> bool:
-        used = use_link(db, auth, row, password_hash)
+        used = use_link(db, auth, token, password_hash)
         if used:
             recognize(db, auth, row.email, address_of(request))  # or whoever is guessing would keep the owner out
         return used
