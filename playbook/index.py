@@ -34,7 +34,7 @@ from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import data_path, lesson_url, serving, show_http
 from playbook.pantry.app import mirror_of, resource_api
-from playbook.pantry.catalog import load_catalog
+from playbook.pantry.catalog_file import load_catalog
 from playbook.pantry.history import prepare
 from playbook.pantry.http import Caller
 from playbook.pantry.settings import Settings
@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-37 playbooks, 20 h 18 min in all.
+38 playbooks, 21 h 27 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -100,13 +100,14 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Start and stop](foundations/start_and_stop.ipynb) | 48 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
 | [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
-### schema: from facts to tables (56 min)
+### schema: from facts to tables (2 h 5 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Profile the data](schema/profile_data.ipynb) | 18 | Find out what a file really holds, its keys, its dependencies, its spellings and its lies, before you draw a table. |
 | [Identity](schema/identity.ipynb) | 18 | Model people, the ways they sign in, and the organizations they belong to, so that a changed address, a second address and two sign-ups at once do no harm. |
-| [Catalog](schema/catalog.ipynb) | 20 | Model packages, releases and files, and load 14,985 real packages in one transaction, with every refused row named by its line. |
+| [Natural keys](schema/natural_keys.ipynb) | 42 | Tell when two names are one and which of two versions is newer, with texts that every database can compare. |
+| [Bulk load](schema/bulk_load.ipynb) | 47 | Load a file of thousands of rows into any table, all or nothing, and name each refused row by its line and a reason. |
 
 ### migrations: changing it while it runs (1 h)
 
@@ -152,7 +153,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 |---|--:|---|
 | [Pantry](production/pantry.ipynb) | 18 | Assemble a service from parts that keep different contracts, so that one command starts it, a wrong setting stops it, and nothing it promised is lost when it stops. |
 
-Pages that were divided or renamed: `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb).
+Pages that were divided or renamed: `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `catalog` is now [Natural keys](schema/natural_keys.ipynb), [Bulk load](schema/bulk_load.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb).
 """
 
 # %% [markdown]
