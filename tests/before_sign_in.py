@@ -16,7 +16,7 @@ from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.pantry import organizations, packages
 from playbook.pantry.app import BASELINE, mirror_of, resource_api
-from playbook.pantry.catalog import load_catalog
+from playbook.pantry.catalog_file import load_catalog
 from playbook.pantry.errors import install_problems
 from playbook.pantry.headers import secure
 from playbook.pantry.history import prepare

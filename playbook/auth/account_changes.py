@@ -447,7 +447,7 @@ organization's `version`, as every writer of this rule does.
 # %%
 from uuid import UUID
 
-from playbook.schema.catalog import File, PackageRole
+from playbook.pantry.catalog import File, PackageRole
 
 
 def left_without_owner(db: orm.Session, user_id: UUID) -> list[str]:

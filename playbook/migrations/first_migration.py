@@ -824,5 +824,5 @@ S. Ambler, *Refactoring Databases*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Catalog](../schema/catalog.ipynb) · [course map](../index.ipynb) · Next: [Expand and contract](expand_and_contract.ipynb)
+Previous: [Bulk load](../schema/bulk_load.ipynb) · [course map](../index.ipynb) · Next: [Expand and contract](expand_and_contract.ipynb)
 """

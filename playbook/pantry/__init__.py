@@ -11,7 +11,8 @@ Map
                       what stands between the socket and the application
 `http`                one transaction, a caller or none, a request id: what every route has
 `callers`, `roles`    whose session a request carries, and what its owner may do
-`catalog`             the tables of packages, releases and files
+`catalog`, `catalog_file`
+                      the tables of packages, releases and files, and the load of a file into them
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
 `fields`, `lists`, `conditions`, `keys`

@@ -30,7 +30,8 @@ from playbook.pantry.auth.session_lookup import SessionLookup
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.wire import AnswerCookies, Auth
 from playbook.pantry.callers import session_caller
-from playbook.pantry.catalog import Package, load_catalog
+from playbook.pantry.catalog import Package
+from playbook.pantry.catalog_file import load_catalog
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems

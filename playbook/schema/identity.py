@@ -660,5 +660,5 @@ RFC 5321, 2.4 (case of the local part) and 4.5.3.1 (lengths). RFC 9562, 5.7 (UUI
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Profile the data](profile_data.ipynb) · [course map](../index.ipynb) · Next: [Catalog](catalog.ipynb)
+Previous: [Profile the data](profile_data.ipynb) · [course map](../index.ipynb) · Next: [Natural keys](natural_keys.ipynb)
 """

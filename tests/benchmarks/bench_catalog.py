@@ -1,4 +1,4 @@
-"""Loading the catalogue (`playbook.schema.catalog.load_catalog`) against what the engines do at the least.
+"""Loading the catalogue (`playbook.pantry.catalog_file.load_catalog`) against what the engines do at the least.
 
 The floor on DuckDB is its own `CREATE TABLE AS SELECT * FROM read_csv(...)`, on PostgreSQL psycopg's COPY into a table
 of text without an index: both read the file and check nothing. The peer is an ORM object for each row, all in one
@@ -90,7 +90,7 @@ def database(url: str) -> tuple[Any, Any, Any]:
     from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
     from playbook.foundations.engines import Base, make_engine
     from playbook.foundations.transactions import transaction
-    from playbook.schema import catalog  # noqa: F401  (declares the tables)
+    from playbook.pantry import catalog  # noqa: F401  (declares the tables)
     from playbook.schema.identity import Organization
 
     engine, clock = make_engine(url), SystemClock()
@@ -130,7 +130,8 @@ def copy(url: str, path: str) -> Sample:
 def insert_ready(url: str, path: str) -> Sample:
     """What DuckDB takes for the last step alone: rows that are ready, into Pantry's two tables with their indexes."""
     from playbook.foundations.engines import Base
-    from playbook.pantry.catalog import Package, Release, load_catalog
+    from playbook.pantry.catalog import Package, Release
+    from playbook.pantry.catalog_file import load_catalog
 
     tables = [Package.__tablename__, Release.__tablename__]
     engine, organization, now = database(url)
@@ -152,7 +153,7 @@ def insert_ready(url: str, path: str) -> Sample:
 
 def load(url: str, path: str, again: bool = False) -> Sample:
     """Load the file by `load_catalog`; with `again`, measure the second load, which changes nothing."""
-    from playbook.pantry.catalog import load_catalog
+    from playbook.pantry.catalog_file import load_catalog
 
     engine, organization, now = database(url)
     if again:
@@ -175,7 +176,7 @@ def row_by_row(url: str, path: str, count: int) -> Sample:
     from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
     from playbook.foundations.transactions import transaction
     from playbook.pantry.catalog import Package, Release
-    from playbook.schema.catalog import version_key
+    from playbook.schema.natural_keys import version_key
 
     engine, organization, now = database(url)
     ids = Identifiers(SystemClock())
@@ -215,7 +216,7 @@ def profile(url: str, path: str) -> list[tuple[str, float, float]]:
     """
     import sqlalchemy as sa
 
-    from playbook.pantry.catalog import load_catalog
+    from playbook.pantry.catalog_file import load_catalog
 
     engine, organization, now = database(url)
     sent: list[tuple[str, float, float]] = []

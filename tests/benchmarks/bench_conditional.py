@@ -26,7 +26,7 @@ def pantry_of(guarded: bool) -> Any:
     from playbook.foundations.engines import Base, make_engine
     from playbook.foundations.transactions import transaction
     from playbook.kit.data import data_path
-    from playbook.pantry.catalog import load_catalog
+    from playbook.pantry.catalog_file import load_catalog
     from playbook.pantry.conditions import Conditions, representation
     from playbook.pantry.http import Caller, create_app
     from playbook.schema.identity import Organization, add_user

@@ -34,7 +34,8 @@ def prepare(url: str, revision: str) -> int:
     from playbook.foundations.engines import make_engine
     from playbook.foundations.transactions import transaction
     from playbook.kit.data import data_path
-    from playbook.pantry.catalog import Package, load_catalog
+    from playbook.pantry.catalog import Package
+    from playbook.pantry.catalog_file import load_catalog
     from playbook.pantry.history import upgrade
     from playbook.schema.identity import Organization
 

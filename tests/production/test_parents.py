@@ -33,7 +33,7 @@ from playbook.kit.live import LiveClient, serving
 from playbook.migrations.first_migration import Orphan, orphans
 from playbook.pantry.app import pantry
 from playbook.pantry.auth.wire import Auth
-from playbook.pantry.catalog import load_catalog
+from playbook.pantry.catalog_file import load_catalog
 from playbook.pantry.settings import Settings
 
 ORIGIN = "http://localhost:8000"
@@ -373,8 +373,8 @@ WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
     ("playbook.pantry.auth.sign_up", "verifications"): links_of_who_leaves,
     ("playbook.pantry.auth.sign_up", "accounts"): NEW,
     ("playbook.pantry.auth.password_reset", "accounts"): "the UPDATE of the user in use_link comes first",
-    ("playbook.schema.catalog", "packages"): releases_of_what_is_deleted,
-    ("playbook.schema.catalog", "releases"): releases_of_what_is_deleted,
+    ("playbook.pantry.catalog_file", "packages"): releases_of_what_is_deleted,
+    ("playbook.pantry.catalog_file", "releases"): releases_of_what_is_deleted,
     ("before_sign_in", "members"): "the developer of the lessons: nobody can delete them, there is no /api/auth",
 }  # fmt: skip
 RACES = sorted({race for race in WRITERS.values() if not isinstance(race, str)}, key=lambda race: race.__name__)
@@ -395,6 +395,8 @@ def written_in(source: str) -> set[str]:
             found |= {classes[name.id] for name in names if isinstance(name, ast.Name) and name.id in classes}
         elif isinstance(node, ast.Attribute) and node.attr == "__table__" and isinstance(node.value, ast.Name):
             found |= {classes[node.value.id]} if node.value.id in classes else set()
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):  # TABLES["packages"]
+            found |= referring & {node.slice.value}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= referring.intersection(re.findall(r"INSERT INTO (\w+)", node.value))
     return found
