@@ -620,6 +620,8 @@ def limited(engine):
 run_environment(lambda: engine, lambda: metadata, connect=limited)
 ```
 
+An engine of `make_engine` takes them from `connection.info["transaction"]` instead.
+
 A **backfill**, an UPDATE of many rows, may take longer. Its revision makes an exception,
 which ends with its transaction: `op.execute("SET LOCAL statement_timeout = 0")`. Pantry
 also handles a pooler and processes that start at once

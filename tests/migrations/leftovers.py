@@ -24,7 +24,8 @@ DUCKDB = """
     UNION ALL SELECT 'schema ' || schema_name FROM duckdb_schemas() WHERE NOT internal"""
 POSTGRESQL = """
     SELECT CASE WHEN relkind IN ('v', 'm') THEN 'view ' || pg_get_viewdef(oid) || ' '
-        WHEN relkind = 'S' THEN 'sequence ' ELSE 'table ' END || relname FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p', 'S', 'v', 'm')
+        WHEN relkind = 'S' THEN 'sequence ' ELSE 'table ' END || relname
+        FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 'p', 'S', 'v', 'm')
     UNION ALL SELECT 'column ' || relname || '.' || attname || ' ' || format_type(atttypid, atttypmod) ||
         CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END || coalesce(' DEFAULT ' || pg_get_expr(adbin, adrelid), '') ||
         attidentity::text || attgenerated::text

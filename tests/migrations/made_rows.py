@@ -112,28 +112,40 @@ def sample(strategy: st.SearchStrategy[Any], count: int, seed: int) -> list[Any]
     return found
 
 
-def put(engine: sa.Engine, there: sa.Table, rows: list[dict[str, Any]]) -> int:
-    """Insert `rows` at once, or, where one of them is refused, one by one. How many were taken."""
+def taken(engine: sa.Engine, there: sa.Table, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Insert `rows` at once, or, where one of them is refused, one by one. Those that were taken."""
     try:
         with engine.begin() as connection:
             connection.execute(there.insert().values(rows))
-        return len(rows)
+        return rows
     except sa.exc.IntegrityError:
-        return sum(put(engine, there, [row]) for row in rows) if len(rows) > 1 else 0
+        return [one for row in rows for one in taken(engine, there, [row])] if len(rows) > 1 else []
+
+
+def put(engine: sa.Engine, there: sa.Table, rows: list[dict[str, Any]]) -> int:
+    """How many of `rows` were taken."""
+    return len(taken(engine, there, rows))
 
 
 SEEN: dict[Any, sa.MetaData] = {}
 KNOWN: dict[str, list[dict[str, Any]]] = {}  # making rows is most of the work, and most tables come again
 
 
-def rows_of(there: sa.Table, seed: int, given: Given) -> list[dict[str, Any]]:
-    """The rows for a table, the same for the same columns, rules, keys and seed."""
+def key_of(there: sa.Table, seed: int) -> str:
+    """The same for the same columns, rules, keys and seed."""
     rules = sorted(str(rule.sqltext) for rule in there.constraints if isinstance(rule, sa.CheckConstraint))
     keys = sorted(str(sorted(index.columns.keys())) for index in there.indexes if index.unique)
-    known = repr((there, sorted(there.primary_key.columns.keys()), rules, keys, seed, sorted(given)))
-    if given or known not in KNOWN:
-        KNOWN[known] = sample(row_of(there, given), MADE, seed)
-    return [dict(row) for row in KNOWN[known]]
+    return repr((there, sorted(there.primary_key.columns.keys()), rules, keys, seed))
+
+
+def rows_of(there: sa.Table, seed: int, given: Given) -> list[dict[str, Any]]:
+    """The rows for a table: made once, or anew for strategies that are `given`."""
+    if given:
+        return sample(row_of(there, given), MADE, seed)
+    key = key_of(there, seed)
+    if key not in KNOWN:
+        KNOWN[key] = sample(row_of(there, given), MADE, seed)
+    return [dict(row) for row in KNOWN[key]]
 
 
 def fill(engine: sa.Engine, models: sa.MetaData, seed: int, given: Given) -> list[str]:
@@ -152,5 +164,8 @@ def fill(engine: sa.Engine, models: sa.MetaData, seed: int, given: Given) -> lis
                 number = made[key.column_keys[0]]
                 chosen = parents[number % len(parents)] if parents and number is not None else [None] * len(columns)
                 row |= dict(zip(key.column_keys, chosen, strict=True))
-        empty += [there.name] * (put(engine, there, rows) == 0)
+        good = taken(engine, there, rows)
+        if len(good) < len(rows) and good and not given:  # the next time without those that are refused
+            KNOWN[key_of(there, seed)] = [made for made, row in zip(numbers, rows, strict=True) if row in good]
+        empty += [there.name] * (not good)
     return empty
