@@ -740,5 +740,5 @@ documentation, "ALTER TABLE" and "Concurrency". SQLAlchemy documentation, "Attri
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [First migration](first_migration.ipynb) · [course map](../index.ipynb) · Next: [Test migrations](test_migrations.ipynb)
+Previous: [Drift](drift.ipynb) · [course map](../index.ipynb) · Next: [Test migrations](test_migrations.ipynb)
 """

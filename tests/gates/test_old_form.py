@@ -10,8 +10,7 @@ from playbook.kit.course import Course
 FROZEN = frozenset(
     {
         "auth/account_changes", "auth/better_auth_contract", "auth/mail_queue", "auth/wire",
-        "migrations/expand_and_contract", "migrations/first_migration", "migrations/test_migrations", "schema/identity",
-        "schema/profile_data",
+        "migrations/expand_and_contract", "schema/identity", "schema/profile_data",
     }
 )  # fmt: skip
 

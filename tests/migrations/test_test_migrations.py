@@ -1,4 +1,4 @@
-"""`test_migrations`: each kind of fault is found on both engines, what is right passes, rows are made for any table."""
+"""What looks at Pantry's history: each kind of fault is found on both engines, and rows are made for any table."""
 
 import datetime as dt
 import subprocess
@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made_rows
 import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
+from leftovers import leftovers, schema
 
 from playbook.foundations.engines import NAMING, make_engine
 from playbook.kit.data import ROOT
 from playbook.kit.hook import PlaybookLoader
 from playbook.migrations import test_migrations as tm
-from playbook.migrations.first_migration import current
-from playbook.pantry.history import PANTRY, downgrade, upgrade
+from playbook.migrations.first_migration import current, downgrade
 
 ENVIRONMENT = "from playbook.migrations.first_migration import run_environment\nrun_environment(None, None)\n"
 REVISION = """import sqlalchemy as sa
@@ -66,14 +67,21 @@ def second(history: History, up: str, down: str, loses: dict[str, str] | None = 
     return tm.steps(folder)[1], folder
 
 
-def findings(engine: sa.Engine, step: tm.Step, folder: Path, **more: Any) -> list[str]:
-    """Both tests on one database, which the history itself empties again."""
+def findings(engine: sa.Engine, step: tm.Step, folder: Path, given: made_rows.Given | None = None) -> list[str]:
+    """One walk over made rows, looked at in two ways, as the gate of Pantry's history does."""
     if current(engine):
         downgrade(engine, "base", folder)
-    if found := tm.up_down_up(engine, step, folder):
-        return found
-    downgrade(engine, "base", folder)
-    return tm.rows_survive(engine, step, NO_MODELS, folder, **more)
+    seen, arrived, left, found = list[set[str]](), list[tm.Rows](), list[tm.Rows](), list[str]()
+    try:
+        for place in tm.walk(engine, step, folder):
+            seen.append(schema(engine))
+            arrived.append(tm.contents(engine))
+            empty = made_rows.fill(engine, NO_MODELS, place, given or {}) if place < 2 else []
+            found += [f"{step.after}: no row for {name}" for name in empty]
+            left.append(tm.contents(engine))
+    except tm.StepFailed as failed:
+        return [*found, str(failed), *leftovers(step, seen)]
+    return found + leftovers(step, seen) + tm.changes(step, left, arrived)
 
 
 # ---------------------------------------------------------------- what is right passes
@@ -205,16 +213,9 @@ def test_leftovers_that_no_model_knows_are_found(postgres_url: str, history: His
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TYPE mood AS ENUM ('green')")
     step, folder = second(history, f"op.execute({ON_POSTGRESQL[line]!r})", "pass")
-    found = tm.up_down_up(engine, step, folder)
+    found = findings(engine, step, folder)
     assert any("the downgrade leaves behind: " in there and line in there for there in found), found
     engine.dispose()
-
-
-def test_one_head(history: History) -> None:
-    folder = history(("1", None, "pass", "pass", {}), ("2", "1", "pass", "pass", {}))
-    assert tm.one_head(folder) == []
-    history(("3", "1", "pass", "pass", {}))
-    assert tm.one_head(folder) == ["2 heads: 2, 3; merge them"]
 
 
 def test_a_merge_is_a_step_with_two_beginnings(engine: sa.Engine, history: History) -> None:
@@ -230,34 +231,6 @@ def test_a_merge_is_a_step_with_two_beginnings(engine: sa.Engine, history: Histo
     assert steps[0].after == "1"
     assert findings(engine, steps[-1], folder) == []
     assert current(engine) == ("4",)
-
-
-def test_the_walk_stops_where_the_step_begins(engine: sa.Engine, history: History) -> None:
-    step, folder = second(history, ADD, DROP)
-    at = []
-    for place in tm.walk(engine, step, folder):
-        at.append((place, current(engine)))
-    assert at == [(0, ("1",)), (1, ("2",)), (2, ("1",)), (3, ("2",))]
-
-
-def test_a_history_that_does_not_match_the_models(url: str, history: History) -> None:
-    up = ADD.replace("add_column('things', ", "create_table('things', ")
-    folder = history(("1", None, up, "op.drop_table('things')", {"things": "it begins here"}))
-    engines = []
-
-    def new() -> sa.Engine:
-        engine = make_engine(url if url.startswith("postgresql") else f"duckdb:///:memory:models_{len(engines)}")
-        for name in sa.inspect(engine).get_table_names():
-            with engine.begin() as connection:
-                connection.exec_driver_sql(f"DROP TABLE {name}")
-        engines.append(engine)
-        return engine
-
-    models = sa.MetaData(naming_convention=NAMING)
-    sa.Table("things", models, sa.Column("size", sa.Integer), sa.Column("color", sa.String))
-    assert tm.check_history(new, models, folder) == ["column things.color: not in the database"]
-    for engine in engines:
-        engine.dispose()
 
 
 # ---------------------------------------------------------------- made rows
@@ -278,9 +251,9 @@ def zoo(metadata: sa.MetaData) -> sa.Table:
 def test_rows_are_made_for_every_type_and_come_back_as_they_went(engine: sa.Engine) -> None:
     zoo(metadata := sa.MetaData())
     metadata.create_all(engine)
-    there = tm.reflected(engine, NO_MODELS).tables["zoo"]
-    made = tm.sample(tm.row_of(there, {}), 12, 1)
-    assert tm.put(engine, there, made) >= 10
+    there = made_rows.reflected(engine, NO_MODELS).tables["zoo"]
+    made = made_rows.sample(made_rows.row_of(there, {}), 12, 1)
+    assert made_rows.put(engine, there, made) >= 10
     with engine.connect() as connection:
         back = {row["id"]: dict(row) for row in connection.execute(there.select()).mappings()}
     sent = {row["id"]: row for row in reversed(made)}  # of two with one key the first was taken
@@ -295,7 +268,7 @@ def test_rows_are_made_for_every_type_and_come_back_as_they_went(engine: sa.Engi
 
 def test_rows_are_the_same_for_the_same_seed_and_differ_for_another() -> None:
     there = zoo(sa.MetaData())
-    first, again, other = (repr(tm.sample(tm.row_of(there, {}), 6, seed)) for seed in (0, 0, 1))
+    first, again, other = (repr(made_rows.sample(made_rows.row_of(there, {}), 6, seed)) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -317,9 +290,9 @@ def test_rows_respect_rules_keys_and_references(engine: sa.Engine) -> None:
     )  # fmt: skip
     metadata.create_all(engine)
     for seed in (0, 1):
-        assert tm.fill(engine, metadata, seed, {}) == []
+        assert made_rows.fill(engine, metadata, seed, {}) == []
     rows = tm.contents(engine)
-    assert all(len(there) >= tm.MADE for there in rows.values()), {name: len(there) for name, there in rows.items()}
+    assert min(map(len, rows.values())) >= made_rows.MADE, {name: len(there) for name, there in rows.items()}
     assert {row["role"] for row in rows["people"]} == {repr("a's"), repr("b")}
     people = {(row["team"], row["number"]) for row in rows["people"]}
     badges = [(row["team"], row["number"]) for row in rows["badges"] if "None" not in (row["team"], row["number"])]
@@ -335,21 +308,21 @@ def test_a_table_that_takes_no_row_is_named_and_can_be_helped(engine: sa.Engine,
         "sa.CheckConstraint('year BETWEEN 2001 AND 2009', name=op.f('ck_odd_year')))"
     )
     step, folder = second(history, up, "op.drop_table('odd')", {"odd": "the table begins here"})
-    assert "2: no row for odd: give strategies for its columns" in findings(engine, step, folder)
+    assert "2: no row for odd" in findings(engine, step, folder)
     given = {"odd.year": st.integers(2001, 2009)}
     assert findings(engine, step, folder, given=given) == []
 
 
 def test_a_type_that_nobody_taught_it_is_an_error() -> None:
     with pytest.raises((NotImplementedError, KeyError)):
-        tm.of_type(sa.types.NullType())
+        made_rows.of_type(sa.types.NullType())
 
 
 def test_contents_tell_types_apart(engine: sa.Engine) -> None:
     metadata = sa.MetaData()
     there = sa.Table("t", metadata, sa.Column("a", sa.Integer), sa.Column("b", sa.Boolean), sa.Column("d", sa.Date))
     metadata.create_all(engine)
-    tm.put(engine, there, [{"a": 1, "b": True, "d": dt.date(2026, 11, 2)}])
+    made_rows.put(engine, there, [{"a": 1, "b": True, "d": dt.date(2026, 11, 2)}])
     assert tm.contents(engine) == {"t": [{"a": "1", "b": "True", "d": "datetime.date(2026, 11, 2)"}]}
 
 
@@ -361,9 +334,9 @@ def test_the_page_is_imported_as_a_page_though_pytest_rewrites_files_of_such_nam
     assert not hasattr(tm, "history"), "a demonstration ran at import"
 
 
-@pytest.mark.parametrize("target", ["playbook", "playbook/migrations/test_migrations.py"])
-def test_pytest_finds_no_test_in_the_page(target: str) -> None:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n0", "-p", "no:cacheprovider", target]
+def test_pytest_finds_no_test_in_the_page_nor_in_its_exercise() -> None:
+    targets = ["playbook/migrations", "playbook/exercises/migrations"]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n0", "-p", "no:cacheprovider", *targets]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "no tests collected" in done.stdout, done.stdout + done.stderr
     assert "error" not in done.stdout.lower(), done.stdout
@@ -376,10 +349,3 @@ def test_the_service_does_not_load_what_is_for_tests() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
-def test_the_history_of_pantry_is_the_default(url: str) -> None:
-    engine = make_engine(url)
-    upgrade(engine)
-    assert current(engine) == (tm.steps(PANTRY)[-1].after,)
-    engine.dispose()

@@ -37,10 +37,11 @@ from playbook.kit import postgres, ready
 from playbook.kit.errors import InputError
 from playbook.kit.live import LiveClient, LiveServer, serving
 from playbook.kit.running import environment
-from playbook.migrations.first_migration import current, orphans
+from playbook.migrations.first_migration import current
 from playbook.pantry.app import pantry
 from playbook.pantry.catalog import Package
 from playbook.pantry.indexes import find_damage
+from playbook.pantry.orphans import orphans
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Organization, User
 

@@ -21,9 +21,8 @@ from playbook.foundations.engines import Base, make_engine, open_duckdb
 from playbook.kit import hook
 from playbook.kit.course import Course
 from playbook.kit.data import ROOT
-from playbook.migrations.first_migration import drift
 from playbook.pantry.app import pantry
-from playbook.pantry.history import prepare
+from playbook.pantry.history import drift, prepare
 from playbook.pantry.indexes import DamagedDatabase, Double, Missing, find_damage, mend_indexes, rebuild
 from playbook.pantry.repair import BEFORE, repair
 from playbook.pantry.settings import Settings

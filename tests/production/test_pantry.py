@@ -25,12 +25,12 @@ from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.data import data_path
 from playbook.kit.live import LiveClient, serving
-from playbook.migrations.first_migration import WrongSchema, drift
+from playbook.migrations.drift import WrongSchema
 from playbook.pantry import organizations, packages
 from playbook.pantry.app import Handover, pantry
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.tables import UserSession, Verification
-from playbook.pantry.history import upgrade
+from playbook.pantry.history import drift, upgrade
 from playbook.pantry.housekeeping import EVERY, sweep
 from playbook.pantry.http import DOCUMENTATION, Caller, current_caller
 from playbook.pantry.roles import NEEDS, OPEN, by_membership

@@ -30,10 +30,10 @@ from playbook.foundations.write_skew import NO_PARENT
 from playbook.kit import postgres
 from playbook.kit.course import Course
 from playbook.kit.live import LiveClient, serving
-from playbook.migrations.first_migration import Orphan, orphans
 from playbook.pantry.app import pantry
 from playbook.pantry.auth.wire import Auth
 from playbook.pantry.catalog_file import load_catalog
+from playbook.pantry.orphans import Orphan, orphans
 from playbook.pantry.settings import Settings
 
 ORIGIN = "http://localhost:8000"

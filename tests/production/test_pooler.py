@@ -21,9 +21,10 @@ from playbook.kit.data import data_path
 from playbook.kit.errors import InputError
 from playbook.kit.live import serving
 from playbook.kit.postgres import driver_url
-from playbook.migrations.first_migration import behind_pooler, current, drift
+from playbook.migrations.first_migration import current
 from playbook.pantry.app import pantry
-from playbook.pantry.history import downgrade, heads, prepare, upgrade
+from playbook.pantry.history import downgrade, drift, heads, prepare, upgrade
+from playbook.pantry.migrating import behind_pooler
 from playbook.pantry.settings import Settings
 
 PASSWORD, ANOTHER = "four quiet rivers and a spoon", "the spoon sailed up the river"

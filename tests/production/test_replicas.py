@@ -20,8 +20,8 @@ from sqlalchemy import orm
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import somebody_was_first, transaction
-from playbook.migrations import first_migration
 from playbook.migrations.first_migration import current
+from playbook.pantry import history
 from playbook.pantry.app import mirror_of
 from playbook.pantry.history import heads, prepare, upgrade
 from playbook.pantry.settings import Settings
@@ -123,7 +123,7 @@ def test_the_mirror_that_another_replica_has_just_made(postgres_url: str) -> Non
 
 def test_another_process_migrates_between_two_looks(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The replica that was quicker takes the lock as soon as `prepare` gives it up: its tables are no stranger's."""
-    engine, turn = make_engine(postgres_url), first_migration.migration_connection
+    engine, turn = make_engine(postgres_url), history.migration_connection
 
     @contextmanager
     def then_the_other(engine: sa.Engine) -> Iterator[sa.Connection]:
@@ -132,7 +132,7 @@ def test_another_process_migrates_between_two_looks(postgres_url: str, monkeypat
         monkeypatch.undo()
         upgrade(engine)
 
-    monkeypatch.setattr(first_migration, "migration_connection", then_the_other)
+    monkeypatch.setattr(history, "migration_connection", then_the_other)
     prepare(engine)
     assert current(engine) == heads()
     engine.dispose()

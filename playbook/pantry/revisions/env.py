@@ -8,6 +8,8 @@ from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.settings import SettingsError
 from playbook.kit.database_errors import advice, in_one_line
 from playbook.migrations.first_migration import run_environment
+from playbook.pantry.history import alembic_options
+from playbook.pantry.migrating import migration_connection
 from playbook.pantry.settings import load_settings
 
 
@@ -33,7 +35,8 @@ def models() -> sa.MetaData:
 
 
 try:
-    run_environment(engine, models)
+    database = context.config.attributes.get("engine") or engine()
+    run_environment(lambda: database, models, migration_connection, **alembic_options(database.dialect.name))
 except sa.exc.DBAPIError as error:
     # On the command line only: a program that calls Alembic wants the error itself, and a mistake in a revision is
     # found by its traceback.
