@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-37 playbooks, 20 h 46 min in all.
+36 playbooks, 21 h in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -129,14 +129,13 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (3 h 50 min)
+### auth: who is it, may they, for how long (4 h 4 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Passwords](auth/passwords.ipynb) | 20 | Keep passwords so that a stolen table, a ten-megabyte password and a legacy import do no harm. |
 | [Mail](auth/mail.ipynb) | 20 | Send mail that no input can redirect, that nobody has to wait for without end, and that every test can read. |
 | [Mail queue](auth/mail_queue.ipynb) | 20 | Let no answer wait for a mail server, and no mail wait for somebody else's. |
-| [The auth wire](auth/wire.ipynb) | 18 | Speak a contract that somebody else wrote so exactly that their client works unchanged, with your own rules behind it. |
 | [Cross-site requests](auth/cross_site.ipynb) | 20 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
 | [Sessions](auth/sessions.ipynb) | 20 | Remember who signed in, and forget them at their next request, in every process. |
 | [Sign up](auth/sign_up.ipynb) | 20 | Let people join with an address that is theirs, without telling strangers who has joined, or writing their words to others. |
@@ -144,7 +143,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Password reset](auth/password_reset.ipynb) | 18 | Let somebody back in who has forgotten the password, and nobody else: by a link that works once, and whose sender cannot be talked into writing another address on it. |
 | [Account changes](auth/account_changes.ipynb) | 20 | Change the password, the address and the account itself, so that a stolen session can do none of it alone. |
 | [Session lookup](auth/session_lookup.ipynb) | 18 | Answer the request that every page makes at a small part of its cost, and still refuse a revoked session at once. |
-| [The Better Auth contract](auth/better_auth_contract.ipynb) | 16 | Put another backend under a front end that stays as it is, and prove from a recording that nobody will notice. |
+| [A foreign contract](auth/foreign_contract.ipynb) | 48 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
 ### production: beyond one process (18 min)
 
@@ -152,7 +151,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 |---|--:|---|
 | [Pantry](production/pantry.ipynb) | 18 | Assemble a service from parts that keep different contracts, so that one command starts it, a wrong setting stops it, and nothing it promised is lost when it stops. |
 
-Pages that were divided or renamed: `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb).
+Pages that were divided or renamed: `wire` is now [A foreign contract](auth/foreign_contract.ipynb); `better_auth_contract` is now [A foreign contract](auth/foreign_contract.ipynb); `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb).
 """
 
 # %% [markdown]

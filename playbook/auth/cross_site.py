@@ -611,5 +611,5 @@ Cross-Site Request Forgery" (CCS 2008), for login CSRF.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [The auth wire](wire.ipynb) · [course map](../index.ipynb) · Next: [Sessions](sessions.ipynb)
+Previous: [Mail queue](mail_queue.ipynb) · [course map](../index.ipynb) · Next: [Sessions](sessions.ipynb)
 """

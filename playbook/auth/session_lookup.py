@@ -728,5 +728,5 @@ which made this kind of gathering known.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Account changes](account_changes.ipynb) · [course map](../index.ipynb) · Next: [The Better Auth contract](better_auth_contract.ipynb)
+Previous: [Account changes](account_changes.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
 """

@@ -43,7 +43,6 @@ LINES = (50, 440)  # of a page's text before the exercise: what is read, without
 OVER = {
     "schema/catalog": 443,
     "migrations/first_migration": 455,
-    "auth/wire": 449,
     "auth/sessions": 443,
     "auth/sign_up": 445,
     "auth/sign_in": 441,

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import sqlalchemy as sa
@@ -143,7 +143,7 @@ class Fleet(ExitStack):
         self.traffic: Traffic | None = None
         self.seen: list[dict[str, Any]] = []
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> Self:
         self.enter_context(self.engine.connect())  # without one a database in memory is gone
         self.callback(lambda: [Fleet.stop(self, release) for release in list(self.running)])
         return self

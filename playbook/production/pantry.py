@@ -529,5 +529,5 @@ ASGI specification, "Lifespan". OWASP ASVS 5.0, 6.3.2 (no default accounts), 8.2
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [The Better Auth contract](../auth/better_auth_contract.ipynb) · [course map](../index.ipynb)
+Previous: [A foreign contract](../auth/foreign_contract.ipynb) · [course map](../index.ipynb)
 """

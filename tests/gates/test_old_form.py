@@ -9,9 +9,9 @@ from playbook.kit.course import Course
 # The pages that are left of the form of before. No name joins them; one that is written anew leaves here, too.
 FROZEN = frozenset(
     {
-        "auth/account_changes", "auth/better_auth_contract", "auth/cross_site", "auth/mail", "auth/mail_queue",
+        "auth/account_changes", "auth/cross_site", "auth/mail", "auth/mail_queue",
         "auth/password_reset", "auth/passwords", "auth/session_lookup", "auth/sessions", "auth/sign_in",
-        "auth/sign_up", "auth/wire", "migrations/first_migration",
+        "auth/sign_up", "migrations/first_migration",
         "migrations/test_migrations", "production/pantry", "schema/catalog", "schema/identity", "schema/profile_data",
     }
 )  # fmt: skip
