@@ -494,5 +494,5 @@ Barth, C. Jackson, J. Mitchell, *Robust Defenses for Cross-Site Request Forgery*
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [The auth wire](wire.ipynb) · [course map](../index.ipynb) · Next: [Sessions](sessions.ipynb)
+Previous: [Mail queue](mail_queue.ipynb) · [course map](../index.ipynb) · Next: [Sessions](sessions.ipynb)
 """

@@ -42,8 +42,6 @@ LINES = (50, 440)  # of a page's text before the exercise: what is read, without
 # Pages that are over, and how long they may be: each will be two, or be written anew. No page joins, no number grows
 # (some did once, by the import lines that three pages in place of one cost them).
 OVER = {
-    "migrations/expand_and_contract": 441,
-    "auth/wire": 449,
     "auth/account_changes": 443,
 }
 EXPORT_LINES = 31  # of an export cell, blank ones not counted

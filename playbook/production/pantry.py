@@ -368,5 +368,5 @@ Seemann, *Dependency Injection in .NET*, "Composition Root".
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [The Better Auth contract](../auth/better_auth_contract.ipynb) · [course map](../index.ipynb)
+Previous: [A foreign contract](../auth/foreign_contract.ipynb) · [course map](../index.ipynb)
 """

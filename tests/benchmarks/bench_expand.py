@@ -7,15 +7,14 @@ is the longest wait of the same clients while nothing is changed. Requests that 
 
 import itertools
 import random
-import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
 from typing import Any
 
-from measure import ROOT, Row, Sample, fresh, main, parser, show, take_all
+from measure import Row, Sample, fresh, main, parser, show, take_all
 
 PACKAGES = ["alembic", "duckdb", "duckdb-sqlalchemy", "sqlalchemy", "psycopg"]
 CLIENTS = 2  # threads
@@ -29,35 +28,29 @@ REMARKS = [
     "Naive on DuckDB: three transactions, since DuckDB cannot drop a column in the transaction that filled another.",
     "On DuckDB the clients are held while a table is altered, so a wait there is mostly for that.",
 ]
-CREATE = """op.create_table(
-        "packages", sa.Column("name", sa.String(), primary_key=True), sa.Column("licence", sa.String(), nullable=False)
-    )"""
-EXPAND = """op.add_column("packages", sa.Column("license", sa.String()))
-    op.alter_column("packages", "licence", existing_type=sa.String(), nullable=True)"""
-CONTRACT = """op.alter_column("packages", "license", existing_type=sa.String(), nullable=False)
-    op.drop_column("packages", "licence")"""
+CREATE = "CREATE TABLE packages (name VARCHAR PRIMARY KEY, licence VARCHAR NOT NULL)"
+EXPAND = ["ADD COLUMN license VARCHAR", "ALTER COLUMN licence DROP NOT NULL"]
+CONTRACT = ["ALTER COLUMN license SET NOT NULL", "DROP COLUMN licence"]
 # What a release reads, and what it writes.
 RELEASES = {"0": ("licence", ("licence",)), "2": ("licence", ("licence", "license"))}
 RELEASES |= {"4": ("license", ("licence", "license")), "5": ("license", ("license",))}
 
 
-def history(folder: Path) -> Path:
-    """The three revisions of the change, in a folder with Pantry's Alembic environment."""
-    (folder / "versions").mkdir(parents=True)
-    shutil.copy(ROOT / "playbook" / "pantry" / "revisions" / "env.py", folder)
-    before = None
-    for name, body in (("0001_packages", CREATE), ("0002_expand", EXPAND), ("0003_contract", CONTRACT)):
-        head = f"import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = {name!r}, {before!r}\n"
-        (folder / "versions" / f"{name}.py").write_text(f"{head}\n\ndef upgrade():\n    {body}\n", encoding="utf-8")
-        before = name
-    return folder
+def alter(steps: list[str]) -> Callable[[Any], None]:
+    """A change of the table, to be called with a connection."""
+
+    def change(connection: Any) -> None:
+        for step in steps:
+            connection.exec_driver_sql(f"ALTER TABLE packages {step}")
+
+    return change
 
 
 class Clients:
     """Threads that write and read random rows through the statements of `release`, and note each wait in seconds."""
 
     def __init__(self, engine: Any, count: int) -> None:
-        from playbook.migrations.expand_and_contract import Front
+        from playbook.kit.rollout import Front
 
         self.engine, self.count, self.release = engine, count, "0"
         self.front = Front()
@@ -110,9 +103,7 @@ class Clients:
             time.sleep(PAUSE)
 
     def quiet(self) -> AbstractContextManager[None]:
-        from playbook.migrations.expand_and_contract import held
-
-        return held(self.front) if self.engine.dialect.name == "duckdb" else nullcontext()
+        return self.front.held() if self.engine.dialect.name == "duckdb" else nullcontext()
 
     def roll_out(self, release: str) -> None:
         """Every client uses `release` from now on; wait until none is at work through the one before."""
@@ -154,24 +145,24 @@ def naive(engine: Any, clients: Clients) -> int:
     return again
 
 
-def safe(engine: Any, clients: Clients, location: Path) -> int:
+def safe(engine: Any, clients: Clients) -> int:
     import sqlalchemy as sa
 
     from playbook.migrations.expand_and_contract import backfill, differing, migrate
 
-    columns = sa.Column("name", sa.String, primary_key=True), sa.Column("licence"), sa.Column("license")
-    table = sa.Table("packages", sa.MetaData(), *columns)
+    columns = [sa.Column("licence", sa.String), sa.Column("license", sa.String)]
+    sa.Table("packages", sa.MetaData(), sa.Column("name", sa.String, primary_key=True), *columns)
     with clients.quiet():
-        again = migrate(engine, "0002_expand", location)
+        again = migrate(engine, alter(EXPAND))
     clients.roll_out("2")
-    backfill(engine, table, "licence", "license", SIZES[engine.dialect.name])
-    if differing(engine, table, "licence", "license"):
+    backfill(engine, *columns, size=SIZES[engine.dialect.name])
+    if differing(engine, *columns):
         raise RuntimeError("the columns differ after the backfill")
     clients.roll_out("4")
     clients.roll_out("5")
     with clients.quiet():
         return again + migrate(
-            engine, "0003_contract", location, attempts=1000, sleep=lambda seconds: time.sleep(min(seconds, 0.1))
+            engine, alter(CONTRACT), attempts=1000, sleep=lambda seconds: time.sleep(min(seconds, 0.1))
         )
 
 
@@ -181,42 +172,38 @@ def change(url: str, way: str, count: int) -> dict[str, float]:
     import sqlalchemy as sa
 
     from playbook.foundations.engines import make_engine
-    from playbook.pantry.history import upgrade
 
     engine = make_engine(url)
-    with tempfile.TemporaryDirectory(prefix="playbook-bench-") as folder:
-        location = history(Path(folder) / "history")
-        with engine.begin() as connection:
-            for name in ("packages", "alembic_version"):
-                connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
-        upgrade(engine, "0001_packages", location)
-        padded = "'package-' || lpad(CAST(i AS VARCHAR), 7, '0')"
-        with engine.begin() as connection:
-            connection.execute(
-                sa.text(f"INSERT INTO packages SELECT {padded}, 'MIT' FROM generate_series(0, {count - 1}) AS t(i)")
-            )
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("CHECKPOINT" if engine.dialect.name == "duckdb" else "VACUUM ANALYZE packages")
-        again = 0
-        with Clients(engine, count) as clients:
-            for _ in range(3):
-                clients.roll_out("0")
-            begun, started = len(clients.waits), time.perf_counter()
-            if way == "floor":
-                time.sleep(QUIET)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE IF EXISTS packages")
+        connection.exec_driver_sql(CREATE)
+    padded = "'package-' || lpad(CAST(i AS VARCHAR), 7, '0')"
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(f"INSERT INTO packages SELECT {padded}, 'MIT' FROM generate_series(0, {count - 1}) AS t(i)")
+        )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("CHECKPOINT" if engine.dialect.name == "duckdb" else "VACUUM ANALYZE packages")
+    again = 0
+    with Clients(engine, count) as clients:
+        for _ in range(3):
+            clients.roll_out("0")
+        begun, started = len(clients.waits), time.perf_counter()
+        if way == "floor":
+            time.sleep(QUIET)
+        else:
+            if way == "naive":
+                with clients.quiet():
+                    again = naive(engine, clients)
             else:
-                if way == "naive":
-                    with clients.quiet():
-                        again = naive(engine, clients)
-                else:
-                    again = safe(engine, clients, location)
-            seconds = time.perf_counter() - started
-        wait, column = max(clients.waits[begun:]), "licence" if way == "floor" else "license"
-        with engine.connect() as connection:
-            query = f"SELECT name, {column} FROM packages WHERE {column} IS DISTINCT FROM 'MIT'"
-            found = {name: text for name, text in connection.exec_driver_sql(query)}
-        lost = sum(found.get(name) != text for name, text in clients.wrote.items())
-        engine.dispose()
+                again = safe(engine, clients)
+        seconds = time.perf_counter() - started
+    wait, column = max(clients.waits[begun:]), "licence" if way == "floor" else "license"
+    with engine.connect() as connection:
+        query = f"SELECT name, {column} FROM packages WHERE {column} IS DISTINCT FROM 'MIT'"
+        found = {name: text for name, text in connection.exec_driver_sql(query)}
+    lost = sum(found.get(name) != text for name, text in clients.wrote.items())
+    engine.dispose()
     return {"seconds": wait, "took": seconds, "failed": clients.failed, "lost": lost, "again": again}
 
 

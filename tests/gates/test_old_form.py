@@ -9,8 +9,7 @@ from playbook.kit.course import Course
 # The pages that are left of the form of before. No name joins them; one that is written anew leaves here, too.
 FROZEN = frozenset(
     {
-        "auth/account_changes", "auth/better_auth_contract", "auth/mail_queue", "auth/wire",
-        "migrations/expand_and_contract", "schema/identity", "schema/profile_data",
+        "auth/account_changes", "auth/mail_queue", "schema/identity", "schema/profile_data",
     }
 )  # fmt: skip
 

@@ -1,134 +1,83 @@
-"""How an answer is compared with the recorded one of a real better-auth, and where the two differ on purpose."""
+"""Better Auth's recording against Pantry, by the recipe `auth/foreign_contract`; and the deliberate differences."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 import httpx
 
+from playbook.auth import foreign_contract
+from playbook.auth.foreign_contract import Exchange, Known
 from playbook.pantry.auth.sessions import Cookies
 
-UUID_FORM = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+UUID_FORM = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 FORMS = {  # what Pantry's values look like, by kind of placeholder; the recorded server's had other forms
     "SESSION_TOKEN": UUID_FORM, "USER_ID": UUID_FORM, "ID32": UUID_FORM,
-    "ISO_MS_Z": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "COOKIE": r"session_\w{38}",
+    "ISO_MS_Z": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "COOKIE": r"session_\w{38}\.[^;]+",
+    "WORDS": "(?s:.*)",
 }  # fmt: skip
-PLACEHOLDER = re.compile(r"<([A-Z][A-Z0-9_]*)([:# ][^<>]*)?>")
+TOKEN = re.compile(r"<SESSION_TOKEN:([^<>]*)>(\.<\w+>)?")
+FIELD = re.compile(r"\[[a-z.]+\w*\]")
 
 
-def unify(expected: Any, actual: Any, known: dict[str, str], where: str = "body") -> Iterator[str]:
-    """Where `actual` is not what was recorded, in words.
+class InPantry(Known):
+    """A cookie's value is signed. `<COOKIE:NAME>` is token and signature, `<UNSIGNED:NAME>` the token alone."""
 
-    Binds placeholders in `known`; order in lists does not count.
+    def __init__(self, base: str, cookies: Cookies) -> None:
+        super().__init__(FORMS, {"BASE": base})
+        self.cookies = cookies
+
+    def fill(self, text: str) -> str:
+        plain = re.sub("<UNSIGNED:([^<>]*)>", lambda name: self.values[f"COOKIE:{name[1]}"].partition(".")[0], text)
+        return super().fill(plain)
+
+    def learn(self, name: str, value: str) -> bool:
+        genuine = not name.startswith("COOKIE:") or self.cookies.signed(unquote(value).rpartition(".")[0]) == value
+        return genuine and super().learn(name, value)
+
+
+def as_cookie(recorded: str, cookies: Cookies) -> str:
+    """A `Cookie` or `Set-Cookie` header with Pantry's own placeholders.
+
+    The value in a cookie and `token` in JSON are one for Better Auth, and two for Pantry: a secret, and a handle that
+    can revoke and not sign in.
     """
-    if isinstance(expected, dict) and isinstance(actual, dict):
-        yield from (f"{where}.{name} is missing" for name in expected.keys() - actual.keys())
-        yield from (f"{where}.{name} is new" for name in actual.keys() - expected.keys())
-        for name in sorted(expected.keys() & actual.keys()):
-            yield from unify(expected[name], actual[name], known, f"{where}.{name}")
-    elif isinstance(expected, list) and isinstance(actual, list):
-        for item in expected:
-            if not any(not list(unify(item, other, dict(known))) for other in actual):
-                yield f"{where}: nothing in it is like {item}"
-        if len(expected) != len(actual):
-            yield f"{where} has {len(actual)} items, not {len(expected)}"
-    elif isinstance(expected, str) and isinstance(actual, str) and (found := PLACEHOLDER.fullmatch(expected)):
-        yield from bind(found, actual, known, where)
-    elif type(expected) is not type(actual) or expected != actual:
-        yield f"{where} is {actual!r}, not {expected!r}"
+
+    def whole(found: re.Match[str]) -> str:
+        signature = found[2]
+        name = f"<COOKIE:{found[1]}>" if signature else f"<UNSIGNED:{found[1]}>"
+        return f"{name}x" if signature == ".<WRONG_SIG>" else name
+
+    return re.sub(r"(\w+)\.<SIG>", lambda found: cookies.signed(found[1]), TOKEN.sub(whole, recorded))
 
 
-def bind(found: re.Match[str], actual: str, known: dict[str, str], where: str) -> Iterator[str]:
-    """Learn what a placeholder stands for, or compare with what was learned. Without a name it is only a form."""
-    kind, name = found[1], found[2] or ""
-    if not re.fullmatch(FORMS[kind], actual):
-        yield f"{where} is {actual!r}, which does not look like {found[0]}"
-    elif name.startswith(":") and known.setdefault(found[0], actual) != actual:
-        yield f"{where} is {actual!r}, but {found[0]} was {known[found[0]]!r}"
-
-
-def unify_cookie(expected: str, actual: str, known: dict[str, str], cookies: Cookies) -> Iterator[str]:
-    """Where a `Set-Cookie` value is not what was recorded."""
-    (name, value), (actual_name, actual_value) = expected.split("=", 1), actual.split("=", 1)
-    (value, *attributes), (actual_value, *actual_attributes) = value.split("; "), actual_value.split("; ")
-    if (name, attributes) != (actual_name, actual_attributes):
-        yield f"cookie {actual_name}; {actual_attributes}, not {name}; {attributes}"
-    token = unquote(actual_value).rpartition(".")[0]
-    if token and cookies.signed(token) != actual_value:
-        yield f"cookie {name} is not signed"
-    recorded = value.removesuffix(".<SIG>")
-    if found := PLACEHOLDER.fullmatch(recorded.replace("SESSION_TOKEN", "COOKIE")):
-        yield from bind(found, token, known, f"cookie {name}")
-    elif recorded != token:
-        yield f"cookie {name} is {token!r}, not {recorded!r}"
-
-
-def filled(text: str, known: dict[str, str], base: str) -> str:
-    """`text` with every placeholder replaced by what it stands for."""
-    return PLACEHOLDER.sub(lambda found: base if found[1] == "BASE" else known[found[0]], text)
-
-
-def cookie_header(recorded: str, known: dict[str, str], cookies: Cookies) -> str:
-    """A `Cookie` header as recorded: signed, signed wrongly, or not at all."""
-    sent = []
-    for name, value in (pair.split("=", 1) for pair in recorded.split("; ")):
-        token, _, signature = value.replace("SESSION_TOKEN", "COOKIE").partition(".<")
-        token = filled(token, known, "")
-        sent.append(f"{name}={token}" if not signature else f"{name}={cookies.signed(token)}")
-        sent[-1] += "x" if signature == "WRONG_SIG>" else ""
-    return "; ".join(sent)
-
-
-EXTRA = {"content-length", "date", "x-request-id"}  # headers that say nothing about the contract
-
-
-def replay(
-    client: httpx.Client, exchanges: Sequence[Mapping[str, Any]], base: str, cookies: Cookies
-) -> dict[str, list[str]]:
-    """Send what was recorded, in order; by label, where an answer differs. `client` must keep no cookies of its own."""
-    known: dict[str, str] = {}
-    found: dict[str, list[str]] = {}
-    for exchange in exchanges:
-        asked, answered = exchange["request"], exchange["response"]
-        headers = {name: filled(value, known, base) for name, value in asked["headers"].items() if name != "cookie"}
-        if "cookie" in asked["headers"]:
-            headers["cookie"] = cookie_header(asked["headers"]["cookie"], known, cookies)
-        body = filled(asked["body"] or "", known, base)
-        got = client.request(asked["method"], asked["path"], content=body, headers=headers)
-        client.cookies.clear()
-        different = list(differences(answered, got, known, cookies))
-        if different:
-            found[exchange["label"]] = different
-    return found
-
-
-def differences(
-    answered: Mapping[str, Any], got: httpx.Response, known: dict[str, str], cookies: Cookies
-) -> Iterator[str]:
-    """Where an answer is not what was recorded: status, headers, cookies, body."""
-    if got.status_code != answered["status"]:
-        yield f"status {got.status_code}, not {answered['status']}"
-    headers = {name: value for name, value in answered["headers"] if name != "set-cookie"}
-    actual = {name: value for name, value in got.headers.items() if name not in EXTRA | {"set-cookie"}}
-    yield from unify(headers, actual, known, "headers")
-    set_before = [value for name, value in answered["headers"] if name == "set-cookie"]
-    set_now = got.headers.get_list("set-cookie")
-    if len(set_before) != len(set_now):
-        yield f"{len(set_now)} cookies, not {len(set_before)}"
-    for before, now in zip(set_before, set_now, strict=False):
-        yield from unify_cookie(before, now, known, cookies)
-    yield from unify(read(answered["body"]), read(got.text), known)
-
-
-def read(body: str) -> Any:
-    """JSON, of which a validation error's words are not part: they are a library's of the original."""
-    value = json.loads(body) if body else ""
+def without_words(body: str) -> Any:
+    """The value of a body. Of a validation error only the first field: its words are a library's of the original."""
+    value: Any = json.loads(body) if body else ""
     if isinstance(value, dict) and value.get("code") == "VALIDATION_ERROR":
-        value["message"] = re.findall(r"\[[a-z.]+\w*\]", value["message"])[:1]
+        value["message"] = "".join(FIELD.findall(value["message"])[:1]) + "<WORDS>"
     return value
+
+
+def prepared(exchange: Exchange, cookies: Cookies) -> Exchange:
+    """A recorded exchange with Pantry's own placeholders, for `foreign_contract.replay`."""
+    asked, answered = exchange["request"], exchange["response"]
+    cookie = {"cookie", "set-cookie"}
+    sent = {name: as_cookie(text, cookies) if name in cookie else text for name, text in asked["headers"].items()}
+    got = [f"{name}: {as_cookie(text, cookies) if name in cookie else text}" for name, text in answered["headers"]]
+    response = {"status": answered["status"], "headers": got, "body": without_words(answered["body"])}
+    label = f"{exchange['section']} {exchange['label']}"
+    request = {"method": asked["method"], "url": asked["path"], "headers": sent, "content": asked["body"] or ""}
+    return {"label": label, "request": request, "response": response}
+
+
+def replay(client: httpx.Client, exchanges: Sequence[Exchange], base: str, cookies: Cookies) -> dict[str, list[str]]:
+    """Send what was recorded, in order; by label, where an answer differs. `client` must keep no cookies of its own."""
+    recording = [prepared(exchange, cookies) for exchange in exchanges]
+    return foreign_contract.replay(client, recording, InPantry(base, cookies), {})
 
 
 STORED = "whoever reads the database must not be signed in by it"
