@@ -20,8 +20,8 @@ Map
                       problem details, input that cannot be misread, the OpenAPI document, security headers
 `auth/`               everything under `/api/auth`, in the contract of Better Auth: `better_auth` assembles it, `wire`
                       is its form, `tables` its rows, then one module for each flow: `cross_site`, `sessions`,
-                      `session_lookup`, `sign_up`, `sign_in`, `links`, `password_reset`, `account_changes`; `recorded` compares its
-                      answers with those of a real server
+                      `session_lookup`, `sign_up`, `sign_in`, `links`, `password_reset`, `account_changes`; `recorded`
+                      compares its answers with those of a real server
 `mailboxes`           how many mails one address gets
 `housekeeping`, `indexes`, `repair`
                       expired rows; index entries that a crash has cost, found and mended
