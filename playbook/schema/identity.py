@@ -128,12 +128,12 @@ by_id = run_steps(
 ### One spelling
 
 An index compares letters, so one address needs one spelling. `normal_email` makes it
-lower case, because no large provider tells `Maria@` from `maria@`. It keeps dots and
-`+tags`: at some providers these are other mailboxes. A wrong guess would give an
-account to somebody else.
+lower case, because to every large provider `Maria@` and `maria@` are one mailbox. It
+keeps dots and `+tags`: at some providers these are other mailboxes. A wrong guess would
+give an account to somebody else.
 
 Unicode can write `ä` as one character or as two, an `a` and two dots. The form NFC has
-one. What do these four become?
+one. Predict: what do the four texts in the second cell become?
 """
 
 # %% tags=["export"]
@@ -209,7 +209,8 @@ class User(Base):
 The folded cell makes `engine`, and `clock` and `ids` that give the same values in each
 run. It imports `transaction` and defines three functions. `new(model, ...)` makes a row
 with an id and the time of `clock`. `add(engine, row)` and `sign_up(engine, email)`
-write, and return what was written or the name of the error. What becomes of this row?
+write, and return what was written or the name of the error. Predict: what becomes of
+the row in the next cell?
 """
 
 # %% tags=["stage"]
@@ -469,7 +470,7 @@ fail:
 | change | to | the assertion says |
 |---|---|---|
 | `"email", unique=True)` | `"email")` | fifty sign-ups made more than one user |
-| `normalize("NFC", text)` | `normalize("NFD", text)` | one address became two |
+| `unicodedata.normalize("NFC", text)` | `text` | one address became two |
 | `_account_id", unique=True` | `_account_id"` | one GitHub account opens two users |
 
 ## Your turn

@@ -179,17 +179,21 @@ def test_an_account_elsewhere_opens_one_user_and_a_person_is_a_member_once(engin
     def member(user: Any, role: str = "admin") -> Member:
         return Member(id=IDS.new(), organization_id=acme, user_id=user.id, role=role, created_at=NOW)
 
-    acme = IDS.new()
+    organizations = [Organization(id=IDS.new(), slug="acme", name="Acme", **times) for _ in range(2)]
+    acme = organizations[0].id
+    assert [store(engine, organization) for organization in organizations] == ["stored", "refused"]
     assert [store(engine, account(user, "github")) for user in users] == ["stored", "refused"]
     assert store(engine, account(users[1], "gitlab")) == "stored"
     assert [store(engine, member(user)) for user in [*users, users[0]]] == ["stored", "stored", "refused"]
-    organizations = [Organization(id=IDS.new(), slug="acme", name="Acme", **times) for _ in range(2)]
-    assert [store(engine, organization) for organization in organizations] == ["stored", "refused"]
 
 
 @pytest.mark.parametrize("role", [*ROLES, "king"])
 def test_only_the_roles_are_stored(engine: sa.Engine, role: str) -> None:
-    row = Member(id=IDS.new(), organization_id=IDS.new(), user_id=IDS.new(), role=role, created_at=NOW)
+    maria = sign_up(engine, "maria@example.com")
+    assert isinstance(maria, User)
+    acme = Organization(id=IDS.new(), slug="acme", name="Acme", created_at=NOW, updated_at=NOW)
+    row = Member(id=IDS.new(), organization_id=acme.id, user_id=maria.id, role=role, created_at=NOW)
+    store(engine, acme)
     assert store(engine, row) == ("stored" if role in ROLES else "refused")
 
 

@@ -141,9 +141,8 @@ def test_a_page_s_order_follows_the_person(engine: sa.Engine, clock: Clock, ids:
     )
     assert block is not None
 
-    class Shop(Base):
-        __abstract__ = True
-        metadata = sa.MetaData()
+    class Shop(orm.DeclarativeBase):
+        pass
 
     User.__table__.to_metadata(Shop.metadata)  # for the foreign key
     names: dict[str, Any] = {
