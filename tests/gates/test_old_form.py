@@ -12,7 +12,7 @@ FROZEN = frozenset(
         "auth/account_changes", "auth/better_auth_contract", "auth/cross_site", "auth/mail", "auth/mail_queue",
         "auth/password_reset", "auth/passwords", "auth/session_lookup", "auth/sessions", "auth/sign_in",
         "auth/sign_up", "auth/wire", "migrations/expand_and_contract", "migrations/first_migration",
-        "migrations/test_migrations", "production/pantry", "schema/catalog", "schema/profile_data",
+        "migrations/test_migrations", "production/pantry", "schema/catalog",
     }
 )  # fmt: skip
 
