@@ -14,12 +14,13 @@ from sqlalchemy import orm
 
 from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
 from playbook.foundations.write_skew import hold
+from playbook.pantry.auth.tables import Invitation
 from playbook.pantry.catalog import Package
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import Name, Slug, Text
 from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
-from playbook.schema.identity import Invitation, Member, Organization, User
+from playbook.schema.identity import Member, Organization, User
 
 router = APIRouter(dependencies=[Depends(gives_json)])
 

@@ -20,9 +20,9 @@ from playbook.kit.stage import capture_sql
 from playbook.pantry.auth import account_changes
 from playbook.pantry.auth.account_changes import APPROVE, CHANGE, account_routes, remove
 from playbook.pantry.auth.sessions import SESSION, cookies_of, start_session
-from playbook.pantry.auth.tables import UserSession, Verification
+from playbook.pantry.auth.tables import Invitation, UserSession, Verification
 from playbook.pantry.catalog import File, Package, PackageRole, Release
-from playbook.schema.identity import Account, Invitation, Member, Organization, User, add_user
+from playbook.schema.identity import Account, Member, Organization, User, add_user
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
 
 Start = Callable[..., Service]

@@ -27,7 +27,7 @@ from playbook.pantry.auth.passwords import REFUSALS, rules_of
 from playbook.pantry.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
-from playbook.schema.identity import Account, EmailTaken, User, normal_email
+from playbook.schema.identity import Account, EmailTaken, User, add_user, normal_email
 
 LINKS = cast(sa.Table, Verification.__table__)  # has the columns that `mailed_links` asks for, and an id
 Link = sa.Row[Any]
@@ -158,12 +158,7 @@ def new_user(auth: Auth, name: str, email: str, image: str | None) -> User:
 
 def register(db: orm.Session, auth: Auth, name: str, email: str, image: str | None, password_hash: str) -> User:
     """A new user who signs in with a password. `email` as `normal_email` gives it. Raises EmailTaken."""
-    user = new_user(auth, name, email, image)
-    db.add(user)
-    try:
-        db.flush()
-    except sa.exc.IntegrityError:
-        raise EmailTaken("another user has this address") from None
+    user = add_user(db, auth.clock, auth.ids, email, name, image=image)
     account = Account(
         id=auth.ids.new(), user_id=user.id, provider="credential", provider_account_id=str(user.id),
         password_hash=password_hash, created_at=user.created_at, updated_at=user.created_at,

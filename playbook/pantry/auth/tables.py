@@ -1,5 +1,87 @@
-"""The tables of sessions and mailed links, as Better Auth's contract wants their rows."""
+"""The tables of sessions, mailed links and invitations, as Better Auth's contract wants their rows.
 
-from playbook.schema.identity import UserSession, Verification, delete_user
+No token is in them: a session's, a link's and an invitation's is stored as its hash, so that a backup opens nothing.
+"""
 
-__all__ = ["UserSession", "Verification", "delete_user"]
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.orm import Mapped, mapped_column
+
+from playbook.foundations.engines import Base
+from playbook.schema.identity import Account, Member, User
+
+HASH = sa.String(64)  # SHA-256 in hex: enough for a random token, never for a password
+
+
+class UserSession(Base):
+    """A signed-in browser or program. `id` lists and revokes it and may be shown; its token is only in the cookie.
+
+    `expires_at` moves with use, `created_at` does not: the absolute lifetime is counted from it.
+    """
+
+    __tablename__ = "sessions"
+    __table_args__ = (sa.Index(None, "token_hash", unique=True),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    token_hash: Mapped[str] = mapped_column(HASH)
+    expires_at: Mapped[datetime]
+    ip_address: Mapped[str | None]
+    user_agent: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class Verification(Base):
+    """A link that was mailed. `purpose`: verify-email, reset-password, change-email; `email`: the address it proves."""
+
+    __tablename__ = "verifications"
+    __table_args__ = (sa.Index(None, "token_hash", unique=True),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    purpose: Mapped[str]
+    email: Mapped[str]
+    token_hash: Mapped[str] = mapped_column(HASH)
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+
+
+class Invitation(Base):
+    """An offer of membership to an address, at most one for each organization and address.
+
+    It goes to an address, because who is invited may not be a user yet, or may be one under another address.
+    """
+
+    __tablename__ = "invitations"
+    __table_args__ = (
+        sa.Index(None, "organization_id", "email", unique=True),
+        sa.Index(None, "token_hash", unique=True),
+        sa.CheckConstraint("status IN ('pending', 'accepted', 'rejected', 'canceled')", "status"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    organization_id: Mapped[UUID] = mapped_column(sa.ForeignKey("organizations.id", ondelete="CASCADE"))
+    email: Mapped[str]
+    role: Mapped[str]
+    inviter_id: Mapped[UUID | None] = mapped_column(sa.ForeignKey("users.id", ondelete="SET NULL"), index=True)
+    token_hash: Mapped[str] = mapped_column(HASH)
+    status: Mapped[str] = mapped_column(default="pending")
+    expires_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+
+
+def delete_user(db: orm.Session, user_id: UUID) -> bool:
+    """Delete a user with sessions, accounts, links and memberships; invitations stay, without an inviter.
+
+    Returns whether there was such a user. Does not look whether an organization loses its last owner. PostgreSQL would
+    cascade; DuckDB has no foreign keys here. The same statements run on both, so both keep the same rows.
+    """
+    db.execute(sa.update(Invitation).where(Invitation.inviter_id == user_id).values(inviter_id=None))
+    for model in (UserSession, Account, Verification, Member):
+        db.execute(sa.delete(model).where(model.user_id == user_id))
+    found = db.scalars(sa.delete(User).where(User.id == user_id).returning(User.id)).all()
+    return bool(found)
