@@ -239,7 +239,7 @@ class Plan(NamedTuple):
     rows: sa.Select[Any]
     key: Sequence[str]
     changes: Sequence[str] = ()
-    also: Row = {}
+    also: Row = {}  # noqa: RUF012  # never changed
     prepare: Prepare = dict.keys  # which changes nothing
 
 

@@ -28,8 +28,8 @@ from playbook.pantry.http import DOCUMENTATION, Caller, Transaction, create_app,
 from playbook.pantry.organizations import OrganizationOut, organization_or_404, shown
 from playbook.pantry.packages import package_or_404, package_out
 from playbook.pantry.settings import Settings
-from playbook.schema.natural_keys import version_key
 from playbook.schema.identity import add_user
+from playbook.schema.natural_keys import version_key
 
 ORGANIZATION, PACKAGE = "/organizations/acme", "/packages/anvil"
 AN_ORGANIZATION = {"slug": "a", "name": "A", "description": None}

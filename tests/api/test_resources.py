@@ -18,8 +18,8 @@ from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.catalog import File, Package, PackageRole, Release
 from playbook.pantry.http import Caller, create_app
-from playbook.schema.natural_keys import version_key
 from playbook.schema.identity import Member, add_user
+from playbook.schema.natural_keys import version_key
 
 PATCH = {"content-type": MERGE_PATCH}
 
