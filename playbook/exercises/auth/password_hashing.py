@@ -162,7 +162,8 @@ def picture_of_costs() -> Picture:
         times = [_milliseconds(size * 1024, passes) for size in sizes]
         axes.plot(sizes, times, marker=".", label="1 pass" if passes == 1 else f"{passes} passes")
     dots = [(memory / 1024, _milliseconds(memory, passes)) for memory, passes in OWASP]
-    axes.scatter(*zip(*dots, strict=True), s=60, color="black", zorder=3, label="OWASP's pairs")
+    xs, ys = zip(*dots, strict=True)
+    axes.scatter(xs, ys, s=60, color="black", zorder=3, label="OWASP's pairs")
     for (x, y), (_, passes) in zip(dots, OWASP, strict=True):
         axes.annotate(f"{passes}", (x, y), xytext=(0, 7), textcoords="offset points", ha="center")
     axes.set(xlabel="memory of one hash (MiB)", ylabel="time of one hash (ms)", ylim=(0, None), xlim=(0, None))
