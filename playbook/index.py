@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-37 playbooks, 21 h 21 min in all.
+37 playbooks, 21 h 20 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -100,11 +100,11 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Start and stop](foundations/start_and_stop.ipynb) | 48 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
 | [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
-### schema: from facts to tables (1 h 59 min)
+### schema: from facts to tables (1 h 58 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Profile the data](schema/profile_data.ipynb) | 50 | Find out what a file really holds, its keys, dependencies and spellings, before you design a table. |
+| [Profile the data](schema/profile_data.ipynb) | 49 | Find out what a file really holds, its keys, dependencies and spellings, before you design a table. |
 | [Identity](schema/identity.ipynb) | 49 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
 | [Catalog](schema/catalog.ipynb) | 20 | Model packages, releases and files, and load 14,985 real packages in one transaction, with every refused row named by its line. |
 
