@@ -237,7 +237,6 @@ the values of A in several rows, since the others can contradict nothing. `blind
 share that is wrong if you ignore A and always guess the most frequent B.
 """
 
-
 # %% tags=["export"]
 from collections.abc import Sequence
 from typing import NamedTuple
