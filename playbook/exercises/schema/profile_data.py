@@ -12,6 +12,7 @@ from packaging.version import InvalidVersion, Version  # noqa: F401  for WRONG
 from playbook.kit.display import Shown, mermaid
 from playbook.kit.exercises import checker
 from playbook.kit.lesson import data_path, lesson_folder
+from playbook.schema.profile_data import repair
 
 # What the export does not say: a time without a zone is UTC, German times are UTC+1, American ones UTC-5.
 MOMENT = """coalesce(TRY_CAST(uploaded_at AS TIMESTAMPTZ) AT TIME ZONE 'UTC',
@@ -102,7 +103,7 @@ def picture(dependencies: Iterable[Any]) -> Shown:
     return mermaid("\n".join(lines))
 
 
-def staged(url: str, repair: Callable[[bytes], tuple[str, list[int]]]) -> list[tuple[str, str]]:
+def staged(url: str) -> list[tuple[str, str]]:
     """What PostgreSQL says to the first lines of the export by COPY, and to two dates as it reads them by default."""
     import psycopg
 
@@ -239,17 +240,29 @@ CASES: Sequence[tuple[list[Row], set[int], str]] = (
     ),
     ([(1, "a", "9.0", DAYS[1]), (2, "a", "1.0", None)], set(), "9.0 was uploaded in 2020, and 1.0 nobody knows when"),
 )
+
+
+def real_uploads() -> list[Row]:
+    """The uploads of the export, in an order of no meaning."""
+    with connect() as con:
+        load_text(con, "legacy", repair(data_path("legacy_uploads.csv").read_bytes())[0])
+        con.execute("CREATE TABLE uploads AS SELECT DISTINCT * FROM legacy")
+        normalize(con, "uploader_email")
+        rows = con.execute("SELECT upload_id::INTEGER, project, version, moment FROM clean ORDER BY sha256, upload_id")
+        return rows.fetchall()
+
+
 REAL = 200  # as data/make_legacy_uploads.py has planted them
 
 
 @checker
-def check(backwards: Callable[..., Any], real: Sequence[Row]) -> str:
+def check(backwards: Callable[..., Any]) -> str:
     """Eight packages of one to four uploads; then the uploads of the export."""
     for rows, expected, what in CASES:
         found = backwards(list(rows))
         if found != expected:
             return f"not yet: {what}; you found {sorted(found) if found else 'none'}"
-    number = len(backwards(list(real)))
+    number = len(backwards(real_uploads()))
     if number != REAL:
         return f"not yet: {REAL} uploads of the export went backwards, and you found {number}"
     return "right"
