@@ -131,8 +131,8 @@ have it. The folded cell imports `cost(app, engine, token, requests)`, which sen
 requests at once, without a network, and counts what they take. A **hand-over** gives
 work from the event loop to another thread, and its result back. `in_a_loop(coroutine)`
 runs a coroutine to its end; `error_of(query)` asks a query and returns the name of its
-error; `plain(url)` is a URL in psycopg's form. Predict: how many hand-overs and statements
-does one request take?
+error; `plain(url)` is a URL in psycopg's form. Predict: how many hand-overs and
+statements does one request take?
 """
 
 # %% tags=["stage"]
@@ -419,17 +419,18 @@ if there:
 # %% [markdown]
 """
 Twenty reads came while no statement was under way, so they gathered for one. Only what
-must be written or doubted goes the long way. The ratio in requests per second depends on the machine, so a
-benchmark measures it: `playbook bench session`. On two cores the quick way of Pantry
-answered three to four times as many requests as its long way.
+must be written or doubted goes the long way. The ratio depends on the machine, so a
+benchmark measures it: `playbook bench session`. On two busy cores, a quick request of
+Pantry took a fifth of the processor time of a long one.
 
 ## Check it
 """
 
 # %%
 assert [row[2] for row in late] == ["ada", "ada", "ada", None], "the cache forgot early"
-assert results[1] == "None", "a late read was answered by an early statement"
-assert results[2] == "('Bob',)", "a client that hung up took others along"
+assert results[2] != "hung up", "a client that hung up took others along"
+late_reads = ["None", "('Bob',)"]
+assert results[1:3] == late_reads, "a late read was answered by an early statement"
 assert failed == ["OperationalError", "Resting"], "it does not rest after a failure"
 if there:
     assert costs[1]["statements"] == 1, "twenty reads took more than one statement"

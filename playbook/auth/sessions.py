@@ -465,9 +465,9 @@ show(table(weeks, ["day", "request", "status", "Max-Age"]))
 
 # %% [markdown]
 """
-The absolute end limits `Max-Age`: on day 24, six days are left. The 422 renews the cookie too: otherwise the browser would
-drop it before the session ends. No process keeps sessions in memory, so two processes
-cannot disagree.
+The absolute end limits `Max-Age`: on day 24, six days are left. The 422 renews the
+cookie too: otherwise the browser would drop it before the session ends. No process
+keeps sessions in memory, so two processes cannot disagree.
 
 ## Check it
 """
