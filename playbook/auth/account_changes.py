@@ -795,5 +795,5 @@ registered email address". A. Sudhodanan, A. Paverd, "Pre-hijacked accounts" (US
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Password reset](password_reset.ipynb) · [course map](../index.ipynb) · Next: [Session lookup](session_lookup.ipynb)
+Previous: [Password reset](password_reset.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
 """

@@ -709,5 +709,5 @@ Password Cheat Sheet. M. Nygard, *Release It!*, "Bulkheads". M. Brooker, "Expone
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Mail](mail.ipynb) · [course map](../index.ipynb) · Next: [Cross-site requests](cross_site.ipynb)
+Previous: [Mail](mail.ipynb) · [course map](../index.ipynb) · Next: [Mailed links](mailed_links.ipynb)
 """
