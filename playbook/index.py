@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-38 playbooks, 21 h 51 min in all.
+38 playbooks, 21 h 52 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -108,11 +108,11 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Identity](schema/identity.ipynb) | 18 | Model people, the ways they sign in, and the organizations they belong to, so that a changed address, a second address and two sign-ups at once do no harm. |
 | [Catalog](schema/catalog.ipynb) | 20 | Model packages, releases and files, and load 14,985 real packages in one transaction, with every refused row named by its line. |
 
-### migrations: changing it while it runs (2 h 33 min)
+### migrations: changing it while it runs (2 h 34 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [First migration](migrations/first_migration.ipynb) | 49 | Turn a changed model into a script that somebody has read, and run it on a database that has rows. |
+| [First migration](migrations/first_migration.ipynb) | 50 | Turn a changed model into a script that somebody has read, and run it on a database that has rows. |
 | [Drift](migrations/drift.ipynb) | 39 | Find where a database is not what the models say, before a request finds it. |
 | [Expand and contract](migrations/expand_and_contract.ipynb) | 20 | Rename a column in five releases while clients read and write, so that no request fails and no row is wrong. |
 | [Test migrations](migrations/test_migrations.ipynb) | 45 | Run each migration up, down and up again over rows, and be told what it loses. |
