@@ -9,7 +9,7 @@ has rows.
 |---|---|
 | **Use it when** | a table with rows exists, and its model is about to change |
 | **You need** | [engines](../foundations/engines.ipynb) (*code*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | migration, alembic, autogenerate, drizzle, rename column, baseline |
 | **Standard** | ISO/IEC 9075-2 (SQL-schema statements) |
 
@@ -602,9 +602,9 @@ run_environment(lambda: engine, lambda: metadata)
 | SQLite | alter tables in `op.batch_alter_table` |
 | DuckDB | lift it with `--only CopyingDuckDB`, too |
 
-On PostgreSQL a migration that waits keeps all later queries of the table waiting. PyPI's
-own service ends a wait for a lock after 4 seconds and a statement after 5. The lock's
-limit is the shorter one, so that the error names the lock:
+On PostgreSQL a migration that waits keeps all later queries of the table waiting. The
+service of PyPI ends a wait for a lock after 4 seconds and a statement after 5. The
+lock's limit is the shorter one, so that the error names the lock:
 
 ```python
 @contextmanager
@@ -622,9 +622,9 @@ run_environment(lambda: engine, lambda: metadata, connect=limited)
 
 An engine of `make_engine` takes them from `connection.info["transaction"]` instead.
 
-A **backfill**, an UPDATE of many rows, may take longer. Its revision makes an exception,
-which ends with its transaction: `op.execute("SET LOCAL statement_timeout = 0")`. Pantry
-also handles a pooler and processes that start at once
+A **backfill**, an UPDATE of many rows, may take longer. Its revision makes an
+exception, which ends with its transaction: `op.execute("SET LOCAL statement_timeout =
+0")`. Pantry also handles a pooler and processes that start at once
 (`playbook/pantry/migrating.py`).
 
 Traps:
@@ -653,7 +653,7 @@ revision is one transaction, up and down.
 
 Alembic documentation, "Auto Generating Migrations", "Running Batch Migrations".
 Drizzle documentation, "Migrations". pypi/warehouse,
-`warehouse/migrations/env.py`. PostgreSQL documentation, 19.11 (timeouts). DuckDB documentation, "ALTER TABLE". P. Sadalage
+`warehouse/migrations/env.py`. PostgreSQL documentation, 19.11 (timeouts). P. Sadalage
 and S. Ambler, *Refactoring Databases*.
 """
 

@@ -8,7 +8,7 @@ Run each migration up, down and up again over rows, and be told what it loses.
 |---|---|
 | **Use it when** | a migration is about to be merged, or a rollback is in the plan |
 | **You need** | [first migration](first_migration.ipynb) (*code*) |
-| **Time** | read 29 min, exercise 15 min |
+| **Time** | read 30 min, exercise 15 min |
 | **Topics** | migration test, up down up, downgrade, rollback, data loss |
 | **Standard** | ISO/IEC 9075-2 (schema definition and manipulation) |
 
@@ -327,8 +327,8 @@ print(*check_step(make_engine(lesson_url()), steps(FIRST)[1], fill, FIRST), sep=
 ## See it work
 
 A third downgrade computes the flag from the reason. The old table has no place for the
-text of a reason, and no downgrade can change that. So step 2 declares in `loses` that it
-loses it, and why. `made.with_downgrade(down, loses)` writes such a history. The folded
+text of a reason, and no downgrade can change that. So step 2 declares in `loses` what
+it loses, and why. `made.with_downgrade(down, loses)` writes such a history. The folded
 cell defines `step_two(url, folder)`: what `check_step` says of step 2, without the text
 of an error, which differs from engine to engine. What does it say of each history?
 """

@@ -13,11 +13,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.util import CommandError
 
-from playbook.migrations import first_migration as recipe
 from playbook.migrations.first_migration import alembic_config, current, downgrade, generate, stamp, upgrade
 
 NAMING = {"pk": "pk_%(table_name)s", "ck": "ck_%(table_name)s_%(constraint_name)s"}
-ENV = f"from {recipe.__name__} import run_environment\n\nrun_environment(None, None)\n"
+ENV = f"from {upgrade.__module__} import run_environment\n\nrun_environment(None, None)\n"
 
 
 class Shouted(sa.types.TypeDecorator[str]):
@@ -77,7 +76,8 @@ def test_the_baseline_makes_what_create_all_makes(engine: sa.Engine, history: Pa
     upgrade(engine, location=history)
     by_hand = sa.create_engine("sqlite://")
     orders("total").create_all(by_hand)
-    assert sa.inspect(engine).get_columns("orders") == sa.inspect(by_hand).get_columns("orders")
+    there, here = (repr(sa.inspect(one).get_columns("orders")) for one in (engine, by_hand))
+    assert there == here
 
 
 def test_a_stamp_adopts_and_changes_nothing(shop: sa.Engine, history: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_command_line_asks_for_engine_models_and_connection(engine: sa.Engin
     """As an env.py of the reader's: `connect` is used, and its connection is the one that migrates."""
     generate(engine, "baseline", orders("total"), history)
     (history / "env.py").write_text(
-        f"from alembic import context\nfrom {recipe.__name__} import run_environment\n"
+        f"from alembic import context\nfrom {upgrade.__module__} import run_environment\n"
         "made = context.config.attributes.pop('made')\nrun_environment(*made)\n",
         encoding="utf-8",
     )
