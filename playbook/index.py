@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-42 playbooks, 31 h 54 min in all.
+42 playbooks, 31 h 55 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -131,7 +131,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (10 h 49 min)
+### auth: who is it, may they, for how long (10 h 50 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -141,7 +141,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Mail queue](auth/mail_queue.ipynb) | 20 | Let no answer wait for a mail server, and no mail wait for somebody else's. |
 | [Mailed links](auth/mailed_links.ipynb) | 49 | Let a person prove that they read a mailbox: once, in time, and nobody in their place. |
 | [Cookies](auth/cookies.ipynb) | 46 | Say what a cookie may be trusted with, and send it so that nobody else can make, read or plant it. |
-| [Cross-site requests](auth/cross_site.ipynb) | 43 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
+| [Cross-site requests](auth/cross_site.ipynb) | 44 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
 | [Sessions](auth/sessions.ipynb) | 54 | Remember who signed in. Forget them at their next request, in every process. |
 | [Session lookup](auth/session_lookup.ipynb) | 40 | Make the request that every page makes cheap. Still refuse a revoked session at once. |
 | [Sign up](auth/sign_up.ipynb) | 41 | Let people join, without telling strangers who has joined, and let nobody prepare an account for somebody else. |

@@ -9,7 +9,7 @@ somebody else chose.
 |---|---|
 | **Use it when** | a cookie signs people in, or a parameter says where to go next |
 | **You need** | [mail](mail.ipynb) (*code*) |
-| **Time** | read 28 min, exercise 15 min |
+| **Time** | read 29 min, exercise 15 min |
 | **Topics** | CSRF, login CSRF, Origin, Fetch Metadata, SameSite, open redirect |
 | **Standard** | RFC 6454; W3C Fetch Metadata; OWASP ASVS 5.0, 3.5.1, 3.5.2, 3.7.2 |
 
