@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-42 playbooks, 31 h 54 min in all.
+42 playbooks, 31 h 55 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -100,12 +100,12 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Start and stop](foundations/start_and_stop.ipynb) | 48 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
 | [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
-### schema: from facts to tables (3 h 7 min)
+### schema: from facts to tables (3 h 8 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Profile the data](schema/profile_data.ipynb) | 49 | Find out what a file really holds, its keys, dependencies and spellings, before you design a table. |
-| [Identity](schema/identity.ipynb) | 49 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
+| [Identity](schema/identity.ipynb) | 50 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
 | [Natural keys](schema/natural_keys.ipynb) | 42 | Tell when two names are one and which of two versions is newer, with texts that every database can compare. |
 | [Bulk load](schema/bulk_load.ipynb) | 47 | Load a file of thousands of rows into any table, all or nothing, and name each refused row by its line and a reason. |
 
