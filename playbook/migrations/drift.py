@@ -383,9 +383,8 @@ def risky(metadata):
     with engine.begin() as db:
         metadata.create_all(db)
         for table_name, column_name, default in db.execute(sa.text(names)):
-            code = re.sub(
-                "'[^']*'", "", default or ""
-            )  # a text in quotes calls nothing
+            # A text in quotes calls nothing.
+            code = re.sub("'[^']*'", "", default or "")
             if "(" in code.replace("CAST(", ""):
                 found.append(f"{table_name}.{column_name}")
     return sorted(found)

@@ -200,7 +200,8 @@ def test_a_connection_of_the_caller_is_used_and_its_transaction_decides(engine: 
 
 def test_on_sqlite_a_begin_of_yours_takes_the_tables_back(engine: sa.Engine, history: Path) -> None:
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-    write(generate(engine, "one", None, history), "op.create_table('t', sa.Column('n', sa.Integer())); op.execute('no')")
+    up = "op.create_table('t', sa.Column('n', sa.Integer())); op.execute('no')"
+    write(generate(engine, "one", None, history), up)
     with pytest.raises(sa.exc.DBAPIError):
         upgrade(engine, location=history)
     assert not sa.inspect(engine).has_table("t")
