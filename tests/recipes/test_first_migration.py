@@ -180,6 +180,33 @@ def test_the_command_line_asks_for_engine_models_and_connection(engine: sa.Engin
     assert current(engine) == ("0001_baseline",)
 
 
+def test_a_connection_of_the_caller_is_used_and_its_transaction_decides(engine: sa.Engine, history: Path) -> None:
+    generate(engine, "baseline", orders("total"), history)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))  # SQLite: also for DDL
+    connects: list[Any] = []
+    with engine.connect() as connection:
+        sa.event.listen(engine, "engine_connect", connects.append)
+        for wanted in ((), ("0001_baseline",)):
+            config = alembic_config(engine, history)
+            config.attributes["connection"] = connection
+            with connection.begin() as transaction:
+                command.upgrade(config, "head")
+                assert current(connection) == ("0001_baseline",)
+                transaction.commit() if wanted else transaction.rollback()
+            with connection.begin():
+                assert current(connection) == wanted
+    assert connects == [], "a second connection, outside of the caller's transaction"
+
+
+def test_on_sqlite_a_begin_of_yours_takes_the_tables_back(engine: sa.Engine, history: Path) -> None:
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    up = "op.create_table('t', sa.Column('n', sa.Integer())); op.execute('no')"
+    write(generate(engine, "one", None, history), up)
+    with pytest.raises(sa.exc.DBAPIError):
+        upgrade(engine, location=history)
+    assert not sa.inspect(engine).has_table("t")
+
+
 def test_several_threads_can_migrate(tmp_path: Path, history: Path) -> None:
     def work(number: int) -> tuple[str, ...]:
         made = sa.create_engine(f"sqlite:///{tmp_path / str(number)}.sqlite")
