@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-42 playbooks, 31 h 54 min in all.
+42 playbooks, 31 h 55 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -151,11 +151,11 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Account changes](auth/account_changes.ipynb) | 20 | Change the password, the address and the account itself, so that a stolen session can do none of it alone. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 48 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
-### production: beyond one process (42 min)
+### production: beyond one process (43 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Pantry](production/pantry.ipynb) | 42 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
+| [Pantry](production/pantry.ipynb) | 43 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
 
 Pages that were divided or renamed: `wire` is now [A foreign contract](auth/foreign_contract.ipynb); `better_auth_contract` is now [A foreign contract](auth/foreign_contract.ipynb); `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `catalog` is now [Natural keys](schema/natural_keys.ipynb), [Bulk load](schema/bulk_load.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb); `passwords` is now [Password hashing](auth/password_hashing.ipynb), [Password rules](auth/password_rules.ipynb).
 """
