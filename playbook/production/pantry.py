@@ -74,8 +74,8 @@ Three layers did their duty. One wrote the error anew as a problem, which has no
 One refused a parameter that it did not know. One keeps answers for retries; it found a
 session's cookie in the answer, and refused to store it. That was a 500, and the
 password is changed all the same. The field passed because no layer knows fields: the
-model of each route does. Each layer can be taught an exception.
-The next layer that somebody writes will not have it.
+model of each route does. Each layer can be taught an exception. The next layer that
+somebody writes will not have it.
 
 ## The decision
 
@@ -140,8 +140,7 @@ print(made.status_code, made.headers["location"], tag)
 """
 Now she renames it with PATCH. `steps` begins with a request in which everything is
 wrong, and mends one thing at a time. The service names one mistake at a time: the first
-one that it meets. `who_sends` collects the statements that reach the
-database.
+one that it meets. `who_sends` collects the statements that reach the database.
 """
 
 # %%
