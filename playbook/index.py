@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-42 playbooks, 31 h 54 min in all.
+42 playbooks, 31 h 55 min in all.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -131,7 +131,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (10 h 49 min)
+### auth: who is it, may they, for how long (10 h 50 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -146,7 +146,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Session lookup](auth/session_lookup.ipynb) | 40 | Make the request that every page makes cheap. Still refuse a revoked session at once. |
 | [Sign up](auth/sign_up.ipynb) | 41 | Let people join, without telling strangers who has joined, and let nobody prepare an account for somebody else. |
 | [Throttling](auth/throttling.ipynb) | 50 | Make guessing slow, on every process together, without a lock that an attacker can pull. |
-| [Sign in](auth/sign_in.ipynb) | 49 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
+| [Sign in](auth/sign_in.ipynb) | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
 | [Password reset](auth/password_reset.ipynb) | 41 | Let somebody back in who has forgotten the password, and nobody else. |
 | [Account changes](auth/account_changes.ipynb) | 20 | Change the password, the address and the account itself, so that a stolen session can do none of it alone. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 48 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
