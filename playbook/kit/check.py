@@ -41,9 +41,7 @@ LEFT_OUT = {
 LINES = (50, 440)  # of a page's text before the exercise: what is read, without blank lines and cell marks
 # Pages that are over, and how long they may be: each will be two, or be written anew. No page joins, no number grows
 # (some did once, by the import lines that three pages in place of one cost them).
-OVER = {
-    "auth/account_changes": 443,
-}
+OVER: dict[str, int] = {}
 EXPORT_LINES = 31  # of an export cell, blank ones not counted
 PROMISE_LETTERS = 200  # a sentence one reads in a table
 
