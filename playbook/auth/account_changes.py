@@ -52,7 +52,6 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Body
 
 from playbook.auth.mail import MemorySender
-from playbook.auth.mail_queue import Postbox
 from playbook.auth.password_hashing import hash_password
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
@@ -66,6 +65,7 @@ from playbook.pantry.auth.sessions import CurrentSession, session_routes
 from playbook.pantry.auth.sign_in import sign_in_routes
 from playbook.pantry.auth.sign_up import register, sign_up_routes
 from playbook.pantry.auth.wire import Auth, Service, auth_app
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import User, add_user
 
@@ -795,5 +795,5 @@ registered email address". A. Sudhodanan, A. Paverd, "Pre-hijacked accounts" (US
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Password reset](password_reset.ipynb) · [course map](../index.ipynb) · Next: [Session lookup](session_lookup.ipynb)
+Previous: [Password reset](password_reset.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
 """

@@ -563,5 +563,5 @@ Flask, `SecureCookieSessionInterface`; Django, `django.core.signing`.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [The auth wire](wire.ipynb) · [course map](../index.ipynb) · Next: [Cross-site requests](cross_site.ipynb)
+Previous: [Mailed links](mailed_links.ipynb) · [course map](../index.ipynb) · Next: [Cross-site requests](cross_site.ipynb)
 """

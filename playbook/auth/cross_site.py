@@ -494,5 +494,5 @@ Barth, C. Jackson, J. Mitchell, *Robust Defenses for Cross-Site Request Forgery*
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Mail queue](mail_queue.ipynb) · [course map](../index.ipynb) · Next: [Sessions](sessions.ipynb)
+Previous: [Cookies](cookies.ipynb) · [course map](../index.ipynb) · Next: [Sessions](sessions.ipynb)
 """

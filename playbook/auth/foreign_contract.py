@@ -381,13 +381,13 @@ that database. It returns their number and the differences.
 from datetime import UTC
 
 from playbook.auth.mail import MemorySender
-from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import Base, make_engine
 from playbook.pantry.auth import recorded
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.sessions import Cookies
 from playbook.pantry.auth.wire import Auth
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 
 SECRET = "a secret of this lesson, of more than 32 characters"
@@ -562,5 +562,5 @@ RFC 9110. RFC 6265. M. Feathers, *Working Effectively with Legacy Code*,
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Session lookup](session_lookup.ipynb) · [course map](../index.ipynb) · Next: [Pantry](../production/pantry.ipynb)
+Previous: [Account changes](account_changes.ipynb) · [course map](../index.ipynb) · Next: [Pantry](../production/pantry.ipynb)
 """

@@ -476,5 +476,5 @@ Error Messages". NIST SP 800-63B-4, 3.1.3.1. CWE-204, CWE-208.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Sessions](sessions.ipynb) · [course map](../index.ipynb) · Next: [Throttling](throttling.ipynb)
+Previous: [Session lookup](session_lookup.ipynb) · [course map](../index.ipynb) · Next: [Throttling](throttling.ipynb)
 """

@@ -659,5 +659,5 @@ and S. Ambler, *Refactoring Databases*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Catalog](../schema/catalog.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
+Previous: [Bulk load](../schema/bulk_load.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
 """
