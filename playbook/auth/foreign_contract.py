@@ -385,13 +385,13 @@ that database. It returns their number and the differences.
 from datetime import UTC
 
 from playbook.auth.mail import MemorySender
-from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import Base, make_engine
 from playbook.pantry.auth import recorded
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.sessions import Cookies
 from playbook.pantry.auth.wire import Auth
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 
 SECRET = "a secret of this lesson, of more than 32 characters"

@@ -36,6 +36,7 @@ LEFT_OUT = {
     ("clock_and_identifiers", "On PostgreSQL"): "its values are made before they reach a database",
     ("decisions", "On PostgreSQL"): "is about texts",
     ("mail", "On PostgreSQL"): "writes to a mail server, never to the database",
+    ("mail_threads", "On PostgreSQL"): "sends mails; the page before it shows what the database adds",
     ("cross_site", "On PostgreSQL"): "reads headers, never the database",
 }
 LINES = (50, 440)  # of a page's text before the exercise: what is read, without blank lines and cell marks

@@ -24,6 +24,7 @@ Map
                       `session_lookup`, `sign_up`, `sign_in`, `links`, `password_reset`, `account_changes`; `recorded`
                       compares its answers with those of a real server
 `mail_senders`        where mail goes: SMTP, a file, memory
+`postbox`             the queue of mails and its threads; work that no answer waits for
 `mailboxes`           how many mails one address gets
 `housekeeping`, `indexes`, `repair`
                       expired rows; index entries that a crash has cost, found and mended

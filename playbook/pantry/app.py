@@ -20,7 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playbook.api.resources import complete_methods
 from playbook.auth.mail import Sender
-from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import somebody_was_first, transaction
@@ -45,6 +44,7 @@ from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
 from playbook.pantry.lists import sign_cursors
 from playbook.pantry.mail_senders import sender_of
 from playbook.pantry.mailboxes import PerMailbox, proven_in
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.roles import by_membership
 from playbook.pantry.settings import Settings
 from playbook.pantry.stop import Stop

@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from playbook.auth.mail import Mail, MemorySender
-from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.wire import Auth
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 
 ORIGIN = "http://localhost:8000"

@@ -33,7 +33,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from playbook.auth.cross_site import location, origin_of, trusted_redirect
 from playbook.auth.mail import MemorySender
-from playbook.auth.mail_queue import Postbox
 from playbook.exercises.auth.cross_site import GOES_TO, Browser
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.deny_by_default import anyone
@@ -48,6 +47,7 @@ from playbook.pantry.auth.cross_site import (
     trusted_origins,
 )
 from playbook.pantry.auth.wire import FORM, FORMS, JSON, Auth, AuthError, Sent, Service, Text, auth_app, body
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 
 OURS, APP, EVIL = "https://pantry.example", "https://app.example:8443", "https://evil.example"

@@ -601,7 +601,7 @@ import socket, sys, uvicorn
 from datetime import UTC, datetime
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.auth.mail import MemorySender
-from playbook.auth.mail_queue import Postbox
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.auth.wire import Auth
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.engines import make_engine

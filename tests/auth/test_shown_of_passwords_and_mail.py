@@ -1,4 +1,4 @@
-"""What *Take it with you* of three pages shows is what their recipes' own tests run, but for annotated types."""
+"""What *Take it with you* of pages shows is what their recipes' own tests run, but for annotated types."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ def all_statements(source: str) -> set[str]:
     return {ast.unparse(node) for node in ast.walk(bare(ast.parse(source))) if isinstance(node, ast.stmt)}
 
 
-@pytest.mark.parametrize("name", ["password_hashing", "password_rules", "mail"])
+@pytest.mark.parametrize("name", ["password_hashing", "password_rules", "mail", "mail_queue", "mail_threads"])
 def test_the_code_to_take_along_is_run_by_the_recipe_s_tests(name: str) -> None:
     prose = Course().get(name).source.split("## Take it with you")[1]
     [block] = re.findall(r"```python\n(.*?)```", prose, re.DOTALL)

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 from playbook.auth import password_hashing
 from playbook.auth.mail import Mail, SmtpSender
-from playbook.auth.mail_queue import Postbox
 from playbook.auth.password_hashing import HASHING_TURN
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock, hash_token, is_token
 from playbook.foundations.engines import Base, make_engine
@@ -44,6 +43,7 @@ from playbook.pantry.auth.sign_up import (
 )
 from playbook.pantry.auth.tables import UserSession, Verification, delete_user
 from playbook.pantry.auth.wire import Auth, AuthError, auth_app
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, EmailTaken, User
 from tests.auth.conftest import ORIGIN, PASSWORD, Service
@@ -600,7 +600,7 @@ def test_a_full_queue_is_said_to_everybody_alike(auth_service: Start, lane: str)
     postbox, go_on = service.auth.postbox, threading.Event()
     if lane == "mails":
         service.sender.send = lambda mail: go_on.wait(60)  # type: ignore[method-assign,assignment,return-value]
-        for number in range(postbox._queue.capacity):
+        for number in range(postbox.mails.capacity):
             postbox.post(Mail(f"eve@{number}.example", "notice", "s", "t"))
     else:
         while postbox.submit(lambda: go_on.wait(60)):

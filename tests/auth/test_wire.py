@@ -25,7 +25,6 @@ from pydantic import Field, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
 from playbook.auth.mail import MemorySender
-from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import make_engine
@@ -50,6 +49,7 @@ from playbook.pantry.auth.wire import (
     read_body,
     read_form,
 )
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 
 LEAKS = re.compile(r"Traceback|File \"|\.py|sqlalchemy|duckdb|psycopg|SELECT|INSERT|hunter2|violet", re.IGNORECASE)

@@ -16,7 +16,6 @@ from raw_http import send
 from replay import UUID, Deviation, Forms, Target, key_of, recordings, replay
 
 from playbook.auth.mail import MemorySender
-from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.engines import Base, make_engine
 from playbook.kit.live import serving
@@ -25,6 +24,7 @@ from playbook.pantry.auth.recorded import DIFFERENCES
 from playbook.pantry.auth.sign_up import VERIFY, new_link
 from playbook.pantry.auth.tables import delete_user
 from playbook.pantry.auth.wire import Auth
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import User, add_user
 

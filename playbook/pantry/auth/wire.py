@@ -24,11 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from playbook.api.errors import QUOTING
 from playbook.auth.cookies import AnswerCookies as AnswerCookies
 from playbook.auth.cookies import keep_cookies as keep_cookies
-from playbook.auth.mail_queue import Postbox
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, RandomBytes
 from playbook.foundations.request_and_transaction import RequestId, request_id
 from playbook.foundations.transactions import transaction
 from playbook.pantry.http import off_the_loop
+from playbook.pantry.postbox import Postbox
 from playbook.pantry.settings import Settings
 from playbook.pantry.strict_input import json_fault
 
