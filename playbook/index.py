@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-42 playbooks, 31 h 55 min in all. The **core path**, 19 of them in bold, takes 15 h 2 min: begin there.
+43 playbooks, 33 h 50 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -100,23 +100,23 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Start and stop](foundations/start_and_stop.ipynb) | 48 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
 | [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
-### schema: from facts to tables (3 h 7 min)
+### schema: from facts to tables (3 h 8 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Profile the data](schema/profile_data.ipynb) | 49 | Find out what a file really holds, its keys, dependencies and spellings, before you design a table. |
-| **[Identity](schema/identity.ipynb)** | 49 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
+| **[Identity](schema/identity.ipynb)** | 50 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
 | [Natural keys](schema/natural_keys.ipynb) | 42 | Tell when two names are one and which of two versions is newer, with texts that every database can compare. |
 | **[Bulk load](schema/bulk_load.ipynb)** | 47 | Load a file of thousands of rows into any table, all or nothing, and name each refused row by its line and a reason. |
 
-### migrations: changing it while it runs (3 h 2 min)
+### migrations: changing it while it runs (3 h 4 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | **[First migration](migrations/first_migration.ipynb)** | 50 | Turn a changed model into a script that somebody has read, and run it on a database that has rows. |
-| [Drift](migrations/drift.ipynb) | 39 | Find where a database is not what the models say, before a request finds it. |
+| [Drift](migrations/drift.ipynb) | 40 | Find where a database is not what the models say, before a request finds it. |
 | **[Expand and contract](migrations/expand_and_contract.ipynb)** | 48 | Rename a column in five releases while clients read and write. No request fails, and every row is right. |
-| [Test migrations](migrations/test_migrations.ipynb) | 45 | Run each migration up, down and up again over rows, and be told what it loses. |
+| [Test migrations](migrations/test_migrations.ipynb) | 46 | Run each migration up, down and up again over rows, and be told what it loses. |
 
 ### api: a contract strangers can rely on (6 h 34 min)
 
@@ -131,31 +131,32 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Idempotency](api/idempotency.ipynb)** | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (10 h 50 min)
+### auth: who is it, may they, for how long (12 h 41 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | **[Password hashing](auth/password_hashing.ipynb)** | 50 | Store passwords so that a stolen table gives few of them away, and a very long password stops nobody's work. |
 | [Password rules](auth/password_rules.ipynb) | 45 | Refuse the passwords that an attacker guesses first, accept every other one, and say why. |
 | [Mail](auth/mail.ipynb) | 53 | Send mail that no input can redirect, and that every test can read. |
-| [Mail queue](auth/mail_queue.ipynb) | 20 | Let no answer wait for a mail server, and no mail wait for somebody else's. |
+| [Mail queue](auth/mail_queue.ipynb) | 50 | No answer waits for a mail server, and no mail waits until another is tried again. |
+| [Mail threads](auth/mail_threads.ipynb) | 50 | A silent server holds up only its own mails, and a stop sends what was promised. |
 | **[Mailed links](auth/mailed_links.ipynb)** | 49 | Let a person prove that they read a mailbox: once, in time, and nobody in their place. |
 | [Cookies](auth/cookies.ipynb) | 46 | Say what a cookie may be trusted with, and send it so that nobody else can make, read or plant it. |
 | [Cross-site requests](auth/cross_site.ipynb) | 44 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
 | **[Sessions](auth/sessions.ipynb)** | 54 | Remember who signed in. Forget them at their next request, in every process. |
-| [Session lookup](auth/session_lookup.ipynb) | 40 | Make the request that every page makes cheap. Still refuse a revoked session at once. |
+| [Session lookup](auth/session_lookup.ipynb) | 41 | Make the request that every page makes cheap. Still refuse a revoked session at once. |
 | **[Sign up](auth/sign_up.ipynb)** | 41 | Let people join, without telling strangers who has joined, and let nobody prepare an account for somebody else. |
 | [Throttling](auth/throttling.ipynb) | 50 | Make guessing slow, on every process together, without a lock that an attacker can pull. |
-| **[Sign in](auth/sign_in.ipynb)** | 49 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
+| **[Sign in](auth/sign_in.ipynb)** | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
 | **[Password reset](auth/password_reset.ipynb)** | 41 | Let somebody back in who has forgotten the password, and nobody else. |
-| [Account changes](auth/account_changes.ipynb) | 20 | Change the password, the address and the account itself, so that a stolen session can do none of it alone. |
-| [A foreign contract](auth/foreign_contract.ipynb) | 48 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
+| [Account changes](auth/account_changes.ipynb) | 48 | Let people change their address, password and account, so that a stolen session takes none of them. |
+| [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
-### production: beyond one process (42 min)
+### production: beyond one process (43 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Pantry](production/pantry.ipynb) | 42 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
+| [Pantry](production/pantry.ipynb) | 43 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
 
 Pages that were divided or renamed: `wire` is now [A foreign contract](auth/foreign_contract.ipynb); `better_auth_contract` is now [A foreign contract](auth/foreign_contract.ipynb); `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `catalog` is now [Natural keys](schema/natural_keys.ipynb), [Bulk load](schema/bulk_load.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb); `passwords` is now [Password hashing](auth/password_hashing.ipynb), [Password rules](auth/password_rules.ipynb).
 """

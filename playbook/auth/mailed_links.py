@@ -580,5 +580,5 @@ Sheet, "URL Tokens". W3C Referrer Policy.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Mail queue](mail_queue.ipynb) · [course map](../index.ipynb) · Next: [Cookies](cookies.ipynb)
+Previous: [Mail threads](mail_threads.ipynb) · [course map](../index.ipynb) · Next: [Cookies](cookies.ipynb)
 """
