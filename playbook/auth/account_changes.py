@@ -2,8 +2,8 @@
 """
 # Account changes
 
-Let people change their address, password and account, so that a stolen session takes
-none of them.
+Let people change address, password and account, so that a stolen session takes none
+of them.
 
 | | |
 |---|---|
@@ -51,7 +51,7 @@ def first_version(shop):
 
 # %% [markdown]
 """
-Many packages do more: they mail a link to the new address, and change it on the click.
+Many packages mail a link to the new address, and change it on the click.
 So there are two ways, and seven stories:
 
 - **Old session**: Ada signed in three hours ago. Mallory asks for an address of her
@@ -66,9 +66,9 @@ So there are two ways, and seven stories:
 
 The folded cell defines `find_user(db, email)` and `set_address(db, user_id, new)`. It
 imports `proving_service`, the second way, and `attack(make)`, which plays the stories.
-It also imports `Shop`, `unguarded`, `side_by_side`, `drawn`, `carol_moves`, `MOVED`, `rush`,
-`users`, `hash_password`, `end_sessions`, `partial`, `show`, `table`, `lesson_url` and
-`on_postgres`. Predict: in which of the fourteen does nobody lose?
+It also imports `Shop`, `unguarded`, `side_by_side`, `drawn`, `carol_moves`, `MOVED`,
+`rush`, `users`, `hash_password`, `end_sessions`, `partial`, `show`, `table`,
+`lesson_url` and `on_postgres`. Predict: in which of the fourteen does nobody lose?
 """
 
 # %% tags=["stage"]
@@ -489,8 +489,9 @@ assertion fail:
 
 ## Your turn
 
-The notice to the old address shall hold a link that undoes the change, for seven days. At each change the service calls `new_link(db, "undo", user_id,
-old, now, seven_days, table=undos)`; `undos` has the columns of `links`.
+The notice to the old address shall hold a link that undoes the change, for seven days.
+At each change the service calls `new_link(db, "undo", user_id, old, now, seven_days,
+table=undos)`; `undos` has the columns of `links`.
 
 Write `undo`. It returns whether the account has the address of that link again; if not,
 nothing has changed. Nothing stays that Mallory set up. (A user whose `password_hash` is
@@ -554,7 +555,8 @@ mailed_links INTO` adds URL, form and cleanup of the links.
 | `check(password)` | compares; counts tries by **session**, or Mallory uses up Ada's |
 | transaction, table, clock | as for the links |
 
-With customers, who have integer ids, and `Session`, a `sessionmaker`:
+With customers, who have integer ids, `Session`, a `sessionmaker`, and `find_customer`
+of the page before:
 
 ```python
 def hold(session, customer_id):
