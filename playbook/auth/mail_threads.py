@@ -7,8 +7,8 @@ A silent server holds up only its own mails, and a stop sends what was promised.
 | | |
 |---|---|
 | **Use it when** | threads call servers that may never answer |
-| **You need** | [mail_queue](mail_queue.ipynb) (*code*), [start_and_stop](../foundations/start_and_stop.ipynb) |
-| **Time** | read 35 min, exercise 15 min |
+| **You need** | [mail_queue](mail_queue.ipynb) (*code*) |
+| **Time** | read 32 min, exercise 15 min |
 | **Topics** | bulkhead, tarpit, thread pool, background task, graceful shutdown |
 | **Standard** | OWASP ASVS 5.0 (6.3.8, 16.2.5) |
 
@@ -58,11 +58,10 @@ print(health(in_background))
 
 # %% [markdown]
 """
-Forty silent connections stop the whole service. So the mails get four threads of their
+All endpoints share these threads with the mails. So the mails get four threads of their
 own, a *pool*. Mallory owns the mail server of `tar.example`. It takes each mail and
 never says so, which is called a **tarpit**. She signs up six times, and then Ada asks
-for her link. `during_a_tarpit(make)` says what happens to Ada's mail, and how many
-threads the tarpit holds. Predict both.
+for her link. Predict: does her mail arrive, and how many threads does the tarpit hold?
 """
 
 
@@ -132,7 +131,7 @@ print(first)
 
 # %% [markdown]
 """
-The fourth thread stays free. It waits for a mail to somebody else.
+A thread may stay free although a mail is due. It waits for a mail to somebody else.
 
 ### The queue
 
@@ -328,11 +327,12 @@ print(box.close(timeout=60), box.queue.sent)
 
 # %% [markdown]
 """
-Both mails went out, and the stop did not wait for an hour.
+A stop has no hour to spare, so it ends all pauses.
 
 ## See it work
 
-The tarpit again, then the stop.
+The tarpit again, and then a stop with a budget of a minute. Predict: does Ada's mail
+arrive, and how many of the three mails?
 """
 
 
