@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-43 playbooks, 33 h 50 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+43 playbooks, 33 h 47 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -131,7 +131,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Idempotency](api/idempotency.ipynb)** | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (12 h 41 min)
+### auth: who is it, may they, for how long (12 h 38 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -139,7 +139,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Password rules](auth/password_rules.ipynb) | 45 | Refuse the passwords that an attacker guesses first, accept every other one, and say why. |
 | [Mail](auth/mail.ipynb) | 53 | Send mail that no input can redirect, and that every test can read. |
 | [Mail queue](auth/mail_queue.ipynb) | 50 | No answer waits for a mail server, and no mail waits until another is tried again. |
-| [Mail threads](auth/mail_threads.ipynb) | 50 | A silent server holds up only its own mails, and a stop sends what was promised. |
+| [Mail threads](auth/mail_threads.ipynb) | 47 | A silent server holds up only its own mails, and a stop sends what was promised. |
 | **[Mailed links](auth/mailed_links.ipynb)** | 49 | Let a person prove that they read a mailbox: once, in time, and nobody in their place. |
 | [Cookies](auth/cookies.ipynb) | 46 | Say what a cookie may be trusted with, and send it so that nobody else can make, read or plant it. |
 | [Cross-site requests](auth/cross_site.ipynb) | 44 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
@@ -149,7 +149,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Throttling](auth/throttling.ipynb) | 50 | Make guessing slow, on every process together, without a lock that an attacker can pull. |
 | **[Sign in](auth/sign_in.ipynb)** | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
 | **[Password reset](auth/password_reset.ipynb)** | 41 | Let somebody back in who has forgotten the password, and nobody else. |
-| [Account changes](auth/account_changes.ipynb) | 48 | Let people change their address, password and account, so that a stolen session takes none of them. |
+| [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
 ### production: beyond one process (43 min)

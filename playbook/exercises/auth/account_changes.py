@@ -129,12 +129,12 @@ def unguarded(app: FastAPI, shop: Shop) -> None:
     """Routes for a new password and for a deletion that ask for a session and for nothing else."""
 
     @app.post("/password")
-    def password(me: Any = Depends(shop.caller), new: str = Body(embed=True)) -> None:  # noqa: B008
+    def password(me: Any = Depends(shop.caller), new: str = Body(embed=True)) -> None:
         mine = users.update().where(users.c.id == me.user_id).values(password_hash=hash_password(new))
         shop.run(lambda db: db.execute(mine.returning(users.c.id)))
 
     @app.post("/delete")
-    def delete(me: Any = Depends(shop.caller)) -> None:  # noqa: B008
+    def delete(me: Any = Depends(shop.caller)) -> None:
         shop.run(lambda db: db.execute(users.delete().where(users.c.id == me.user_id)))
 
 
@@ -144,7 +144,7 @@ def proving_service(shop: Shop, set_address: Callable[..., object]) -> FastAPI:
     unguarded(app, shop)
 
     @app.post("/email")
-    def email(me: Any = Depends(shop.caller), new: str = Body(embed=True)) -> None:  # noqa: B008
+    def email(me: Any = Depends(shop.caller), new: str = Body(embed=True)) -> None:
         given = ("change-email", me.user_id, new, shop.now, timedelta(hours=1))
         shop.mail(new, "prove", shop.run(new_link, *given))
 
