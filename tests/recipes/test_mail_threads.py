@@ -244,7 +244,8 @@ def test_a_shop_closes_its_postbox_when_it_stops() -> None:
 
     class App:
         class state:
-            sender, queue, postbox = Sender(), Line(), Any
+            sender, queue = Sender(), Line()
+            postbox: Any = None
 
     async def serve() -> list[int]:
         async with lifespan(App):
