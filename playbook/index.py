@@ -34,7 +34,7 @@ from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.lesson import data_path, lesson_url, serving, show_http
 from playbook.pantry.app import mirror_of, resource_api
-from playbook.pantry.catalog import load_catalog
+from playbook.pantry.catalog_file import load_catalog
 from playbook.pantry.history import prepare
 from playbook.pantry.http import Caller
 from playbook.pantry.settings import Settings
@@ -83,80 +83,80 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-43 playbooks, 33 h 9 min in all.
+43 playbooks, 33 h 47 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Start here](foundations/start_here.ipynb) | 26 | Know for whom this course is, see a first failure, and learn the few helpers that every page uses. |
-| [Settings](foundations/settings.ipynb) | 49 | Run one program in development, test and production. A wrong configuration stops its start, with one error that names each wrong variable and shows no secret. |
+| **[Start here](foundations/start_here.ipynb)** | 26 | Know for whom this course is, see a first failure, and learn the few helpers that every page uses. |
+| **[Settings](foundations/settings.ipynb)** | 49 | Run one program in development, test and production. A wrong configuration stops its start, with one error that names each wrong variable and shows no secret. |
 | [Clock and identifiers](foundations/clock_and_identifiers.ipynb) | 51 | Let a test choose the time, the ids and the random bytes. Give each row an id that sorts by age and counts nothing. |
-| [Transactions](foundations/transactions.ipynb) | 50 | Read a row, decide, and write it, while other requests do the same. No change is lost. |
+| **[Transactions](foundations/transactions.ipynb)** | 50 | Read a row, decide, and write it, while other requests do the same. No change is lost. |
 | [Engines](foundations/engines.ipynb) | 50 | Run one code base on an embedded database and on PostgreSQL, and get every connection back. |
 | [Write skew](foundations/write_skew.ipynb) | 41 | Keep a rule that spans several rows, although each transaction changes another row. |
-| [Request and transaction](foundations/request_and_transaction.ipynb) | 50 | Turn each request into one transaction and one answer. The answer is made after the commit, and it carries an id that leads to the log. |
+| **[Request and transaction](foundations/request_and_transaction.ipynb)** | 50 | Turn each request into one transaction and one answer. The answer is made after the commit, and it carries an id that leads to the log. |
 | [Deny by default](foundations/deny_by_default.ipynb) | 49 | Make each route say who may use it, and find the route that says nothing before a stranger does. |
 | [Start and stop](foundations/start_and_stop.ipynb) | 48 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
 | [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
-### schema: from facts to tables (3 h 7 min)
+### schema: from facts to tables (3 h 8 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Profile the data](schema/profile_data.ipynb) | 49 | Find out what a file really holds, its keys, dependencies and spellings, before you design a table. |
-| [Identity](schema/identity.ipynb) | 49 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
+| **[Identity](schema/identity.ipynb)** | 50 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
 | [Natural keys](schema/natural_keys.ipynb) | 42 | Tell when two names are one and which of two versions is newer, with texts that every database can compare. |
-| [Bulk load](schema/bulk_load.ipynb) | 47 | Load a file of thousands of rows into any table, all or nothing, and name each refused row by its line and a reason. |
+| **[Bulk load](schema/bulk_load.ipynb)** | 47 | Load a file of thousands of rows into any table, all or nothing, and name each refused row by its line and a reason. |
 
-### migrations: changing it while it runs (3 h)
+### migrations: changing it while it runs (3 h 4 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [First migration](migrations/first_migration.ipynb) | 49 | Turn a changed model into a script that somebody has read, and run it on a database that has rows. |
-| [Drift](migrations/drift.ipynb) | 39 | Find where a database is not what the models say, before a request finds it. |
-| [Expand and contract](migrations/expand_and_contract.ipynb) | 48 | Rename a column in five releases while clients read and write. No request fails, and every row is right. |
-| [Test migrations](migrations/test_migrations.ipynb) | 44 | Run each migration up, down and up again over rows, and be told what it loses. |
+| **[First migration](migrations/first_migration.ipynb)** | 50 | Turn a changed model into a script that somebody has read, and run it on a database that has rows. |
+| [Drift](migrations/drift.ipynb) | 40 | Find where a database is not what the models say, before a request finds it. |
+| **[Expand and contract](migrations/expand_and_contract.ipynb)** | 48 | Rename a column in five releases while clients read and write. No request fails, and every row is right. |
+| [Test migrations](migrations/test_migrations.ipynb) | 46 | Run each migration up, down and up again over rows, and be told what it loses. |
 
 ### api: a contract strangers can rely on (6 h 34 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Resources](api/resources.ipynb) | 50 | Give each thing in your service a URL, and use HTTP's methods and status codes as clients, caches and proxies already understand them. |
+| **[Resources](api/resources.ipynb)** | 50 | Give each thing in your service a URL, and use HTTP's methods and status codes as clients, caches and proxies already understand them. |
 | [Representations](api/representations.ipynb) | 49 | Decide which bodies come in and go out: strict input, patches that change only what they name, and media types that odd clients survive. |
-| [Errors](api/errors.ipynb) | 50 | Answer every failure of a service in one format. It tells a client what to do next, and an attacker nothing. |
-| [Keyset pagination](api/pagination.ipynb) | 50 | Read a list page by page. Each row that stays comes exactly once, while other rows come and go. |
+| **[Errors](api/errors.ipynb)** | 50 | Answer every failure of a service in one format. It tells a client what to do next, and an attacker nothing. |
+| **[Keyset pagination](api/pagination.ipynb)** | 50 | Read a list page by page. Each row that stays comes exactly once, while other rows come and go. |
 | [Signed cursors](api/cursors.ipynb) | 49 | Hand a client its position in a list. Accept only what you handed out, and only for the same list. |
-| [Conditional requests](api/conditional_requests.ipynb) | 50 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
-| [Idempotency](api/idempotency.ipynb) | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
+| **[Conditional requests](api/conditional_requests.ipynb)** | 50 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
+| **[Idempotency](api/idempotency.ipynb)** | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (12 h 6 min)
+### auth: who is it, may they, for how long (12 h 38 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Password hashing](auth/password_hashing.ipynb) | 50 | Store passwords so that a stolen table gives few of them away, and a very long password stops nobody's work. |
+| **[Password hashing](auth/password_hashing.ipynb)** | 50 | Store passwords so that a stolen table gives few of them away, and a very long password stops nobody's work. |
 | [Password rules](auth/password_rules.ipynb) | 45 | Refuse the passwords that an attacker guesses first, accept every other one, and say why. |
 | [Mail](auth/mail.ipynb) | 53 | Send mail that no input can redirect, and that every test can read. |
 | [Mail queue](auth/mail_queue.ipynb) | 50 | No answer waits for a mail server, and no mail waits until another is tried again. |
 | [Mail threads](auth/mail_threads.ipynb) | 47 | A silent server holds up only its own mails, and a stop sends what was promised. |
-| [Mailed links](auth/mailed_links.ipynb) | 49 | Let a person prove that they read a mailbox: once, in time, and nobody in their place. |
+| **[Mailed links](auth/mailed_links.ipynb)** | 49 | Let a person prove that they read a mailbox: once, in time, and nobody in their place. |
 | [Cookies](auth/cookies.ipynb) | 46 | Say what a cookie may be trusted with, and send it so that nobody else can make, read or plant it. |
-| [Cross-site requests](auth/cross_site.ipynb) | 43 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
-| [Sessions](auth/sessions.ipynb) | 54 | Remember who signed in. Forget them at their next request, in every process. |
-| [Session lookup](auth/session_lookup.ipynb) | 40 | Make the request that every page makes cheap. Still refuse a revoked session at once. |
-| [Sign up](auth/sign_up.ipynb) | 41 | Let people join, without telling strangers who has joined, and let nobody prepare an account for somebody else. |
+| [Cross-site requests](auth/cross_site.ipynb) | 44 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
+| **[Sessions](auth/sessions.ipynb)** | 54 | Remember who signed in. Forget them at their next request, in every process. |
+| [Session lookup](auth/session_lookup.ipynb) | 41 | Make the request that every page makes cheap. Still refuse a revoked session at once. |
+| **[Sign up](auth/sign_up.ipynb)** | 41 | Let people join, without telling strangers who has joined, and let nobody prepare an account for somebody else. |
 | [Throttling](auth/throttling.ipynb) | 50 | Make guessing slow, on every process together, without a lock that an attacker can pull. |
-| [Sign in](auth/sign_in.ipynb) | 49 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
-| [Password reset](auth/password_reset.ipynb) | 41 | Let somebody back in who has forgotten the password, and nobody else. |
-| [Account changes](auth/account_changes.ipynb) | 20 | Change the password, the address and the account itself, so that a stolen session can do none of it alone. |
-| [A foreign contract](auth/foreign_contract.ipynb) | 48 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
+| **[Sign in](auth/sign_in.ipynb)** | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
+| **[Password reset](auth/password_reset.ipynb)** | 41 | Let somebody back in who has forgotten the password, and nobody else. |
+| [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
+| [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
-### production: beyond one process (42 min)
+### production: beyond one process (43 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
-| [Pantry](production/pantry.ipynb) | 42 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
+| [Pantry](production/pantry.ipynb) | 43 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
 
 Pages that were divided or renamed: `wire` is now [A foreign contract](auth/foreign_contract.ipynb); `better_auth_contract` is now [A foreign contract](auth/foreign_contract.ipynb); `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `catalog` is now [Natural keys](schema/natural_keys.ipynb), [Bulk load](schema/bulk_load.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb); `passwords` is now [Password hashing](auth/password_hashing.ipynb), [Password rules](auth/password_rules.ipynb).
 """

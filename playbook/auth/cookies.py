@@ -22,7 +22,7 @@ name = cookie.read(request.headers.getlist("cookie"), now)  # None: trust nothin
 app = AnswerCookies(app)  # sets what was kept, on errors too
 ```
 
-*Lift: 73 lines in 1 file; needs starlette.*
+*Lift: 75 lines in 1 file; needs starlette.*
 
 ## See it break
 
@@ -61,9 +61,9 @@ Ada and Mallory sign in at `shop.example`. Mallory does three things:
   arrives in her account.
 
 The folded cell defines `attack(app)`, which tries the three over HTTP. Its browsers
-keep the rules of RFC 6265bis. It returns for whom the shop takes Mallory, Mallory and
-Bob. The cell imports `serving`, `show` and `table`. Predict these three names.
-Which of the attacks succeed?
+keep the rules of the standard, RFC 6265bis. It returns which name `/me` says after each
+attack: twice to Mallory, then to Bob. The cell imports `serving`, `show` and `table`.
+Predict: which three names?
 """
 
 # %% tags=["stage"]
@@ -105,8 +105,8 @@ show(table(broken.items(), ["cookie", "taken for"]))
 
 # %% [markdown]
 """
-A cookie is a note that the browser carries. Whoever holds the pen writes it, whoever
-opens the bag reads it, and a neighbour can put another one in.
+A cookie is a note that the browser carries. Others can edit it, read it, or put another
+one beside it.
 
 ## The decision
 
@@ -194,7 +194,7 @@ Each attribute tells the browser something:
 |---|---|
 | `HttpOnly` | shows the cookie to no script |
 | `Secure` | sends it, and takes it, over https only |
-| `SameSite=Lax` | does not send it with another site's form or image |
+| `SameSite=Lax` | does not send it with another site's POST or image |
 | `Path=/`, no `Domain` | sends it to this host only, for all paths |
 | `Max-Age=60` | deletes it after 60 seconds; without it, when it is closed |
 | a name with `__Host-` | refuses it without `Secure` and `Path=/`, or with `Domain` |
@@ -202,7 +202,9 @@ Each attribute tells the browser something:
 So a subdomain cannot plant a `__Host-` name. A browser ignores a cookie of more than
 4096 bytes without a word. A request may have several `Cookie` lines, and several
 cookies of one name. Frameworks differ: Starlette takes the last, others the first.
-`cookie_values` returns all of them.
+`cookie_values` returns all of them. It strips what browsers strip, spaces and tabs.
+`str.strip()` takes off the byte A0 too. A subdomain may plant a name with that byte
+before `__Host-user`: for a browser it is no `__Host-` name.
 """
 
 # %% tags=["export"]
@@ -212,9 +214,11 @@ LARGEST = 4096  # bytes of name and value (RFC 6265bis)
 def cookie_line(
     name: str, value: str, max_age: int | None = None, secure: bool = True
 ) -> str:
-    """A `Set-Cookie` value, `max_age` in seconds. Raises ValueError if too large."""
+    """A `Set-Cookie` value, `max_age` in seconds. ValueError if browsers drop it."""
     if len(f"{name}{value}".encode()) > LARGEST:
         raise ValueError(f"browsers drop cookies of more than {LARGEST} bytes")
+    if name.startswith("__Host-") and not secure:
+        raise ValueError("browsers drop a __Host- cookie that is not Secure")
     age = "" if max_age is None else f"; Max-Age={max_age}"
     https = "; Secure" if secure else ""
     return f"{name}={value}{age}; Path=/; HttpOnly{https}; SameSite=Lax"
@@ -223,7 +227,7 @@ def cookie_line(
 def cookie_values(lines: Iterable[str], name: str) -> list[str]:
     """The values of cookies called `name`, in the order in which they were sent."""
     pairs = "; ".join(lines).split(";")
-    parts = [pair.strip().partition("=") for pair in pairs]
+    parts = [pair.strip(" \t").partition("=") for pair in pairs]
     return [value for key, _, value in parts if key == name]
 
 
@@ -240,9 +244,8 @@ print(cookie_values(["theme=dark; user=ada", "user=mallory"], "user"))
 ### The cookie
 
 `Max-Age` is a request to the browser. Mallory's program does not obey it, so the end is
-part of the signed text. If two cookies of this name come, one is not ours, and `read`
-trusts neither. `quote` writes spaces, semicolons and other letters so that they fit
-into the line.
+part of the signed text. `quote` writes spaces, semicolons and other letters so that
+they fit into the line.
 """
 
 # %% tags=["export"]
@@ -277,15 +280,15 @@ class SignedCookie:
 
 # %% [markdown]
 """
-Ada changes her name in the cookie; waits for eight days; sends two cookies. The cookie
-is good for seven days. Predict: what does `read` return for each?
+Ada's cookie was signed with the old key, and is good for seven days. She sends it after
+six days, after eight, and twice in one request. Predict: what does `read` return?
 """
 
 # %% tags=["predict"]
 cookie = SignedCookie("__Host-user", [new_key, key])
-line = cookie.put("ada", monday, week).split(";")[0]
+line = SignedCookie("__Host-user", [key]).put("ada", monday, week).split(";")[0]
 tries = {
-    "edited": cookie.read([line.replace("ada", "bob")], monday),
+    "after six days": cookie.read([line], monday + timedelta(days=6)),
     "after eight days": cookie.read([line], monday + timedelta(days=8)),
     "two cookies": cookie.read([line, line], monday),
 }
@@ -293,14 +296,14 @@ print(tries)
 
 # %% [markdown]
 """
-Whoever can plant a second cookie can sign Ada out, but cannot make her somebody else.
+If two cookies come, one is not ours, and `read` trusts neither. A planted cookie can
+sign Ada out, but cannot make her somebody else.
 
 ### An answer that is an error
 
 A cookie is often set before the route has run: by a dependency that finds out who it
-is. FastAPI then puts it on the response that the route returns. If the route raises, an
-error handler makes another response, and the cookie is lost. So the cookie must be
-added outside of the application.
+is. FastAPI puts it on what the route returns. If the route raises, an error handler
+makes another response. So the cookie must be added outside of the application.
 """
 
 # %% tags=["export"]
@@ -333,7 +336,7 @@ class AnswerCookies:
                 for line in (kept | own).values():
                     headers.append("set-cookie", line)
                 if any("Max-Age=0" not in line for line in kept.values()):
-                    headers.setdefault("cache-control", "no-store")  # RFC 9111, 7.3
+                    headers["cache-control"] = "no-store"  # RFC 9111, 7.3
             await send(message)
 
         await self.app(scope, receive, send_with_cookies)
@@ -388,7 +391,8 @@ print(rows)
 # %% [markdown]
 """
 `AnswerCookies(app)` stands around the whole application. Added with `add_middleware` it
-would miss the 500, which Starlette makes outside of all middleware.
+would miss the 500, which Starlette makes outside of all middleware. It also writes
+`no-store`: a cache on the way must not hand Ada's cookie to Bob.
 
 ## See it work
 
@@ -509,7 +513,7 @@ assert check(give_voucher, read_voucher)
 | name | begins with `__Host-` over https; without it and `secure=False` on http |
 | clock | passes `now` with a time zone |
 | cookies of a request | `request.headers.getlist("cookie")`, not `request.cookies` |
-| answer | `AnswerCookies` around the application, as the last step |
+| answer | `AnswerCookies` around the application, last; else `KeyError` |
 
 A theme that nobody edits, in a service with routes of its own:
 
@@ -535,6 +539,7 @@ Traps:
 
 - **A copy.** A signature does not stop a copy. Put who it is for into the value.
 - **A secret.** The value can be read: put no password and no address into it.
+- **`request.cookies`** takes off A0, and the last of two cookies wins.
 - **`response.headers["set-cookie"] = ...`** replaces the other cookies.
 - **A subdomain.** `__Host-` is one host's. If two hosts need the cookie, a table and a
   token serve better than `Domain`.
@@ -551,8 +556,8 @@ Hand it over:
 ## In short
 
 You can say which attack a signature, `HttpOnly` and a `__Host-` name each stop, and
-that no one of them stops the others. You know why the end belongs into the signed text.
-Your cookies reach the browser on an error too.
+that no one of them stops the others. You know why the end belongs into the signed text,
+and why two cookies are none.
 
 ## Sources
 

@@ -81,12 +81,13 @@ that confirms Ada's address, and Ada cannot see it.
 | option | good | costs |
 |---|---|---|
 | one text, given to `smtplib` | four lines | the failure above |
-| a provider's HTTP API | statistics, bounces | tests talk to a mock; an account each |
+| a provider's HTTP API | reports bounces | tests talk to a mock; an account each |
 | Django's `send_mail`, Flask-Mail | refuse line feeds | any number of recipients |
 | **a checked `Mail`, a `Sender`** | SMTP, memory, your own | one more class |
 
-We choose **a checked `Mail` behind a `Sender`**. Starlette brings nothing. Choose the
-provider's API when bounces must come back into your tables; it fits behind a `Sender`.
+We choose **a checked `Mail` behind a `Sender`**. Starlette brings nothing. A **bounce**
+is a mail that comes back because nobody has the address. Choose the provider's API when
+your tables must know of bounces; it fits behind a `Sender`.
 
 ## Build it
 
@@ -94,7 +95,8 @@ provider's API when bounces must come back into your tables; it fits behind a `S
 
 A mail is checked **when it is made**, inside of the request, where somebody can still
 be told. It has one address. Neither address nor subject holds anything that some
-program takes for the end of a line. The link opens an account, so `repr` hides it.
+program takes for the end of a line. In an address `=?` is refused: some servers decode
+what follows. The link opens an account, so `repr` hides it.
 """
 
 # %% tags=["export"]
@@ -176,7 +178,7 @@ machine, with Ada's token in it. So `link` takes the service's own address, an
 """
 
 # %% tags=["export"]
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 
@@ -241,8 +243,8 @@ print(message_of(hello, SHOP, clock.now()).as_string().splitlines()[2])
 """
 ### Senders
 
-A `Sender` has one method. `MemorySender` is for tests: the mail is an object, and no
-test looks for a link in a text.
+A `Sender` has one method. `MemorySender` is for tests: the mail is an object with the
+link in `url`, so no test searches a text for it.
 """
 
 # %% tags=["export"]
@@ -274,8 +276,9 @@ class MemorySender:
 
 # %%
 memory = MemorySender()
-memory.send(hello)
-print(memory.last("ada@example.com").text)
+url = link("https://shop.example", "/verify", token="T")
+memory.send(Mail("ada@example.com", "verify-email", "Welcome", f"Open {url}", url))
+print(memory.last("ada@example.com", "verify-email").url)
 
 # %% [markdown]
 """
@@ -287,7 +290,6 @@ nothing is sent in plain text.
 # %% tags=["export"]
 import smtplib
 import ssl
-from urllib.parse import unquote
 
 SMTP_URL = r"smtp://(?:([^@:/\s]+):([^@/\s]+)@)?([\w.-]+|\[[\w:.]+\])(?::(\d{1,5}))?"
 
@@ -551,9 +553,15 @@ mail = sender.last("ada@example.com", "verify-email")
 assert mail.url == link("https://shop.example", "/verify", token=mail.token)
 ```
 
-Traps: a timeout is for each reply, so a server that drips bytes holds a thread: use
-several, or a `connect` with a limit. `sent` means that the server has accepted the
-mail, not that it arrived.
+Traps:
+
+- A timeout is for each reply, so a server that drips bytes holds a thread. Use several
+  threads, or a `connect` with a limit.
+- That `send` returns means that the server has accepted the mail, not that it arrived.
+- Port 465 wants TLS from the first byte, and this sender waits there in vain. Use 587.
+- In the URL, user and password are percent-encoded: `smtp://me%40shop.example:...`.
+- `ada@exämple.com` is a valid `Mail`. A server without SMTPUTF8 does not take it, so
+  `send` raises.
 
 Hand it over:
 

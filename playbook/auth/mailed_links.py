@@ -29,8 +29,7 @@ Ada gives a service her address, and the service mails her a link with a random
 
 There are two usual ways. Opening the link uses it. Or the link opens a page with a
 `button`, which uses it. In both, `run(engine, statement)` commits each statement, as
-Django does by default. The table `uses` gets a row each time that a link has its
-effect.
+Django does by default. The effect of a link is a row in the table `uses`.
 """
 
 # %%
@@ -71,8 +70,8 @@ Four stories, each with a new link:
 The folded cell imports `run`, `pages(use, button)`, which makes the routes, and
 `attack(make, metadata)`, which plays the stories and returns how each ended. It also
 imports `partial`, `show`, `table`, `mermaid`, `serving`, `lesson_url`, `on_postgres`,
-`make_engine`, `transaction`. It defines the times `monday` and `day`. Predict: which of
-the eight end well?
+`make_engine`, and `transaction(engine, work)`, which commits what `work(db)` did. It
+defines the times `monday` and `day`. Predict: which of the eight end well?
 """
 
 # %% tags=["stage"]
@@ -110,8 +109,8 @@ How does somebody prove that they read a mailbox?
 | signed token (Django, itsdangerous) | no table | two at once both pass |
 | **random token, hash in a table** | used once, can be deleted | a cleanup |
 
-We choose the **table**. Choose a code for a television or a terminal. Choose a signed
-token where using it twice does no harm.
+We choose the **table**. Choose a code for a television. Choose a signed token
+where using it twice does no harm.
 
 And where in the link does the token stand?
 
@@ -313,7 +312,7 @@ def read_link(db: Database, token: str, table: sa.Table = links) -> sa.Row[Any] 
 def find_link(
     db: Database, token: str, purpose: str, now: datetime, table: sa.Table = links
 ) -> sa.Row[Any] | None:
-    """A link that is good now. Only `take_link` says whether it still is later."""
+    """A link that is good now, or None. Another request may take it before you do."""
     link = read_link(db, token, table)
     good = link is not None and link.purpose == purpose and link.expires_at > now
     return link if good else None
@@ -417,8 +416,9 @@ show(table([{"way": way} | ends for way, ends in ways.items()]))
 ## On PostgreSQL
 
 The folded cell defines `fifty(url)`: one link, fifty requests at once. On DuckDB two
-transactions that delete one row conflict, and `transaction` runs the second again. On
-PostgreSQL the second waits for the row. Predict: how many requests succeed on each?
+DELETEs of one row conflict. On PostgreSQL the second waits for the row, and above READ
+COMMITTED it conflicts too. After a conflict `transaction` runs `work` again. Predict:
+how many requests succeed on each?
 """
 
 
@@ -454,7 +454,7 @@ ours = ways["the recipe"]
 assert ours["scanner"] == "well", "a scanner used the link up"
 assert ours["log"] == "well", "the log holds a good token"
 assert ours["backup"] == "well", "a copy of the table opens a link"
-assert ours["double click"] == "1 uses", "one link was used twice"
+assert ours["double click"] == "used once", "one link was used twice"
 once = {200: 1, 400: 49, "uses": 1}
 assert here == once and there in (once, None), "of fifty not one had its effect"
 assert ("expired", "take_link gives None", "expired") in arrows, "too late, and taken"
@@ -552,12 +552,12 @@ def confirm(session: Session, token: str, now: datetime) -> bool:
 
 Traps:
 
-- Write no name or text of a stranger into the mail. Whoever types Ada's address would
-  write to her, in your name.
+- Write no name or text of a stranger into the mail. It would come in your name.
 - Turn off *click tracking* at your mail provider: it sends each link through its log.
 - A content security policy can forbid scripts in a page. Then put the script of `FORM`
   into a file.
 - Do not press the button by script. Some scanners run scripts.
+- Limit the mails to one address, or anybody can fill Ada's mailbox.
 
 Hand it over:
 

@@ -31,15 +31,14 @@ service stores the hash of each password. At a sign-in it hashes what was typed,
 compares. A **salt** is a random text for each account. It is hashed with the password
 and stored beside the hash.
 
-Mallory has stolen a table of 1,000 accounts with MD5 hashes. 700 people chose from
-a real list of 30,000 common passwords. 300 let a program choose.
+Mallory has stolen a table of 1,000 accounts with MD5 hashes. 700 people chose from a
+real list of 30,000 common passwords. 300 let a program choose.
 
 The folded cell defines that list as `common`, most common first, and the table in two
 versions, `unsalted` and `salted`: each maps a salt to its hashes. It defines `md5`, and
 imports `PHRASE`, a password, and what later cells explain: `FOREIGN`, `OF_72_LETTERS`,
 `flood`, `hashes_computed`, `most_at_once`, `picture_of_costs`, `lesson_url`,
-`on_postgres`, `show`. `crack` is what Mallory runs. How many passwords does she find in
-each version?
+`on_postgres`, `show`. How many passwords does Mallory's `crack` find in each version?
 """
 
 # %% tags=["stage"]
@@ -89,7 +88,7 @@ enough: the hash itself is too cheap.
 | option | good | costs |
 |---|---|---|
 | SHA-256 with a salt | fast | as fast for a thief |
-| PBKDF2, Django's default | FIPS 140 allows it | takes no memory |
+| PBKDF2, Django's default | FIPS 140, a US standard, allows it | takes no memory |
 | bcrypt | everywhere, old | 4 KiB of memory; reads 72 bytes |
 | scrypt, Flask's (Werkzeug's) default | takes memory | no standard text format |
 | **argon2id** | takes memory and time; says its parameters | compiled code |
@@ -101,7 +100,7 @@ We choose **argon2id**. Choose PBKDF2 where FIPS 140 is required. Starlette has 
 ### The idea
 
 Each guess must cost Mallory time **and memory**. A graphics card has thousands of
-cores, but not 19 MiB of fast memory for each.
+cores, but not 19 MiB of fast memory for each. A **pass** is one walk through it.
 """
 
 # %% tags=["export"]
@@ -120,9 +119,8 @@ print(ARGON2.hash(PHRASE)[:30])
 The text names the algorithm and its parameters; salt and hash follow. So a stored hash
 can be checked after the parameters have changed.
 
-`picture_of_costs` measures hashes on this machine. A **pass** is one walk through the
-memory. The black dots are five pairs of memory and passes that OWASP calls equally
-good. Do they cost the same time?
+`picture_of_costs` measures hashes on this machine. The black dots are five pairs of
+memory and passes that OWASP calls equally good. Do they cost the same time?
 """
 
 # %% tags=["predict", "nbval-ignore-output"]
@@ -130,8 +128,8 @@ show(picture_of_costs())
 
 # %% [markdown]
 """
-Time grows with memory times passes, and more steeply beyond the processor's caches.
-Equal protection has no equal price: measure on your servers.
+Time grows with memory times passes, and more steeply beyond the processor's caches. So
+measure on your servers.
 
 ### A password is input
 
@@ -193,7 +191,7 @@ def hash_password(password: str) -> str:
 # %%
 flooded = flood(hash_password)
 at_once = most_at_once(lambda: hash_password(PHRASE), number=12)
-print(*flooded, "more hashes at once than cores:", at_once > CORES)
+print(*flooded[:2], "more hashes at once than cores:", at_once > CORES)
 
 # %% [markdown]
 """
@@ -259,7 +257,8 @@ print([is_bcrypt("x" * 72 + end, stored) for end in ("", "y", " and a long tail"
 # %% [markdown]
 """
 bcrypt never read more. The first sign-in stores a new hash, of the whole password. A
-hash is **outdated** if it is foreign, or cheaper than today's.
+hash is **outdated** if it is foreign, or cheaper than today's. `FOREIGN` has hashes of
+`PHRASE` from several systems, and two bad imports.
 """
 
 # %% tags=["export"]
@@ -535,8 +534,8 @@ assertion fail:
 
 ## Your turn
 
-An old system has MD5 hashes without salt. Its people come back over the years; until
-then no MD5 may lie in the table. Mallory has a copy of the list.
+An old system has MD5 hashes without salt. Its people come back over the years, but no
+MD5 may lie in the table. Mallory has a copy of the old table.
 
 Write `wrap(md5)`: what is stored in place of one MD5 (32 hexadecimal digits, in either
 case), without knowing the password. Write `check_wrapped`: `check_password` for a table
@@ -597,7 +596,7 @@ assert check(wrap, check_wrapped)
 | route | declares HASHING_TURN, or your framework's own limit |
 | log | sends the errors of this module to a person |
 
-With an ORM model `Customer` of your own:
+With an ORM model `Customer`:
 
 ```python
 @app.post("/sign-in", dependencies=[HASHING_TURN])
@@ -615,21 +614,22 @@ def sign_in(email: str = Body(), password: str = Body()):
             replace_hash(session, mine, Customer.password_hash, stored, new)
 ```
 
-Traps: a sign-in that starts a session must also write the row whose hash it compared;
-see the page on sessions. Limit the body of a request, too.
+Traps: a sign-in that starts a session must also write the row whose hash it compared
+(see *Sessions*). Limit request bodies, too. Hashing blocks: an `async def` calls it
+through `run_in_threadpool`. Do not hash before a server forks: the child's threads are
+gone, and it waits for ever.
 
 Hand it over:
 
 - **Reviewer**: no hashing in a transaction; HASHING_TURN on every route that hashes.
 - **Security**: error reporters that record local variables leave out `password`.
-- **Front end**: allow pasting and password managers.
 - **Migration**: import hashes as they are; count those without `$argon2id$`.
 - **Operations**: 19 MiB per core; raise MEMORY or PASSES on faster machines.
 
 ## In short
 
-You can explain why a salt is not enough, and why a hash takes memory. You know what ten
-megabytes do before they are hashed. You can replace a hash without undoing a change.
+You can explain why a salt is not enough, why a hash takes memory, and what ten
+megabytes do. You can replace a hash without undoing a change.
 
 ## Sources
 

@@ -25,7 +25,8 @@ done = finish_reset(db, token, password_hash, now, set_password, end_sessions)
 ## See it break
 
 Whoever has forgotten the password shows in another way that the account is theirs: by
-reading its mailbox. The first version below uses the page before.
+reading its mailbox. The first version below uses the recipe of
+[mailed links](mailed_links.ipynb).
 
 `shop` stands for the service. `shop.run(function, ...)` calls `function(db, ...)` in
 one transaction, and `shop.send(to, text)` mails.
@@ -69,8 +70,8 @@ Ada has an account, and Mallory a stolen session of hers. Mallory tries:
 - **Older link**: she has an older mail. Ada has asked again since.
 - **Two at once**: she and Ada use one link at the same moment.
 - **Stolen session**: Ada sets a new password. Mallory goes on as before.
-- **Change of address**: in that session she had asked for another address of Ada's
-  account. The link is in her own mailbox.
+- **Change of address**: in the stolen session she had asked to give Ada's account
+  Mallory's address. That link is in Mallory's mailbox.
 
 The folded cell defines `find_user(db, email)`, which returns an id or None, and
 `set_password`, which returns whether it has set one, and `end_sessions(db, user_id)`.
@@ -119,9 +120,9 @@ show(table(before.items(), ["Mallory tries", "first version"]))
 # %% [markdown]
 """
 Look at the first row. That mail is genuine, from the service to Ada's mailbox, and its
-link brings her token to Mallory. `find_link` only looks: between the look and the write
-another request has room. And 404 is not the only answer that tells: so does the time
-that a look-up and a mail take.
+link brings Ada's token to Mallory. `find_link` only looks: between the look and the
+write another request has room. And 404 is not the only answer that tells: so does the
+time that a look-up and a mail take.
 
 ## The decision
 
@@ -192,8 +193,8 @@ print(shop.run(start_reset, "nobody@example.com", monday, find_user))
 Rules for passwords and a slow hash come between the two. A made-up token costs a
 look-up and no hash. A refused password does not use the link up.
 
-With the link go all links of the user, also that of a thief's change of address. And
-all sessions: whoever knew the old password may be signed in.
+All other links of the user end with this one, also a thief's link for a change of
+address. All sessions end too: whoever knew the old password may be signed in.
 """
 
 # %% tags=["export"]
@@ -301,7 +302,8 @@ asked for then.
 ## On PostgreSQL
 
 `fifty(url, service)` sends fifty requests with one token at once, each with a password
-of its own. Predict: how many succeed, and whose password is it on each engine?
+of its own. Predict: how many succeed on each engine? Is the stored password that of a
+request that succeeded?
 """
 
 # %% tags=["predict"]
@@ -311,8 +313,8 @@ print(here, "the same" if there == here else there)
 
 # %% [markdown]
 """
-The one that took the row has set its password. On DuckDB the losers met a conflict and
-ran again, on PostgreSQL they waited for the row: in both cases it was gone.
+On DuckDB most requests met a conflict, and `shop.run` ran them again. On PostgreSQL
+they waited for the row first. By then the row was gone.
 
 ## Check it
 """
@@ -393,7 +395,7 @@ and its tests. `playbook lift mailed_links INTO` adds their URL, form and cleanu
 
 | seam | what your project does |
 |---|---|
-| `find_user(db, email)` | returns an id, or None: nobody has this address |
+| `find_user(db, email)` | returns an id as text, or None: nobody has this address |
 | `set_password(db, id, email, hash)` | sets it, if the address is still theirs |
 | `end_sessions(db, id)` | ends all sessions of the user |
 | transaction, table, clock | as for the links |
@@ -431,7 +433,10 @@ Traps:
 - Tell the owner of each change, at the address of the account.
 - A sign-in with the old password may be under way. It must write the row whose hash it
   compared, in the transaction that starts its session.
-- The form of `PAGE` takes its token from behind `#`, as `FORM` does on the page before.
+- The form of `PAGE` takes its token from behind `#`, as `FORM` of
+  [mailed links](mailed_links.ipynb) does.
+- [Sign in](sign_in.ipynb) refuses unknown networks during an attack. Call its
+  `recognize` after `finish_reset`, or the owner stays outside.
 
 Hand it over:
 

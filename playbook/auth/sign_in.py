@@ -9,7 +9,7 @@ owner out.
 |---|---|
 | **Use it when** | people sign in with an e-mail address and a password |
 | **You need** | [throttling](throttling.ipynb) (*code*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | login, brute force, spraying, user enumeration, botnet, known device |
 | **Standard** | NIST SP 800-63B-4, 3.2.2; OWASP ASVS 5.0, 6.1.1, 6.3.1, 6.3.8 |
 
@@ -69,11 +69,11 @@ def simple_sign_in(accounts, email, password, network):
 """
 `attacks(sign_in)` tries three attacks of Mallory:
 
-1. He rents 15 networks, and guesses Ada's password from each as often as he can.
-2. He sends a wrong password to Ada's address, and one to an unknown address, and looks
-   at the clock.
-3. He has Ada's password and signs in. While it is compared, Ada changes her password,
-   which ends all her sessions.
+1. Mallory rents 12 networks, and guesses Ada's password from each until refused.
+2. Mallory sends a wrong password to Ada's address, and one to an unknown address, and
+   looks at the clock.
+3. Mallory has Ada's password and signs in. While it is compared, Ada changes it. The
+   change ends all sessions of the account.
 
 How many passwords are compared in 1? How many hashes are computed for each address in
 2? How many sessions are left in 3?
@@ -84,9 +84,9 @@ show(table(attacks(simple_sign_in), ["attack", "number"]))
 
 # %% [markdown]
 """
-Each network has its own five guesses, and networks are cheap. A hash takes 100 times as
-long as the rest, so the clock tells who has an account. And Mallory's session outlives
-the change: his comparison was older.
+Each network has its own five guesses, and networks are cheap. A slow hash takes far
+longer than the rest, so the clock tells who has an account. And Mallory's session
+outlives the change: its comparison was older.
 
 ## The decision
 
@@ -190,8 +190,8 @@ print(waits.count(0), "of 60 granted; then wait", max(waits), "seconds")
 
 # %% [markdown]
 """
-That is a week. A right password gives back one attempt of the strangers, not all. If
-their refusals ended, Mallory would see that the account exists.
+That is a week. A right password gives the strangers back one attempt, not all. If
+their refusals stopped each time, Mallory would see that somebody uses the account.
 
 ### Known networks
 
@@ -372,14 +372,17 @@ print([sign_in(Accounts(), "ada", word, "home") for word in ("a guess", "right")
 
 # %% [markdown]
 """
-`race(sign_in, keep)` runs Ada's change of her password. After her two statements,
-before her COMMIT, Mallory signs in with the old one. It shows both transactions, what
-he heard, and how many sessions he has. Which `keep` stops him?
+In `race(sign_in, keep)` Ada changes the password. After Ada's two statements, before
+the COMMIT, Mallory signs in with the old password. The function shows both
+transactions. It returns what Mallory hears, and how many sessions are left. Which
+`keep` stops Mallory?
 """
 
 # %% tags=["predict"]
-outcomes = [race(sign_in, keep) for keep in (look, write)]
-print(*outcomes, sep="\n")
+outcomes = []
+for keep in (look, write):
+    outcomes.append(race(sign_in, keep))
+    print(outcomes[-1])
 
 # %% [markdown]
 """
@@ -398,10 +401,10 @@ show(table(attacked.items(), ["attack", "number"]))
 
 # %% [markdown]
 """
-Now over HTTP. Ada signs in from home. Mallory sends 60 guesses from 60 networks, and a
-month later 8 more. Then Ada signs in from home, and from her phone. She resets her
-password there: the service calls `recognize`. She tries the phone again. The folded
-cell defines `siege(url)`. What does Ada hear each time?
+Now over HTTP. Ada signs in from home. Mallory sends 52 guesses from 52 networks, and 30
+days later 6 more. Then Ada signs in from home, and from a phone. Ada resets the
+password there: the service calls `recognize`. Ada tries the phone again. The folded
+cell defines `siege(url)`. How many guesses are compared each time? What does Ada hear?
 """
 
 # %% tags=["stage"]
@@ -431,7 +434,7 @@ def siege(url):
             return client.post("/sign-in/ada", **sent).status_code
 
         rows["Ada at home"] = status("192.0.2.7")
-        for name, number, pause in (("60", 60, 0), ("8, a month later", 8, 30)):
+        for name, number, pause in (("52", 52, 0), ("6, 30 days later", 6, 30)):
             accounts.now += timedelta(days=pause)
             before = accounts.hashes
             for n in range(number):
@@ -453,8 +456,10 @@ show(table(besieged.items(), ["who", "what"]))
 """
 ## On PostgreSQL
 
-At READ COMMITTED too, the second writer waits for the first, and then looks at its
-`WHERE` again. The race with `write_again`, and the siege:
+The second writer waits for the first. `make_engine` sets REPEATABLE READ: PostgreSQL
+then refuses the second writer, and `enter` repeats its work. At READ COMMITTED, the
+default, PostgreSQL looks at its `WHERE` again, and no row fits. The race with `write`,
+and the siege:
 """
 
 # %%
@@ -474,10 +479,9 @@ assert hashes == [1, 1], "the clock tells who has an account"
 assert "sessions: 0" in outcomes[1], "an old password opens a session"
 ada = [status for who, status in besieged.items() if "Ada" in who]
 assert ada == [200, 200, 429, 200], "Ada is locked out, at home or after a reset"
-assert [raced or outcomes[1], there or besieged] == [outcomes[1], besieged], (
-    "PostgreSQL"
-)
-print("50 of 75 compared; equal work; no session by an old password; Ada gets in")
+assert raced in (outcomes[1], None), "PostgreSQL lets an old password in"
+assert there in (besieged, None), "PostgreSQL counts in another way"
+print("50 of 60 compared; equal work; no session by an old password; Ada gets in")
 
 # %% [markdown]
 """
@@ -552,7 +556,7 @@ assert check(before, after)
 """
 ## Take it with you
 
-`playbook lift sign_in INTO` copies recipe and tests. `sign_in` above is a complete use.
+`playbook lift sign_in INTO` copies recipe and tests.
 
 | seam | what your project gives |
 |---|---|
@@ -563,15 +567,38 @@ assert check(before, after)
 | `network_of(address)` | the address of the client, from a proxy that you trust |
 | engine, table, cleanup | as for [throttling](throttling.ipynb) |
 
-`keep` can store a better hash when `proven.verdict` says that the old one is outdated.
-Compute it before `enter`. With the page [sessions](sessions.ipynb), `start` is:
+With customers, who have integer ids, and the page [sessions](sessions.ipynb):
 
 ```python
-def start(db: Session, user: User) -> str:
-    return start_session(db, str(user.id), datetime.now(UTC), lifetimes, old=None)
+def find(db: Session, email: str):
+    customer = db.scalar(select(Customer).where(Customer.email == email))
+    return (customer, customer.password_hash) if customer else None
+
+
+def keep(db: Session, customer: Customer, stored: str):
+    mine = [Customer.id == customer.id, Customer.password_hash == stored]
+    same = update(Customer).where(*mine).values(password_hash=stored)
+    return db.scalar(same.returning(Customer.id)) is not None
+
+
+def start(db: Session, customer: Customer):
+    return start_session(db, str(customer.id), datetime.now(UTC), lifetimes, old=None)
+
+
+def sign_in(engine: Engine, email: str, password: str, address: str):
+    attempt = Attempt(normal_email(email), network_of(address), datetime.now(UTC))
+    try:
+        proven = prove(engine, attempt, password, find, check_password)
+        return 200, enter(engine, proven, keep, start)
+    except TooManyAttempts as refused:
+        return 429, {"Retry-After": str(refused.args[0])}
+    except WrongPassword:
+        return 401, "wrong e-mail address or password"
 ```
 
-Instead of None, pass the token of the browser's cookie, so that this session ends.
+Instead of `old=None`, pass the token of the browser's cookie, so that this session
+ends. `keep` can store a better hash when `proven.verdict` says that the old one is
+outdated. Compute it before `enter`.
 
 Traps:
 

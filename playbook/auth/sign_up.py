@@ -29,8 +29,9 @@ Most sign-ups look like this one. It stores the user, mails a link that proves t
 address, and lets nobody sign in before that.
 
 `shop` stands for the service: `shop.run(function, ...)` calls `function(db, ...)` in
-one transaction, and `shop.send(to, text)` mails. With `tells` the service says that an
-address is taken. Without it the answer is the same for everybody.
+one transaction, and `shop.send(to, text)` mails. `shop.hash_password` is slow in a real
+service, and `shop.now` is the time. With `tells` the service says that an address is
+taken. Without it the answer is the same for everybody.
 """
 
 # %%
@@ -152,9 +153,8 @@ When does somebody choose the password?
 We choose **after the click**. Choose the last for a company whose people have accounts
 elsewhere.
 
-Pantry cannot choose. It speaks the contract of a front end that sends the password
-first. There, two passwords for an address that is not proven both count for nothing,
-and its owner sets one by a reset.
+Pantry cannot choose: its front end sends the password first. If an unproven address
+gets a second password, Pantry accepts neither. The owner sets a new one by a reset.
 
 ## Build it
 
@@ -211,9 +211,9 @@ for email in ("ada@example.com", "bob@example.com"):
 """
 ### Look and finish
 
-Rules for passwords and a slow hash come between the two. `add_user(db, email)` is
-yours, and your table has a unique address: two links of one address can be used at
-once.
+Call `find_sign_up` first, then check the rules for passwords and compute the slow hash.
+`finish_sign_up` comes last. `add_user(db, email)` is yours. The address is unique in
+your table, because two links of one address can be used at once.
 """
 
 
@@ -249,8 +249,9 @@ def finish_sign_up(
 
 # %% [markdown]
 """
-Mallory signs up with Ada's address, so Ada has two links now. Predict: Ada uses both.
-What do the two calls return? And what does `find_sign_up` say of a link after an hour?
+Mallory signs up with Ada's address, so Ada has two links now. Ada uses both. Predict:
+which of the two calls returns an id, and which None? And what does `find_sign_up` say
+of a link after an hour?
 """
 
 # %% tags=["predict"]

@@ -112,7 +112,7 @@ limit guessing. All fifty requests read the counter before one of them raised it
 | **GCRA per account and network** | a burst, then a rate | one write per attempt |
 
 We choose **GCRA**, which the next section explains, with one count for each pair of
-account and network. Mallory uses up his own attempts, not Ada's. The count stands in
+account and network. Mallory uses up her own attempts, not Ada's. The count stands in
 the database, so that all processes share it. Choose the memory of the process, or
 Redis, where the limit protects only the process and a restart may forget it.
 
@@ -397,7 +397,7 @@ for address in ("192.0.2.7", "2001:db8:1:2:aaaa::9", "::ffff:192.0.2.7"):
 """
 ## See it work
 
-A service with the recipe. It says 429, *Too Many Requests*, and `Retry-After`.
+A service with the recipe. It answers 429, *Too Many Requests*, with `Retry-After`.
 """
 
 # %%
@@ -426,12 +426,12 @@ def service(engine):
 # %% [markdown]
 """
 The folded cell imports `on_postgres`, `serving` and `show_http`. It defines
-`siege(url)`. Two processes serve one database: here two engines
-and two servers. Mallory sends fifty wrong passwords at once, to both, from one IPv6
+`siege(url)`: two processes serve one database, here two engines and two servers.
+Mallory sends fifty wrong passwords at once, to both, from fifty addresses of one IPv6
 household. Then Ada signs in eight times from home. The function returns how many of
-Mallory's passwords were compared, what he heard, and what Ada heard. `proxied(address)`
-makes the header of a proxy that the server trusts. Predict: what do Mallory and Ada
-hear?
+Mallory's passwords were compared, what Mallory heard, and what Ada heard.
+`proxied(address)` makes the header of a proxy that the server trusts. Predict: what do
+Mallory and Ada hear?
 """
 
 # %% tags=["stage"]
@@ -479,15 +479,15 @@ the service sees when it is refused:
 with serving(service(engine)) as client:
     for _ in range(6):
         client.post("/sign-in/ada", json={"password": "wrong"})
-    client.shown = 5
+    client.shown = 5  # leave the first five out
     show_http(client)
 
 # %% [markdown]
 """
 ## On PostgreSQL
 
-The fifty wait in line for the row's lock, a fraction of a millisecond each. On DuckDB
-they collide, and `transaction` repeats them. The same siege there:
+The fifty wait in line for the row's lock. On DuckDB they collide, and `transaction`
+repeats them. Does PostgreSQL grant the same number?
 """
 
 # %%
@@ -562,8 +562,8 @@ assert check(attempts_left)
 """
 ## Take it with you
 
-`playbook lift throttling INTO` copies the recipe and its tests. `service` above is a
-complete use, on PostgreSQL, DuckDB and SQLite.
+`playbook lift throttling INTO` copies the recipe and its tests, for PostgreSQL, DuckDB
+and SQLite.
 
 | seam | what your project does |
 |---|---|
@@ -574,10 +574,29 @@ complete use, on PostgreSQL, DuckDB and SQLite.
 | clock | passes `now` with a time zone |
 | cleanup | calls `purge_throttles` once a day |
 
+With lockers, which have integer ids and a PIN:
+
+```python
+def opens(engine: Engine, locker_id: int, pin: str, address: str, now: datetime):
+    key = ("locker", str(locker_id), network_of(address))
+    wait = spend(engine, Allowance(5, timedelta(minutes=1)), key, now)
+    if wait:
+        return 429, {"Retry-After": str(wait)}
+    with Session(engine) as session:
+        locker = session.get(Locker, locker_id)
+    if not check_password(pin, locker.pin_hash if locker else None):  # slow
+        return 401, "wrong locker or PIN"
+    with engine.begin() as db:
+        forget(db, key)
+    return 200, "open"
+```
+
 Traps:
 
-- **Proxy.** Without `--forwarded-allow-ips` all clients behind your proxy are one
-  network. With `*`, each client chooses its own.
+- **Many networks.** Five a minute from each of 2,000 networks try all PINs of four
+  digits in a minute. Add a second key, as [Sign in](sign_in.ipynb) does.
+- **Proxy.** Without uvicorn's `--forwarded-allow-ips` all clients behind your proxy are
+  one network. With `*`, each client chooses its own.
 - **Order.** Call `spend` before you open a session, or a request holds two connections.
 - **Unknown accounts.** Count them as well, or a refusal tells who has an account.
 - **SQLite in memory.** With one shared connection, `spend` commits your work too.

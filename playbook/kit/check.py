@@ -42,9 +42,7 @@ LEFT_OUT = {
 LINES = (50, 440)  # of a page's text before the exercise: what is read, without blank lines and cell marks
 # Pages that are over, and how long they may be: each will be two, or be written anew. No page joins, no number grows
 # (some did once, by the import lines that three pages in place of one cost them).
-OVER = {
-    "auth/account_changes": 443,
-}
+OVER: dict[str, int] = {}
 EXPORT_LINES = 31  # of an export cell, blank ones not counted
 PROMISE_LETTERS = 200  # a sentence one reads in a table
 
@@ -460,6 +458,12 @@ def names(course: Course) -> list[str]:
             found.append(finding(playbook, 1, f"{playbook.name!r} is not snake_case", "rename it"))
         if times[playbook.name] > 1:
             found.append(finding(playbook, 1, f"{times[playbook.name]} playbooks are called so", "rename one"))
+    order = [p.name for p in course.playbooks]
+    for name in course.core_names:
+        if name not in order:
+            found.append(f"playbook/course.toml:1: core names {name}, which is no page; correct it")
+    if [name for name in course.core_names if name in order] != [p.name for p in course.core]:
+        found.append("playbook/course.toml:1: the core path is not in course order; order it")
     known = {p.text for p in course.pairs}
     for path in sorted((course.root / "playbook").rglob("*.py")):
         inside = path.relative_to(course.root / "playbook")

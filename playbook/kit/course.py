@@ -121,6 +121,7 @@ class Course:
                 "playbook/course.toml cannot be read: every [[track]] needs a name, a title and a list of playbooks"
             ) from None
         self.moved = {str(old): tuple(new) for old, new in raw.get("moved", {}).items()}  # pages of before, by name
+        self.core_names = tuple(str(name) for name in raw.get("core", ()))
         self.lift: dict[str, object] = raw.get("lift", {})  # what `playbook lift` is told, by page
 
     def _playbook(self, track: str, name: str) -> Playbook:
@@ -135,6 +136,11 @@ class Course:
     def playbooks(self) -> tuple[Playbook, ...]:
         """All playbooks in course order, without the landing page."""
         return tuple(p for track in self.tracks for p in track.playbooks)
+
+    @cached_property
+    def core(self) -> tuple[Playbook, ...]:
+        """The core path: the playbooks that `course.toml` names as `core`, in course order."""
+        return tuple(p for p in self.playbooks if p.name in self.core_names)
 
     @property
     def pairs(self) -> tuple[Playbook, ...]:

@@ -27,14 +27,25 @@ def _link(playbook: Playbook, folder: Path) -> str:
     return f"[{playbook.title}]({Path(os.path.relpath(playbook.notebook, folder)).as_posix()})"
 
 
+def _marked(course: Course, playbook: Playbook, folder: Path) -> str:
+    link = _link(playbook, folder)
+    return f"**{link}**" if playbook in course.core else link
+
+
 def course_map(course: Course, folder: Path) -> str:
-    """A table a track: page, minutes, what the reader can do afterwards. The links are relative to `folder`."""
-    total = sum(p.minutes for p in course.playbooks)
-    parts = [f"{len(course.playbooks)} playbooks, {duration(total)} in all."]
+    """A table a track: page, minutes, what the reader can do afterwards. The links are relative to `folder`.
+
+    Pages of the core path are bold.
+    """
+    parts = [f"{len(course.playbooks)} playbooks, {duration(sum(p.minutes for p in course.playbooks))} in all."]
+    if course.core:
+        minutes = duration(sum(p.minutes for p in course.core))
+        parts[0] += f" The **core path**, {len(course.core)} of them in bold, takes {minutes}: begin there."
     for track in course.tracks:
         minutes = duration(sum(p.minutes for p in track.playbooks))
         rows = [
-            f"| {_link(p, folder)} | {p.minutes} | {p.promise.replace('|', chr(92) + '|')} |" for p in track.playbooks
+            f"| {_marked(course, p, folder)} | {p.minutes} | {p.promise.replace('|', chr(92) + '|')} |"
+            for p in track.playbooks
         ]
         heading = f"### {track.name}: {track.title} ({minutes})"
         head = ["| playbook | minutes | what you can do afterwards |", "|---|--:|---|"]

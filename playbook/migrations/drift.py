@@ -8,7 +8,7 @@ Find where a database is not what the models say, before a request finds it.
 |---|---|
 | **Use it when** | people can change the database by hand, or `create_all` made it |
 | **You need** | [first migration](first_migration.ipynb) (*code*) |
-| **Time** | read 24 min, exercise 15 min |
+| **Time** | read 25 min, exercise 15 min |
 | **Topics** | schema drift, alembic check, stamp, create_all, server default |
 | **Standard** | ISO/IEC 9075-11 (information schema) |
 
@@ -19,18 +19,18 @@ check_revision(engine)  # at the start; raises WrongSchema
 assert drift(engine, metadata) == []  # in a test, and every night in production
 ```
 
-*Lift: 73 lines in 2 files; needs alembic, sqlalchemy.*
+*Lift: 77 lines in 2 files; needs alembic, sqlalchemy.*
 
 ## See it break
 
 A service calls `create_all` when it starts. Its new release has two changes in the
-model: a column `summary`, and a unique index on `name`. Somebody else has worked on the
-database at night.
+model: a column `summary`, and a unique index on `name`.
 
 The folded cell imports `sa` (SQLAlchemy), `make_engine`, `lesson_url`, `on_postgres`,
 `show` and `table`. `models(*more)` is metadata with a table `packages`: an `id`, a
-`name` and `more`. The database of `new_shop(metadata)` was made by `create_all`. What
-does the second `create_all` do, and what does the service hear?
+`name` and `more`. The database of `new_shop(metadata)` was made by `create_all`.
+Predict: which columns does the table have after a second `create_all` with the new
+models? Does a SELECT of all columns of the model work?
 """
 
 # %% tags=["stage"]
@@ -66,9 +66,9 @@ except sa.exc.DBAPIError as error:
 
 # %% [markdown]
 """
-`create_all` makes tables that are missing, and changes none. The service has started
-well, and the first request that needs the column fails. The missing index is worse:
-it fails nowhere, and one day two packages have one name.
+The service has started well, and the first request that needs the column fails, because
+`create_all` changes no table that exists. The missing index is worse: no request fails,
+and one day two packages have one name.
 
 ## The decision
 
@@ -87,8 +87,9 @@ Choose the revision alone if nobody but migrations may alter tables.
 
 ### The idea
 
-Autogenerate writes what would make the database like the models. If that is nothing,
-they agree. Each line it writes is a difference, and this is called **drift**.
+Alembic's *autogenerate* writes what would make the database like the models. If that is
+nothing, they agree. If not, the database has **drifted**, and each line of the draft is
+a difference. Below, somebody has worked on the database by hand.
 """
 
 # %% tags=["export"]
@@ -127,8 +128,9 @@ Read it from the database's side: an `add_column` is a column that the database 
 
 ### What autogenerate does not see
 
-The folded cell defines `CHANGES`. In each, the database is that of `models()`, and the
-models have changed in one thing. Predict: which ones does `missing_steps` find?
+The folded cell defines `CHANGES`: six models that differ from `models()` in one thing.
+This is NOT NULL, a default, an index, a CHECK, the primary key, or another type. The
+database is that of `models()`. Predict: which two does `missing_steps` not find?
 """
 
 # %% tags=["stage"]
@@ -151,12 +153,11 @@ def found_by(compare, url=None):
 found = found_by(missing_steps)
 show(table(found.items(), ["what has changed", "found"]))
 
-
 # %% [markdown]
 """
-A primary key and a CHECK protect rows, and their loss would not be seen. SQLAlchemy can
-read both from the database. The text of a CHECK differs from engine to engine, so the
-recipe compares how many there are.
+What is not found protects rows. A database that has lost it takes wrong rows, and no
+check would tell. SQLAlchemy can read both from the database. The text of a CHECK
+differs from engine to engine, so the recipe compares how many there are.
 """
 
 
@@ -199,8 +200,9 @@ print(drift(new_shop(models()), CHANGES["a CHECK"]))
 ### At the start
 
 A program must not serve from a database that it was not made for. `check_revision`
-compares the database's revision with the newest one that the program knows. Its
-message says what to run.
+compares the database's revision with the newest one that the program knows. The message
+of its error says what to run. It has a class of its own for a database that is *ahead*.
+During a rollout this is no mistake: the release before still serves.
 """
 
 # %% tags=["export"]
@@ -213,19 +215,26 @@ class WrongSchema(ValueError):
     """The database is not at head. The message is one line and says what to run."""
 
 
+class NewerSchema(WrongSchema):
+    """The database is at a revision of a later release, or of another branch."""
+
+
 def check_revision(engine: sa.Engine, location: Location = HERE) -> None:
-    """Raise WrongSchema unless the database is at the program's newest revision."""
+    """Raise WrongSchema unless the database is at the program's newest revision.
+
+    NewerSchema, if the program does not know the database's revision.
+    """
     history = ScriptDirectory.from_config(alembic_config(engine, location))
     at, wanted = current(engine), sorted(history.get_heads())
     if sorted(at) == wanted:
         return
     known = {revision.revision for revision in history.walk_revisions()}
     here, there = ", ".join(at) or "no revision", ", ".join(wanted)
-    advice = ": run `alembic upgrade head`"
-    if not known.issuperset(at):
-        advice = " and does not know that one: start the release that does, "
-        advice += f"or there run `alembic downgrade {there}`"
-    raise WrongSchema(f"the database is at {here}, this program needs {there}{advice}")
+    message = f"the database is at {here}, this program needs {there}"
+    if known.issuperset(at):
+        raise WrongSchema(f"{message}: run `alembic upgrade head`")
+    message += " and does not know that one: start the release that does, "
+    raise NewerSchema(f"{message}or there run `alembic downgrade {there}`")
 
 
 # %% [markdown]
@@ -233,8 +242,9 @@ def check_revision(engine: sa.Engine, location: Location = HERE) -> None:
 The folded cell makes a history: `0001_baseline` is `models()`, and `0002_summary` adds
 what `NEW` has. `start(engine)` returns what a program says at its start: "starts", or
 the error. `shops` has four databases: one is empty, one is behind, one was stamped as
-0002 by somebody who did not look, one comes from a newer release. What does each say,
-and how many differences does `drift` find? The cell also imports `after_kill`.
+0002 by somebody who did not look, one comes from a newer release. Predict: which of
+them start, and in which does `drift` find no difference? The cell also imports
+`after_kill`.
 """
 
 # %% tags=["stage"]
@@ -272,8 +282,8 @@ compare before you stamp, and mend what differs, or write it into the models.
 
 ## See it work
 
-On DuckDB, two of these differences do not go away by themselves. The first:
-`sa.Text`. A reviewer runs what the draft says, and compares again. Is it gone?
+DuckDB has two traps for models. The first is the type `sa.Text`. A reviewer runs what
+the draft says, and compares again. Predict: is the difference gone?
 """
 
 # %% tags=["predict"]
@@ -287,14 +297,14 @@ print("the same" if never_ends else "gone")
 
 # %% [markdown]
 """
-DuckDB has one type for texts, and calls it VARCHAR. Models with `Text` differ from it
-for ever, and a check that is always red is read by nobody. `String` without a length
+A check that is always red is read by nobody. DuckDB has one type for texts, which it
+calls VARCHAR, so models with `Text` differ from it for ever. `String` without a length
 is unlimited on DuckDB and PostgreSQL. So use **`String`**.
 
 The second is a **default that is a function**. `after_kill(column)` makes a table with
 this column in a process of its own, and adds one more column. Then the process is
-killed, as by a power cut, and the file is opened again. Does it open with a constant,
-and with a function?
+killed, as by a power cut, and the file is opened again. Predict: does it open with a
+constant, and with a function?
 """
 
 # %% tags=["predict"]
@@ -303,9 +313,9 @@ for column in ("BOOLEAN DEFAULT false", "TIMESTAMPTZ DEFAULT now()"):
 
 # %% [markdown]
 """
-The file with the function is lost, unless a backup exists (DuckDB before 2.0). So on
-DuckDB set defaults in Python: `default=` instead of `server_default=`. Migrations alter
-tables, so each such column is a risk at each migration.
+Migrations alter tables, so each such column is a risk at each migration. Without a
+backup the file is lost (DuckDB before 2.0). So on DuckDB set defaults in Python:
+`default=` instead of `server_default=`.
 
 ## On PostgreSQL
 
@@ -337,7 +347,7 @@ print(f"{len(all_found)} of {len(all_found)} kinds of difference are found")
 |---|---|---|
 | `part.startswith("op.")` | `"drop" in part` | a difference is not found |
 | `if checks != rules` | `if checks` | a difference is not found |
-| `if not known.issuperset(at)` | `if known` | the advice is wrong |
+| `if known.issuperset(at)` | `if known` | the advice is wrong |
 
 ## Your turn
 
@@ -373,9 +383,8 @@ def risky(metadata):
     with engine.begin() as db:
         metadata.create_all(db)
         for table_name, column_name, default in db.execute(sa.text(names)):
-            code = re.sub(
-                "'[^']*'", "", default or ""
-            )  # a text in quotes calls nothing
+            # A text in quotes calls nothing.
+            code = re.sub("'[^']*'", "", default or "")
             if "(" in code.replace("CAST(", ""):
                 found.append(f"{table_name}.{column_name}")
     return sorted(found)
@@ -392,7 +401,10 @@ a test of yours:
 
 ```python
 def start(engine):
-    check_revision(engine)
+    try:
+        check_revision(engine)
+    except NewerSchema as error:  # a rollout, or a release that was taken back
+        logging.getLogger(__name__).warning("%s", error)
     return create_app(engine)
 
 
@@ -412,6 +424,13 @@ Traps:
 
 - A table that another program owns is reported as `drop_table`. Leave it out, or one
   day somebody runs the draft.
+- **Rollouts.** After an upgrade, a process of the old release may still start again. If
+  `NewerSchema` stops it, the rollout becomes an outage. Warn only if each migration
+  suits the release before: see [expand and contract](expand_and_contract.ipynb).
+- `check_revision` reads the folder `migrations` in the current folder. A service passes
+  `"shop:migrations"`, and packs that folder.
+- A CHECK of a type (`create_constraint=True`) or of one engine (`ddl_if`) is counted,
+  even where it is not made.
 - Several schemas need `include_schemas=True`.
 - Foreign keys on DuckDB: the recipe [engines](../foundations/engines.ipynb) makes none,
   so leave them out with `include_object`.

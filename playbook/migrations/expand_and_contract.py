@@ -466,8 +466,7 @@ print("the plain rename failed requests; five releases failed none, every row is
 
 # %% [markdown]
 """
-**Break it.** Make one of these changes in *Build it*, run the page again, and see the
-assertion fail:
+**Break it.** Make a change in *Build it*, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
@@ -521,8 +520,7 @@ assert check(go_back)
 """
 ## Take it with you
 
-`playbook lift expand_and_contract INTO` copies the recipe and its tests into your
-project. Its seams:
+`playbook lift expand_and_contract INTO` copies the recipe and its tests.
 
 | seam | what your project does |
 |---|---|
@@ -532,7 +530,9 @@ project. Its seams:
 | rollout | one release after the other; a release accepts both revisions |
 | DuckDB | holds the requests while it calls `migrate` |
 
-With a model of a shop, in the release that writes both columns, and with Alembic:
+A shop, in the release that writes both columns. `migrate(engine, to_revision)` needs an
+`env.py` that takes the connection, as that of [first migration](first_migration.ipynb)
+does. On another connection, no limit holds.
 
 ```python
 class Customer(Base):
@@ -547,7 +547,7 @@ dual_write(Customer.phone, Customer.other)
 
 def to_revision(connection):
     config = Config("alembic.ini")
-    config.attributes["connection"] = connection  # env.py uses it, if it is there
+    config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
@@ -558,7 +558,8 @@ def backfill_phones(engine):
 
 Traps:
 
-- **UPDATE statements** go past `dual_write`. Each one must name both columns.
+- **Statements** such as a bulk INSERT or UPDATE go past `dual_write`, and so does
+  `default=`. Name both columns in each, and give both the same default.
 - **`SELECT *`** sees columns come and go.
 - **The order.** Begin no step before the one before it is everywhere, and no switch
   before `differing` is 0.

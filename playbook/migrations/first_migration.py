@@ -9,7 +9,7 @@ has rows.
 |---|---|
 | **Use it when** | a table with rows exists, and its model is about to change |
 | **You need** | [engines](../foundations/engines.ipynb) (*code*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | migration, alembic, autogenerate, drizzle, rename column, baseline |
 | **Standard** | ISO/IEC 9075-2 (SQL-schema statements) |
 
@@ -21,7 +21,7 @@ draft = generate(engine, "respell license", models)  # a file: read it, correct 
 upgrade(engine)
 ```
 
-*Lift: 79 lines in 2 files; needs alembic, sqlalchemy.*
+*Lift: 80 lines in 2 files; needs alembic, sqlalchemy.*
 
 ## See it break
 
@@ -32,13 +32,13 @@ and often an address, is split into `author` and `email`.
 The folded cell defines `OLD` and `NEW`, the models before and after, and three `ROWS`.
 `new_shop()` is an engine for a database that has them, and `rows(engine)` reads them.
 `operations(code)` takes the lines with `op.` out of a draft. It imports `sa`
-(SQLAlchemy), `make_engine`, `lesson_url`, `on_postgres`, `show`, `table`.
+(SQLAlchemy), `make_engine`, `Timestamp`, `lesson_url`, `on_postgres`, `show`, `table`.
 """
 
 # %% tags=["stage"]
 import sqlalchemy as sa
 
-from playbook.foundations.engines import NAMING, make_engine
+from playbook.foundations.engines import NAMING, Timestamp, make_engine
 from playbook.kit.lesson import lesson_folder, lesson_url, on_postgres, show, table
 
 ROWS = [
@@ -149,7 +149,7 @@ name of its revision, in the table `alembic_version`.
 
 A history is a folder: the revisions in `versions/`, a template for new ones, and
 `env.py`, which Alembic runs for each command. `alembic_config` tells Alembic where the
-folder is, and hands the engine to `env.py`. So a program or a test can call it.
+folder is, and hands the engine to `env.py`.
 """
 
 # %% tags=["export"]
@@ -216,10 +216,10 @@ print(sorted(path.name for path in history.iterdir()))
 """
 ### The environment
 
-`run_environment` is all of an `env.py`. Each revision is one transaction: if the third
-of five fails, two are done, and the third leaves nothing. `plain_type` writes a type of
-your own as the plain type below it, because a revision must not import code that will
-change.
+`run_environment` is all of an `env.py`. Each revision is a transaction of its own.
+`plain_type` writes a type of your own as the plain type below it, because a revision
+must not import code that will change. `Timestamp` of the page
+[engines](../foundations/engines.ipynb) is such a type.
 """
 
 # %% tags=["export"]
@@ -244,8 +244,6 @@ OPTIONS = {
 }
 
 # %%
-from playbook.foundations.engines import Timestamp
-
 print(written := plain_type("type", Timestamp(), None))
 
 
@@ -262,10 +260,11 @@ def run_environment(
         given |= {"engine": make(), "metadata": models()}
     engine, plain = given["engine"], sa.MetaData(naming_convention=NAMING)
     options = OPTIONS | options | {"target_metadata": given["metadata"] or plain}
+    options["connection"] = given.get("connection")  # the caller's, if it has one
     with ExitStack() as stack:
         if context.is_offline_mode():  # SQL to read: no connection
             options |= {"dialect_name": engine.dialect.name, "literal_binds": True}
-        else:
+        elif options["connection"] is None:
             options["connection"] = stack.enter_context(connect(engine))
         context.configure(**options)
         with context.begin_transaction():
@@ -369,7 +368,7 @@ print(current(shop))
 """
 ### Review
 
-The database is adopted. Now the change from the beginning, as a draft:
+Now the change from the beginning, as a draft:
 """
 
 # %%
@@ -455,7 +454,8 @@ show(table(here[0]))
 
 # %% [markdown]
 """
-Each text is what it was, with and without an address.
+Three rows prove little. `Ada <a@x>, Bob <b@x>` would come back as `Ada <a@x>, Bob>`. So
+look for such texts with a SELECT before you run the revision.
 
 ## On PostgreSQL
 
@@ -502,7 +502,8 @@ print(*ends, sep="\n")
 
 # %% [markdown]
 """
-Both take the column back. MySQL would not: there each DDL statement commits.
+MySQL would keep the column: there each DDL statement commits. SQLite would keep it too,
+because Python's driver sends no BEGIN before DDL.
 
 ## Check it
 """
@@ -589,7 +590,7 @@ migrations` makes the folder. Then the whole of `migrations/env.py` is:
 
 ```python
 from shop.database import engine, metadata
-from shop.migrations.first_migration import run_environment
+from shop.first_migration import run_environment
 
 run_environment(lambda: engine, lambda: metadata)
 ```
@@ -599,12 +600,12 @@ run_environment(lambda: engine, lambda: metadata)
 | engine | any of SQLAlchemy |
 | connection | on PostgreSQL, `connect` with limits: see below |
 | models | a metadata with a naming convention, or a list of them |
-| SQLite | alter tables in `op.batch_alter_table` |
+| SQLite | alter tables in `op.batch_alter_table`; send BEGIN yourself |
 | DuckDB | lift it with `--only CopyingDuckDB`, too |
 
-On PostgreSQL a migration that waits keeps all later queries of the table waiting. PyPI's
-own service ends a wait for a lock after 4 seconds and a statement after 5. The lock's
-limit is the shorter one, so that the error names the lock:
+On PostgreSQL a migration that waits keeps all later queries of the table waiting. The
+service of PyPI ends a wait for a lock after 4 seconds and a statement after 5. The
+lock's limit is the shorter one, so that the error names the lock:
 
 ```python
 @contextmanager
@@ -620,18 +621,21 @@ def limited(engine):
 run_environment(lambda: engine, lambda: metadata, connect=limited)
 ```
 
-An engine of `make_engine` takes them from `connection.info["transaction"]` instead.
+An engine of `make_engine` sets its own limits at each BEGIN. There, write yours into
+`connection.info["transaction"]`.
 
-A **backfill**, an UPDATE of many rows, may take longer. Its revision makes an exception,
-which ends with its transaction: `op.execute("SET LOCAL statement_timeout = 0")`. Pantry
-also handles a pooler and processes that start at once
-(`playbook/pantry/migrating.py`).
+A **backfill**, an UPDATE of many rows, may take longer. It gets a revision without any
+ALTER, whose lock would last as long. That revision lifts the limit until its
+transaction ends: `op.execute("SET LOCAL statement_timeout = 0")`. Pantry also handles a
+pooler and processes that start at once (`playbook/pantry/migrating.py`).
 
 Traps:
 
 - Run `upgrade` first, then start the release. The older release is still running: see
   [expand and contract](expand_and_contract.ipynb).
 - A revision that has run somewhere is never edited. The next one corrects it.
+- On the command line the ids are random. Choose a name: `--rev-id 0002_respell`.
+- `location` is relative to the current folder, unless it is `package:folder`.
 - On DuckDB a default that is a function, as `now()`, can cost the file: see
   [drift](drift.ipynb).
 
@@ -639,7 +643,8 @@ Hand it over:
 
 - **Reviewer**: read the SQL (`alembic upgrade A:B --sql`). Ask of each `drop_column`
   where its content went.
-- **Operations**: a migration that failed has left nothing. Mend it and run it again.
+- **Operations**: a revision that failed has left nothing (not on MySQL and SQLite).
+  Mend it and run it again.
 - **Security**: the user that serves needs no right to alter tables.
 - **Tests**: run each migration with rows, see [test_migrations](test_migrations.ipynb).
 
@@ -653,7 +658,7 @@ revision is one transaction, up and down.
 
 Alembic documentation, "Auto Generating Migrations", "Running Batch Migrations".
 Drizzle documentation, "Migrations". pypi/warehouse,
-`warehouse/migrations/env.py`. PostgreSQL documentation, 19.11 (timeouts). DuckDB documentation, "ALTER TABLE". P. Sadalage
+`warehouse/migrations/env.py`. PostgreSQL documentation, 19.11 (timeouts). P. Sadalage
 and S. Ambler, *Refactoring Databases*.
 """
 

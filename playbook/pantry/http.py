@@ -5,6 +5,7 @@ app: what it was made with stands in `app.state`, and a route asks for it by a d
 app, and the routes stay as they are.
 """
 
+import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,8 +23,10 @@ from starlette.types import Scope
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, permission_of, refuse_undeclared
-from playbook.foundations.request_and_transaction import RequestId, T, Transact, transactions_of
+from playbook.foundations.request_and_transaction import RequestId, T, Transact, request_id, transactions_of
 from playbook.foundations.start_and_stop import Health
+
+log = logging.getLogger("pantry")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,14 @@ CHALLENGE = "Cookie"
 
 
 def find_by_app(connection: HTTPConnection) -> Caller | None:
-    """What the `find_caller` of the app finds."""
-    found: Caller | None = connection.app.state.find_caller(Request(connection.scope))
+    """What the app's `find_caller` finds. A bug in it is logged here: `CallerFirst` answers it, and says nothing."""
+    try:
+        found: Caller | None = connection.app.state.find_caller(Request(connection.scope))
+    except (HTTPException, sa.exc.OperationalError, sa.exc.TimeoutError):
+        raise
+    except Exception as error:
+        log.error("%s: %s", request_id.get(), type(error).__name__, exc_info=error)
+        raise
     return found
 
 

@@ -3,7 +3,7 @@
 On PostgreSQL a migration that waits for a lock keeps everybody waiting who comes after it, and one that holds a lock
 does so until its statement ends. So both have a limit, as PyPI's own service has them (pypi/warehouse): 4 seconds for a
 lock, 5 for a statement. PostgreSQL counts the wait as part of the statement, so the limit of the lock is the shorter
-one, or the error would never name the lock; and a proxy or a client that gives up after 10 seconds has seen no failure.
+one, or the error would never name the lock. A proxy or a client that gives up after 10 seconds has seen no failure.
 What met a limit has left nothing, and is run again.
 
 A backfill holds no lock that readers or other rows' writers wait for, and may take longer. Its revision says so, until

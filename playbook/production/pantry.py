@@ -9,7 +9,7 @@ back, and see where each wrong request ends.
 |---|---|
 | **Use it when** | you read a service that others wrote, or assemble one from parts |
 | **You need** | [resources](../api/resources.ipynb) (*background*) |
-| **Time** | read 22 min, exercise 20 min |
+| **Time** | read 23 min, exercise 20 min |
 | **Topics** | architecture, assembly, composition root, middleware, ASGI, layers |
 | **Standard** | ASGI 3.0; The Twelve-Factor App, VI and IX; OWASP ASVS 5.0, 8.2 |
 
@@ -70,10 +70,12 @@ show(table(zip(requests, naive, strict=True), ["request", "one application"]))
 
 # %% [markdown]
 """
-Each layer did its duty. One wrote the error anew as a problem, which has no `code`. One
-refused a parameter that it did not know. One keeps answers for retries; it found a
-session's cookie in the answer, and refused to store it. Each layer can be taught an
-exception. The next layer that somebody writes will not have it.
+Three layers did their duty. One wrote the error anew as a problem, which has no `code`.
+One refused a parameter that it did not know. One keeps answers for retries; it found a
+session's cookie in the answer, and refused to store it. That was a 500, and the
+password is changed all the same. The field passed because no layer knows fields: the
+model of each route does. Each layer can be taught an exception. The next layer that
+somebody writes will not have it.
 
 ## The decision
 
@@ -113,11 +115,11 @@ show(table(own_layers(app), ["layer", "module"]))
 
 # %% [markdown]
 """
-Requests under `/api/auth` leave at `Handover`. All others go on inward. What stands
-outside of it serves both contracts: security headers, limits, the form of the path.
-What stands inside serves the resources only. Some layers are recipes: their module
-begins with the name of a track. FastAPI and Starlette have layers too, which the table
-leaves out.
+`Handover` gives requests under `/api/auth` to the other application. All others go on
+inward. The layers above it in the table serve both contracts: security headers, the
+format of the path, limits, the session. Those below serve the resources only. Some
+layers are recipes: their module begins with the name of a track. FastAPI and Starlette
+have layers too, which the table leaves out.
 
 ### One request
 
@@ -137,9 +139,8 @@ print(made.status_code, made.headers["location"], tag)
 # %% [markdown]
 """
 Now she renames it with PATCH. `steps` begins with a request in which everything is
-wrong, and mends one thing at a time. The service names one mistake at a time: the one
-that its outermost check has found. `who_sends` collects the statements that reach the
-database.
+wrong, and mends one thing at a time. The service names one mistake at a time: the first
+one that it meets. `who_sends` collects the statements that reach the database.
 """
 
 # %%
@@ -183,14 +184,16 @@ show(table(rows, ["mended", "status", "what the answer says", "statements"]))
 
 # %% [markdown]
 """
-The order is a decision. A check that costs nothing comes before one that asks the
-database. Who asks comes before what is asked, so a stranger learns nothing about bodies
-and rows. What the request says of itself comes before what is stored.
+The order is a decision. Who asks comes before what is asked, so a stranger learns
+nothing about bodies and rows. After that, a check that costs nothing comes before one
+that asks the database. The missing tag is an exception: a client should first hear that
+there is no such row, with 404, so the row is read.
 
 ### From the route to the row
 
 Now the last request, the one that works. Its statements run in **transactions**, each
-committed as a whole. Predict: how many transactions does it need?
+committed as a whole. The table above counted them: four. Predict: in how many
+transactions?
 """
 
 # %% tags=["predict"]
@@ -199,7 +202,7 @@ show(table(walk[-1][3], columns))
 
 # %% [markdown]
 """
-Who is it, may they, do it: three questions, three transactions. Only the last one
+The first transaction finds who asks, the second what they may do. Only the third one
 writes. There the row is read, its tag compared, and the row changed. If another request
 commits between the two statements, the database refuses this commit. Then `transact`
 runs the work again, the comparison included, and the client hears 412.
@@ -220,7 +223,8 @@ request id, a renewed cookie, security headers, and a line in the log.
 ## On PostgreSQL
 
 In production several processes serve Pantry, and share nothing but the database. Ada
-signs in at the first server and signs out at the second. What does the first one say?
+signs up at the first server. `two_servers` returns whom the second one then sees, and,
+when she has signed out there, whom the first one sees.
 """
 
 
@@ -229,10 +233,9 @@ def two_servers(url):
     with serving(pantry_at(url)) as first, serving(pantry_at(url)) as second:
         ask(first, "/sign-up/email", ADA | {"name": "Ada"})
         second.cookies.update(first.cookies)
-        carried = first.build_request("GET", "/").headers["cookie"]
         known = second.get("/api/auth/get-session").json()["user"]["email"]
         ask(second, "/sign-out", {})
-        after = first.get("/api/auth/get-session", headers={"cookie": carried}).json()
+        after = first.get("/api/auth/get-session").json()
     return known, after
 
 
@@ -243,9 +246,10 @@ print(shared)
 """
 ## Check it
 
-`rows_holding` looks for a text in every column of every table.
+`rows_holding` counts the rows that hold a text, in all tables. It must find the name
+that Ada has given. It must not find the **token** of her cookie, which proves who she
+is: Pantry stores its hash only, so a stolen database signs nobody in.
 """
-
 
 # %%
 import sqlalchemy as sa

@@ -8,7 +8,7 @@ database can compare.
 | | |
 |---|---|
 | **Use it when** | people type names or versions, and a table must compare them |
-| **You need** | [start_here](../foundations/start_here.ipynb) (*background*) |
+| **You need** | [start here](../foundations/start_here.ipynb) (*background*) |
 | **Time** | read 27 min, exercise 15 min |
 | **Topics** | natural key, normalized name, typosquatting, version sort order |
 | **Standard** | PEP 440; PEP 503 |
@@ -112,9 +112,9 @@ print("newest:", best)
 
 # %% [markdown]
 """
-Who installs `foo-bar` may now get Mallory's code: the index has a higher version of
-what pip takes for the same package. 1.10 and 1.10.0 are one version, and stand there
-twice. As texts, 1.9 is greater than 1.10, because `9` is greater than `1`.
+As texts, 1.9 is greater than 1.10, because `9` is greater than `1`. 1.10 and 1.10.0 are
+one version, and stand there twice. A client that installs `foo-bar` may now get
+Mallory's code: it is a higher version of what pip takes for the same package.
 
 Real data is worse. `typed(file, column)` returns the different values in a file.
 `data/legacy_uploads.csv` is the export of an old system with 420 packages. How many
@@ -141,7 +141,7 @@ How does a database find the newest version?
 |---|---|---|
 | read all, sort in Python | no column | each list reads every row |
 | a column of type array | numbers compare | no letters; one engine |
-| a number per release (PyPI) | any order | an upload renumbers others |
+| a number per release (PyPI) | any order | an upload changes other rows |
 | **a text key** | one index, every engine | new rules: compute all again |
 | Django, DRF, Flask, Starlette | | have nothing for this |
 
@@ -172,8 +172,8 @@ def name_key(text: str) -> str:
 
 # %% [markdown]
 """
-`"\\u212a"` is the Kelvin sign: it looks like the letter K, and `.lower()` makes a plain
-`k` of it. Predict: which of these names have the same key?
+The Kelvin sign, U+212A, looks like the letter K, and `.lower()` makes a plain `k` of
+it. Predict: which of these names have the same key?
 """
 
 # %% tags=["predict"]
@@ -237,9 +237,9 @@ print(*map(number_key, numbers))
 
 # %% [markdown]
 """
-(The last case is not invented: line 8,747 of `packages.csv` has a version with π to 38
-places.) A key consists of digits and small letters only: databases sort other signs
-differently, by the language of the server.
+Above 25 digits, `z` and the number of digits come first. (Such versions exist: line
+8,747 of `packages.csv` has π to 38 places.) A key consists of digits and small letters
+only: databases sort other signs differently, by the language of the server.
 
 The local part can mix words and numbers. Words come first, letter by letter.
 """
@@ -326,7 +326,9 @@ print("newest:", best)
 # %% [markdown]
 """
 The primary key of `releases` would refuse the third upload even if two requests come at
-once. For Mallory's upload the owner was found by the key.
+once. For Mallory's upload the owner was found by the key. But if Ada and Mallory are
+the first to upload, at once, both find no owner. A table of packages, with the primary
+key `name_key`, would refuse one.
 
 ## On PostgreSQL
 
@@ -480,8 +482,7 @@ Traps:
 Hand it over:
 
 - **Front end**: show the text, link by the key.
-- **Security**: two names with one key are one package; look-alikes with two keys are
-  not. Report these to a person.
+- **Security**: two names with one key are one package. Report look-alikes to a person.
 - **Migrations**: a new rule means that all keys are computed again, in one migration.
 - **Tests**: keep "sorted by key is sorted by `packaging`", over real versions.
 

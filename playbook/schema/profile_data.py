@@ -69,7 +69,7 @@ show(table(refused, ["value", "constraint", "the database says"]))
 # %% [markdown]
 """
 Real rows refuse three constraints that any meeting would accept. Each may be right for
-*new* rows, but now that is a decision, and no surprise at night.
+*new* rows: now that is a decision.
 
 `legacy_uploads.csv` has 20,000 uploads of the system that Pantry replaces. DuckDB does
 not load it: a line is not valid UTF-8. Its message recommends `ignore_errors`. Predict:
@@ -83,8 +83,8 @@ print("counted", counted, "loaded", loaded)
 
 # %% [markdown]
 """
-Eight rows are lost without a message. Counting does not decode the names, and loading
-does.
+Counting does not decode the names, and loading does. So eight rows are lost without a
+message.
 
 ## The decision
 
@@ -162,19 +162,19 @@ def profile(con: DuckDBPyConnection, table: str) -> list[tuple[Any, ...]]:
     rows = []
     for name in source.columns:
         c = quoted(name)
-        asked = f"count(*) - count({c}), count(DISTINCT {c}), max(length({c}))"
+        asked = f"count(*) - count({c}), count(DISTINCT {c}), max(length({c}::VARCHAR))"
         row = source.aggregate(f"{asked}, mode({c} ORDER BY {c})").fetchall()[0]
         rows.append((name, *row))
     return rows
 
 
 def shapes(con: DuckDBPyConnection, table: str, column: str) -> list[tuple[Any, ...]]:
-    """The patterns of a text column and their rows, most frequent first."""
-    shape = quoted(column)
+    """The patterns of a column and their rows, most frequent first."""
+    shape = f"{quoted(column)}::VARCHAR"
     for pattern, sign in (("[0-9]", "9"), ("\\p{Lu}", "A"), ("\\p{Ll}", "a")):
         shape = f"regexp_replace({shape}, '{pattern}', '{sign}', 'g')"
-    grouped = f"SELECT {shape} AS s, count(*) AS n FROM {quoted(table)} GROUP BY s"
-    return con.execute(f"{grouped} ORDER BY n DESC, s").fetchall()
+    grouped = f"SELECT {shape}, count(*) FROM {quoted(table)} GROUP BY 1"
+    return con.execute(f"{grouped} ORDER BY 2 DESC, 1").fetchall()
 
 
 # %%
@@ -185,8 +185,8 @@ show(table(shapes(con, "legacy", "uploaded_at"), ["shape of uploaded_at", "rows"
 # %% [markdown]
 """
 The most frequent time is the first second of 1970: somebody formatted a zero. A licence
-of 392 characters is a whole text, and a name of 159 is ten people. Six forms of a time
-are three assumptions about time zones, which nobody can check. Write them down.
+of 392 characters is a whole text, and a name of 159 is ten people. Three forms of a
+time have no time zone. Write down which zone you assume for each.
 
 ### Keys
 
@@ -225,16 +225,16 @@ print(*keys.items(), count(con, "SELECT count(*) FROM uploads"), sep="\n")
 
 # %% [markdown]
 """
-The export has no key, whatever columns one takes, because 40 rows are in it twice.
-Without these (`uploads`), `upload_id` is the only one.
+40 rows of the export are in it twice, so no columns tell all rows apart. Without these
+(`uploads`), one key is left.
 
 ### Dependencies
 
 A **functional dependency** `A → B` means: the value of A determines the value of B.
 Then B belongs into a table whose key is A. Old data always has exceptions, so the next
-function counts the rows that must change. Two numbers keep us honest. `tested` counts
-the values of A in several rows, since the others can contradict nothing. `blind` is the
-share that is wrong if you ignore A and always guess the most frequent B.
+function counts the rows that must change. `tested` counts the values of A in several
+rows, since the others can contradict nothing. `blind` is the share that is wrong if you
+ignore A and always guess the most frequent B.
 """
 
 # %% tags=["export"]
@@ -257,14 +257,14 @@ def dependency(
     con: DuckDBPyConnection, table: str, determinant: Sequence[str], dependent: str
 ) -> Dependency:
     """Test determinant → dependent on all rows. Shares are between 0 and 1."""
-    *names, b = [quoted(name) for name in (*determinant, dependent)]
-    a, there = ", ".join(names), " IS NOT NULL AND ".join([*names, b])
+    *names, last = [quoted(name) for name in (*determinant, dependent)]
+    there = " IS NOT NULL AND ".join([*names, last])
     sql = f"""
-        WITH pairs AS (SELECT {a}, {b}, count(*) AS n FROM {quoted(table)}
-                       WHERE {there} IS NOT NULL GROUP BY {a}, {b}),
+        WITH pairs AS (SELECT ({", ".join(names)}) AS a, {last} AS b, count(*) AS n
+                       FROM {quoted(table)} WHERE {there} IS NOT NULL GROUP BY ALL),
              known AS (SELECT sum(n) AS n, max(n) AS kept, count(*) AS different
-                       FROM pairs GROUP BY {a}),
-             guess AS (SELECT sum(n) AS m FROM pairs GROUP BY {b})
+                       FROM pairs GROUP BY a),
+             guess AS (SELECT sum(n) AS m FROM pairs GROUP BY b)
         SELECT count(*) FILTER (n > 1), count(*) FILTER (different > 1), sum(n - kept),
                sum(n) FILTER (n > 1), sum(n), (SELECT max(m) FROM guess) FROM known"""
     row = con.execute(sql).fetchone() or ()
@@ -280,8 +280,8 @@ print(dependency(con, "uploads", ["package"], "yanked"))
 
 # %% [markdown]
 """
-The digest determines the size. But a package says nothing on whether an upload was
-withdrawn (`yanked`): the share is what a guess gets.
+The digest determines the size. But the package does not determine whether an upload
+was withdrawn (`yanked`): its `share` of wrong rows is that of a guess.
 
 ### The line of a row
 
@@ -392,8 +392,8 @@ show(table(there or [], ["sent", "PostgreSQL says"]))
 
 # %% [markdown]
 """
-PostgreSQL took the German 4 March for 3 April. Give each form a `to_timestamp` pattern
-of its own, chosen by shape.
+`04.03` has two readings, and PostgreSQL takes the American one without a warning. Give
+each form a `to_timestamp` pattern of its own, chosen by shape.
 
 ## Check it
 """
@@ -423,7 +423,7 @@ print("every row, its line, its keys; 75 conflicts; 153 mailboxes")
 Does "latest" mean newest or highest? Find the uploads that went *backwards*: their
 version was lower than one that the package already had. Write `backwards(rows)`. A row
 is (upload id, package, version as typed, moment or None). The answer is the set of
-upload ids. Remember what this page found about times and versions.
+upload ids.
 """
 
 
@@ -476,7 +476,7 @@ assert check(backwards)
 |---|---|
 | connection | passes one of DuckDB's: `duckdb.connect()`, in memory |
 | table | loads CSV with `read_csv`, another database with `ATTACH` |
-| types | `shapes` wants text: load with `all_varchar = true` |
+| types | loads a CSV as text: `all_varchar = true` |
 
 A finding is a test of the next file. For the orders of a shop:
 
@@ -489,8 +489,9 @@ def check_orders(con: DuckDBPyConnection) -> None:
 
 Traps:
 
-- A dependency that held so far is no rule: ask somebody who knows.
+- A dependency that held so far is no rule: ask its owner.
 - `candidate_keys` tries every pair: with `size=3` and 40 columns these are 9,880 sets.
+- Windows-1252 is not Latin-1: its `€` becomes invisible. Then decode `cp1252`.
 - `'2021-03-04T06:06:07+01:00'::TIMESTAMP` drops the offset. Use `TIMESTAMPTZ`.
 
 Hand it over:

@@ -20,7 +20,7 @@ def statements(source: str) -> list[str]:
     return [ast.unparse(node) for node in tree.body]
 
 
-@pytest.mark.parametrize("name", ["pagination", "cursors", "retries", "cross_site", "sign_in"])
+@pytest.mark.parametrize("name", ["pagination", "cursors", "retries", "cross_site", "sign_in", "throttling"])
 def test_the_code_to_take_along_is_run_by_the_recipe_s_tests(name: str) -> None:
     prose = Course().get(name).source.split("## Take it with you")[1]
     shown = [

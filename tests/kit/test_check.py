@@ -268,6 +268,22 @@ def test_two_pages_of_one_name_and_a_page_outside_the_course_are_found(root: Pat
     assert "playbook/api/third.py:1: is not in course.toml; add it to its track" in found
 
 
+@pytest.mark.parametrize(
+    ("core", "says"),
+    [
+        ('["never"]', "core names never, which is no page"),
+        ('["third", "first"]', "the core path is not in course order"),
+    ],
+)
+def test_a_core_path_of_pages_in_their_order(root: Path, core: str, says: str) -> None:
+    toml = root / "playbook" / "course.toml"
+    before = toml.read_text(encoding="utf-8")
+    toml.write_text('core = ["first", "third"]\n' + before, encoding="utf-8")
+    assert check.names(Course(root)) == []
+    toml.write_text(f"core = {core}\n" + before, encoding="utf-8")
+    assert any(says in line for line in check.names(Course(root)))
+
+
 def test_a_generated_part_that_is_out_of_date_is_among_the_findings(root: Path) -> None:
     small_course.replace(page(root), "Next: [Third]", "Next: [Fourth]")
     assert any("previous/next links" in line for line in check.findings(Course(root)))

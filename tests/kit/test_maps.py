@@ -41,6 +41,17 @@ def test_the_map_has_a_table_a_track_with_minutes_and_promises(course: Course) -
     assert f"| [Third](notebooks/api/third.ipynb) | 12 | {promise} |" in text
 
 
+def test_the_core_path_is_bold_and_has_its_hours(course: Course) -> None:
+    toml = course.root / "playbook" / "course.toml"
+    toml.write_text('core = ["first", "third"]\n' + toml.read_text(encoding="utf-8"), encoding="utf-8")
+    course = Course(course.root)
+    minutes = maps.duration(course.get("first").minutes + course.get("third").minutes)
+    text = maps.course_map(course, course.root)
+    assert f" The **core path**, 2 of them in bold, takes {minutes}: begin there.\n" in text
+    assert "| **[Third](notebooks/api/third.ipynb)** |" in text
+    assert "| [Second](notebooks/foundations/second.ipynb) |" in text
+
+
 def test_links_are_relative_to_where_the_map_stands(course: Course) -> None:
     assert "[First](foundations/first.ipynb)" in course.index.text.read_text()
     assert "[First](notebooks/foundations/first.ipynb)" in (course.root / "README.md").read_text()

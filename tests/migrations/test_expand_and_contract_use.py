@@ -14,12 +14,11 @@ from playbook.kit.course import Course
 from playbook.migrations.expand_and_contract import backfill, differing, dual_write, migrate
 
 ENV = """
-from alembic import context
+import sqlalchemy as sa
 
-connection = context.config.attributes["connection"]
-context.configure(connection=connection)
-with context.begin_transaction():
-    context.run_migrations()
+from playbook.migrations.first_migration import run_environment
+
+run_environment(lambda: sa.create_engine("sqlite:///shop.db"), sa.MetaData)
 """
 REVISION = """
 import sqlalchemy as sa
@@ -55,7 +54,17 @@ def test_a_shop_renames_the_telephone(tmp_path: Path, monkeypatch: pytest.Monkey
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE customers (id INTEGER PRIMARY KEY, telefone VARCHAR)"))
         connection.execute(sa.text("INSERT INTO customers VALUES (1, '+39'), (2, NULL)"))
-    assert migrate(engine, names["to_revision"]) == 0
+    connects: list[Any] = []
+
+    def connected(connection: sa.Connection) -> None:
+        connects.append(connection)
+
+    sa.event.listen(sa.Engine, "engine_connect", connected)
+    try:
+        assert migrate(engine, names["to_revision"]) == 0
+    finally:
+        sa.event.remove(sa.Engine, "engine_connect", connected)
+    assert len(connects) == 1, "the migration has left the connection that has the limit"
     with Session(engine) as session, session.begin():
         session.add(names["Customer"](id=3, phone="+44"))
     assert names["backfill_phones"](engine) == 1

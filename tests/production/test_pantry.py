@@ -320,3 +320,26 @@ def test_a_wrong_setting_stops_it_with_one_line(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert "did you mean PANTRY_SESSION_LIFETIME" in err
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("fault", [sa.exc.OperationalError("SELECT", {}, Exception("gone")), RuntimeError("a bug")])
+@pytest.mark.parametrize("method", ["GET", "PATCH", "POST"])
+def test_a_caller_who_cannot_be_looked_up_is_no_fault_of_the_request(
+    method: str, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a body the caller is looked up while FastAPI reads it, and FastAPI answers 400 to what is raised there."""
+
+    def fail(connection: Any, cursor: Any, sql: str, *rest: Any) -> None:
+        raise fault
+
+    with running("duckdb:///:memory:lookup") as (client, _):
+        sign_up(client)
+        sa.event.listen(client.app.state.engine, "before_cursor_execute", fail)  # type: ignore[attr-defined]
+        path = "/organizations" if method == "POST" else "/organizations/acme"
+        key = {"idempotency-key": '"sixteen-characters"'} if method == "POST" else {}
+        answer = client.request(method, path, json={"slug": "acme", "name": "Acme"}, headers=key)
+        sa.event.remove(client.app.state.engine, "before_cursor_execute", fail)  # type: ignore[attr-defined]
+    gone = isinstance(fault, sa.exc.OperationalError)
+    assert answer.status_code in ([503] if gone else [500, 503])
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert gone or "RuntimeError" in caplog.text

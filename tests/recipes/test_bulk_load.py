@@ -200,6 +200,17 @@ def test_an_error_of_the_program_is_no_reason(engine: sa.Engine, path: Path) -> 
     assert load(engine, path).added == 1
 
 
+def test_a_value_error_without_words_refuses_too(engine: sa.Engine, path: Path) -> None:
+    def silent(row: dict[str, Any]) -> None:
+        raise ValueError
+
+    path.write_bytes(HEAD + b"a,1.00,x\n")
+    with engine.begin() as db:
+        report = bulk_load(db, path, plan._replace(prepare=silent))
+    assert [row["reason"] for row in report.rejected] == ["refused"]
+    assert stored(engine) == []
+
+
 def test_a_reason_that_prepare_gave_is_kept(engine: sa.Engine, path: Path) -> None:
     path.write_bytes(HEAD + b"a,none,x\na,none,x\n")
     with engine.begin() as db:

@@ -95,6 +95,15 @@ def test_values_are_found_in_any_line_and_order() -> None:
         lines = [chance.choice(["; ", ";"]).join(f"{k}={v}" for k, v in part) for part in (pairs[:cut], pairs[cut:])]
         assert cookie_values(lines, "a") == [value for name, value in pairs if name == "a"]
     assert cookie_values(["a", "=", "a=b=c", "xa=1", ";;"], "a") == ["", "b=c"]
+    assert cookie_values([" \ta=1 ;\ta=2"], "a") == ["1", "2"]
+
+
+@pytest.mark.parametrize("space", ["\xa0", "\x85", "\x1c", "\x0b"])
+def test_a_name_is_ours_only_if_a_browser_reads_it_so(space: str) -> None:
+    """A subdomain may plant this name: for a browser it does not begin with `__Host-`."""
+    line = sent(COOKIE.put("mallory", NOW, WEEK))
+    assert COOKIE.read([f"{space}{line}"], NOW) is None
+    assert COOKIE.read([f"x=y; {space}{line}"], NOW) is None
 
 
 def test_the_line_has_every_attribute() -> None:
@@ -114,6 +123,11 @@ def test_a_cookie_that_browsers_drop_is_refused() -> None:
     assert cookie_line(name, "x" * (LARGEST - len(name)))
     with pytest.raises(ValueError, match="4096 bytes"):
         cookie_line(name, "x" * (LARGEST - len(name) + 1))
+
+
+def test_a_prefix_that_browsers_refuse_on_http_is_refused() -> None:
+    with pytest.raises(ValueError, match="not Secure"):
+        SignedCookie("__Host-user", [KEY], secure=False).put("ada", NOW, WEEK)
 
 
 # ---------------------------------------------------------------- on any answer
@@ -142,6 +156,10 @@ def service() -> FastAPI:
         response.headers.append("set-cookie", "b=2")
         response.headers.append("set-cookie", "c=2")
 
+    @app.get("/public", dependencies=[Depends(caller)])
+    def public(response: Response) -> None:
+        response.headers["cache-control"] = "public, max-age=60"
+
     @app.get("/nothing")
     def nothing() -> None: ...
 
@@ -159,7 +177,7 @@ def client() -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize(
-    "path", ["/returned/200", "/returned/404", "/returned/304", "/raised/401", "/raised/503", "/bug"]
+    "path", ["/returned/200", "/returned/404", "/returned/304", "/raised/401", "/raised/503", "/bug", "/public"]
 )
 def test_it_reaches_the_browser_whatever_the_answer(client: TestClient, path: str) -> None:
     answer = client.get(path)

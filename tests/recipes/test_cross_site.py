@@ -149,6 +149,22 @@ def test_what_is_no_origin_is_not_trusted(trusted: str) -> None:
         RefuseForged(FastAPI(), [trusted])
 
 
+@pytest.mark.parametrize("trusted", [[""], [OURS, ""], "https://shop.example", ["shop.example"]])
+def test_a_wrong_list_trusts_nobody(trusted: list[str]) -> None:
+    """An empty text is not the origin of a URL without one, and `in` finds a part of a text."""
+    for url in ("javascript:alert(1)", "https://shop.exam", "", "data:text/html,x"):
+        with pytest.raises(ValueError, match="origin"):
+            trusted_redirect(url, trusted)
+    for origin in ("garbage", "https://shop.exam", EVIL):
+        with pytest.raises(ValueError, match="origin"):
+            forgery_fault(Headers({"origin": origin}), trusted)
+
+
+def test_an_origin_on_the_list_may_be_written_in_another_way() -> None:
+    assert trusted_redirect(f"{OURS}/x", ["HTTPS://Shop.example:443"])
+    assert forgery_fault(Headers({"origin": OURS}), ["HTTPS://Shop.example:443"]) is None
+
+
 # ---------------------------------------------------------------- where to
 
 ACCEPTED = [

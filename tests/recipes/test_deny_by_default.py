@@ -238,3 +238,24 @@ def test_a_permission_may_stand_on_a_dependency_of_your_own() -> None:
     client = TestClient(app)
     codes = [client.get("/orders/1", headers=headers).status_code for headers in ({}, MALLORY, ADA)]
     assert codes == [401, 403, 200]
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+def test_a_caller_who_cannot_be_found_out_is_no_fault_of_the_body(method: str) -> None:
+    """FastAPI says 400 to whatever is raised while it reads a body, save an HTTPException."""
+
+    def find(connection: HTTPConnection) -> str:
+        raise ConnectionError("the database is away")
+
+    caller = caller_of(find, challenge=None)
+    app = FastAPI(openapi_url=None)
+    app.add_api_route("/", lambda body: body, methods=["GET"], dependencies=[Depends(caller)])
+    app.add_api_route("/", change, methods=["PUT"], dependencies=[Depends(caller)])
+    app.add_middleware(CallerFirst, caller=caller)
+    answer = TestClient(app, raise_server_exceptions=False).request(method, "/?body=1", content=b'{"a": 1}')
+    assert answer.status_code == (503 if method == "PUT" else 500)
+    assert answer.headers.get("retry-after") == ("1" if method == "PUT" else None)
+
+
+def change(body: dict[str, int]) -> dict[str, int]:
+    raise AssertionError("nobody may get here")

@@ -5,12 +5,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
-from playbook.migrations import first_migration
-from playbook.migrations.drift import WrongSchema, check_revision, drift
-from playbook.migrations.first_migration import stamp, upgrade
+from playbook.migrations.drift import NewerSchema, WrongSchema, check_revision, drift
+from playbook.migrations.first_migration import alembic_config
 
-ENV = f"from {first_migration.__name__} import run_environment\n\nrun_environment(None, None)\n"
+ENV = """from alembic import context
+
+with context.config.attributes["engine"].connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
 REVISION = "revision, down_revision = {!r}, {!r}\n\n\ndef upgrade():\n    pass\n\n\ndef downgrade():\n    pass\n"
 
 
@@ -77,13 +83,14 @@ def test_the_start_refuses_what_is_not_at_head_and_says_what_to_run(history: Pat
     engine = shop(orders())
     with pytest.raises(WrongSchema, match="is at no revision, this program needs 0002: run `alembic upgrade head`"):
         check_revision(engine, history)
-    stamp(engine, "0001", history)
-    with pytest.raises(WrongSchema, match="is at 0001, this program needs 0002: run `alembic upgrade head`"):
+    command.stamp(alembic_config(engine, history), "0001")
+    with pytest.raises(WrongSchema, match="is at 0001, this program needs 0002: run `alembic upgrade head`") as behind:
         check_revision(engine, history)
-    upgrade(engine, location=history)
+    assert not isinstance(behind.value, NewerSchema)
+    command.upgrade(alembic_config(engine, history), "head")
     check_revision(engine, history)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0003'"))
-    with pytest.raises(WrongSchema, match=r"does not know that one: .* run `alembic downgrade 0002`") as refused:
+    with pytest.raises(NewerSchema, match=r"does not know that one: .* run `alembic downgrade 0002`") as refused:
         check_revision(engine, history)
     assert "\n" not in str(refused.value)

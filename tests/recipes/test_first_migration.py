@@ -13,11 +13,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.util import CommandError
 
-from playbook.migrations import first_migration as recipe
 from playbook.migrations.first_migration import alembic_config, current, downgrade, generate, stamp, upgrade
 
 NAMING = {"pk": "pk_%(table_name)s", "ck": "ck_%(table_name)s_%(constraint_name)s"}
-ENV = f"from {recipe.__name__} import run_environment\n\nrun_environment(None, None)\n"
+ENV = f"from {upgrade.__module__} import run_environment\n\nrun_environment(None, None)\n"
 
 
 class Shouted(sa.types.TypeDecorator[str]):
@@ -77,7 +76,8 @@ def test_the_baseline_makes_what_create_all_makes(engine: sa.Engine, history: Pa
     upgrade(engine, location=history)
     by_hand = sa.create_engine("sqlite://")
     orders("total").create_all(by_hand)
-    assert sa.inspect(engine).get_columns("orders") == sa.inspect(by_hand).get_columns("orders")
+    there, here = (repr(sa.inspect(one).get_columns("orders")) for one in (engine, by_hand))
+    assert there == here
 
 
 def test_a_stamp_adopts_and_changes_nothing(shop: sa.Engine, history: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_command_line_asks_for_engine_models_and_connection(engine: sa.Engin
     """As an env.py of the reader's: `connect` is used, and its connection is the one that migrates."""
     generate(engine, "baseline", orders("total"), history)
     (history / "env.py").write_text(
-        f"from alembic import context\nfrom {recipe.__name__} import run_environment\n"
+        f"from alembic import context\nfrom {upgrade.__module__} import run_environment\n"
         "made = context.config.attributes.pop('made')\nrun_environment(*made)\n",
         encoding="utf-8",
     )
@@ -178,6 +178,33 @@ def test_the_command_line_asks_for_engine_models_and_connection(engine: sa.Engin
     command.upgrade(config, "head")
     assert len(used) == 1
     assert current(engine) == ("0001_baseline",)
+
+
+def test_a_connection_of_the_caller_is_used_and_its_transaction_decides(engine: sa.Engine, history: Path) -> None:
+    generate(engine, "baseline", orders("total"), history)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))  # SQLite: also for DDL
+    connects: list[Any] = []
+    with engine.connect() as connection:
+        sa.event.listen(engine, "engine_connect", connects.append)
+        for wanted in ((), ("0001_baseline",)):
+            config = alembic_config(engine, history)
+            config.attributes["connection"] = connection
+            with connection.begin() as transaction:
+                command.upgrade(config, "head")
+                assert current(connection) == ("0001_baseline",)
+                transaction.commit() if wanted else transaction.rollback()
+            with connection.begin():
+                assert current(connection) == wanted
+    assert connects == [], "a second connection, outside of the caller's transaction"
+
+
+def test_on_sqlite_a_begin_of_yours_takes_the_tables_back(engine: sa.Engine, history: Path) -> None:
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    up = "op.create_table('t', sa.Column('n', sa.Integer())); op.execute('no')"
+    write(generate(engine, "one", None, history), up)
+    with pytest.raises(sa.exc.DBAPIError):
+        upgrade(engine, location=history)
+    assert not sa.inspect(engine).has_table("t")
 
 
 def test_several_threads_can_migrate(tmp_path: Path, history: Path) -> None:

@@ -166,6 +166,24 @@ def test_a_kind_without_a_form_is_an_error() -> None:
         match("<OTHER:1>", "x", Known(FORMS))
 
 
+def test_pages_pictures_and_redirects_are_recorded_too() -> None:
+    app = FastAPI()
+    app.get("/page")(lambda: Response("<HTML><B>Coffee</B></HTML>", media_type="text/html"))
+    app.get("/picture")(lambda: Response(b"\x89PNG\xff", media_type="image/png"))
+    app.get("/old")(lambda: Response(status_code=307, headers={"location": "/page"}))
+
+    def look(client: httpx.Client) -> None:
+        for path in ("/page", "/picture", "/old"):
+            client.get(path)
+
+    recording = mask(record(TestClient(app), look), FORMS)  # a TestClient follows redirects
+    assert [one["response"]["status"] for one in recording] == [200, 200, 307, 200]
+    assert replay(TestClient(app), recording, Known(FORMS), {}) == {}
+    recording[0]["response"]["body"] = "<HTML><I>Coffee</I></HTML>"
+    recording[1]["response"]["body"] = r"\x89PNG\xfe"
+    assert list(replay(TestClient(app), recording, Known(FORMS), {})) == ["1 /page", "2 /picture"]
+
+
 def test_what_a_form_cannot_say_is_said_by_a_subclass() -> None:
     class Even(Known):
         def learn(self, name: str, value: str) -> bool:

@@ -39,6 +39,13 @@ class Noon:
 IDS = Identifiers(Noon())
 
 
+class Same:
+    """Makes an id that exists."""
+
+    def __init__(self, given: uuid.UUID) -> None:
+        self.new = lambda: given
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'shop.sqlite'}", connect_args={"timeout": 60})
@@ -141,6 +148,15 @@ def test_fifty_sign_ups_at_once_make_one_user(engine: sa.Engine) -> None:
         heard = list(threads.map(lambda email: sign_up(engine, email), emails))
     assert [one for one in heard if isinstance(one, str)] == ["EmailTaken"] * 49
     assert count(engine) == 1
+
+
+def test_what_else_the_database_refuses_is_no_taken_address(engine: sa.Engine) -> None:
+    with Session(engine) as db, pytest.raises(sa.exc.IntegrityError, match="name"):
+        add_user(db, Noon(), IDS, "maria@example.com", None)  # type: ignore[arg-type]
+    maria = sign_up(engine, "maria@example.com")
+    assert isinstance(maria, User)
+    with Session(engine) as db, pytest.raises(sa.exc.IntegrityError, match="id"):
+        add_user(db, Noon(), Same(maria.id), "martin@example.com", "Martin")  # type: ignore[arg-type]
 
 
 def test_a_look_before_the_insert_is_not_needed(engine: sa.Engine) -> None:

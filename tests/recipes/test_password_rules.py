@@ -24,9 +24,13 @@ RULES = PasswordRules(words=["bakery"])
 any_text = st.text(max_size=150)
 
 
-def is_leaked(text: str) -> bool:
+def fetch(prefix: str) -> str:
     """Stands for a service that knows more."""
-    return text == "two tomatoes and a spoon"
+    return "two tomatoes and a spoon"
+
+
+def is_leaked(text: str, fetch: Any) -> bool:
+    return bool(text == fetch(""))
 
 
 def hash_password(password: str) -> str:
@@ -35,7 +39,7 @@ def hash_password(password: str) -> str:
 
 rules = PasswordRules(
     words=["bakery", "sunrise"],
-    listed=lambda text: is_common(text) or is_leaked(text),
+    listed=lambda text: is_common(text) or is_leaked(text, fetch),
 )
 
 
@@ -138,6 +142,18 @@ def test_a_repetition_counts_once(part: str, times: int, more: int) -> None:
     repeated = part * times + part[: min(more, len(part) - 1)]
     assert len(unit(repeated)) <= len(part)
     assert (unit(repeated) * len(repeated)).startswith(repeated)
+
+
+def test_one_text_in_place_of_a_list_is_no_silent_pass() -> None:
+    with pytest.raises(TypeError, match="lists of texts"):
+        RULES.check("maria weber maria", "Maria Weber")
+    with pytest.raises(TypeError, match="lists of texts"):
+        PasswordRules(words="bakery").check("bakery bakery bakery")
+
+
+def test_a_person_may_have_no_name() -> None:
+    assert refusal("weber weber 2026", context=("weber@example.com", None)) == "guessable"
+    assert refusal("two tomatoes and a spoon", context=(None, "")) is None
 
 
 def test_sequences_and_context_words() -> None:

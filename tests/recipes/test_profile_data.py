@@ -82,6 +82,23 @@ def test_shapes_tell_digits_and_letters_apart(con: DuckDBPyConnection) -> None:
     assert shapes(con, "small one", "when?") == [("9.9.99", 2), ("AAa", 1), ("Aaa 9999", 1), (None, 1)]
 
 
+def test_a_table_with_types_has_a_profile_too(con: DuckDBPyConnection) -> None:
+    fill(con, [(7, "2021-03-04"), (12, None)], '"id" INTEGER, "day" DATE')
+    assert [row[:4] for row in profile(con, "small one")] == [("id", 0, 2, 2), ("day", 1, 1, 10)]
+    assert shapes(con, "small one", "id") == [("9", 1), ("99", 1)]
+
+
+@pytest.mark.parametrize("name", ["n", "N", "m", "s", "a", "b", "kept", "different", "pairs", "known"])
+def test_a_column_may_have_a_name_of_the_recipe(con: DuckDBPyConnection, name: str) -> None:
+    rows = [("10", "2"), ("10", "2"), ("20", "3"), ("20", "4"), ("300", "4")]
+    results = []
+    for one in ("plain", name):
+        fill(con, rows, f'"{one}" VARCHAR, "other" VARCHAR')
+        both = [dependency(con, "small one", [one], "other")[1:], dependency(con, "small one", ["other"], one)[1:]]
+        results.append((both, shapes(con, "small one", one)))
+    assert results[0] == results[1]
+
+
 def test_names_from_a_file_are_no_sql(con: DuckDBPyConnection) -> None:
     fill(con, [("1", "x"), ("2", "x")], '"a"" OR 1" VARCHAR, "b); DROP TABLE t" VARCHAR')
     assert candidate_keys(con, "small one") == [('a" OR 1',)]

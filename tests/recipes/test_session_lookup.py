@@ -4,11 +4,11 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Path
 from fastapi.testclient import TestClient
 
 from playbook.auth.session_lookup import KeyedQuery, Resting, Together, open_cursor
@@ -234,6 +234,26 @@ def test_a_lost_connection_is_opened_again_after_a_rest(server: Server) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("error", [psycopg.DataError("NUL"), "\ud800"])
+def test_a_key_that_cannot_be_takes_the_quick_way_from_nobody(server: Server, error: Any) -> None:
+    async def story() -> None:
+        query = KeyedQuery("", "SELECT", rest=60)
+        assert await query.ask(["a"])
+        if isinstance(error, str):
+            with pytest.raises(UnicodeError) as caught:
+                error.encode()
+            server.error = caught.value
+        else:
+            server.error = error
+        with pytest.raises(type(server.error)):
+            await query.ask(["bad"])
+        server.error = None
+        assert await query.ask(["a"]) == {"a": ("a", 1)}, "no rest"
+        assert (server.opened, server.closed) == (1, 0), "the same connection"
+
+    asyncio.run(story())
+
+
 def test_a_server_that_never_answers_is_not_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(open_cursor.__globals__, "PATIENCE", 0.01)
     server.never = True
@@ -261,7 +281,7 @@ def price_service(conninfo: str) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.get("/prices/{number}")
-    async def read_price(number: str) -> dict[str, int]:
+    async def read_price(number: Annotated[str, Path(pattern="^[A-Za-z0-9-]+$")]) -> dict[str, int]:
         try:
             row = await reader.read(number)
         except (psycopg.Error, OSError):
@@ -277,6 +297,8 @@ def test_prices_by_number(server: Server) -> None:
     with TestClient(price_service("")) as client:
         assert client.get("/prices/a").json() == {"cents": 1}
         assert client.get("/prices/x").status_code == 404
+        for bad in ("%00", "a%0A", "%ED%A0%80", "a b"):
+            assert client.get(f"/prices/{bad}").status_code == 422
         server.error = psycopg.OperationalError("lost")
         assert [client.get("/prices/a").status_code for _ in range(2)] == [503, 503]
     assert server.closed == server.opened == 1

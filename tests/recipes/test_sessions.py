@@ -246,13 +246,19 @@ def cookie_line(name: str, value: str, max_age: int) -> str:
     return f"{name}={value}; Max-Age={max_age}"
 
 
+def cookie_values(lines: list[str], name: str) -> list[str]:
+    pairs = [pair.strip(" ").partition("=") for line in lines for pair in line.split(";")]
+    return [value for key, _, value in pairs if key == name]
+
+
 def get_db(request: Request) -> Iterator[Session]:
     with Session(request.app.state.engine) as db:
         yield db
 
 
 def current_user(request: Request, db: Annotated[Session, Depends(get_db)]) -> User:
-    token = request.cookies.get("session", "")
+    sent = cookie_values(request.headers.getlist("cookie"), "__Host-session")
+    token = sent[0] if len(sent) == 1 else ""  # two: somebody has planted one
     found = find_session(db, token, datetime.now(UTC), Lifetimes())
     db.commit()  # the moved end stays, even if the route fails later
     user = found and db.get(User, int(found.user_id))
@@ -288,7 +294,16 @@ def shop(engine: sa.Engine) -> Iterator[TestClient]:
 def signed_in(shop: TestClient, user: int, age: timedelta) -> None:
     with shop.app.state.engine.begin() as db:  # type: ignore[attr-defined]
         token = start_session(db, str(user), datetime.now(UTC) - age, Lifetimes(), None)
-    shop.cookies.set("session", token)
+    shop.cookies.clear()
+    shop.headers["cookie"] = f"__Host-session={token}"
+
+
+def test_a_planted_cookie_signs_nobody_in(shop: TestClient) -> None:
+    signed_in(shop, 1, timedelta(0))
+    good = shop.headers["cookie"]
+    for planted in (f"{good}; {good}", f"\xa0{good}", f"\x85{good}"):
+        assert shop.get("/me", headers={"cookie": planted.encode("latin-1")}).status_code == 401
+    assert shop.get("/me").status_code == 200
 
 
 def test_a_user_with_an_integer_id_is_found(shop: TestClient) -> None:
@@ -311,6 +326,7 @@ def test_the_moved_end_stays_although_the_route_fails(shop: TestClient) -> None:
 def test_the_cookie_is_kept_no_longer_than_the_session(shop: TestClient) -> None:
     signed_in(shop, 1, 2 * DAY)
     [line] = shop.get("/me").json()["cookies"]
+    assert line.startswith(shop.headers["cookie"]), "the cookie that is read is the one that is set"
     seconds = int(line.partition("Max-Age=")[2])
     assert 7 * 86_400 - 60 < seconds < 7 * 86_400
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import orm
+from sqlalchemy import Engine, orm, select, update
 from sqlalchemy.orm import Session
 
 from playbook.auth.sign_in import (
@@ -56,18 +56,10 @@ class Shop:
         with orm.Session(engine) as db, db.begin():
             db.add_all([Customer(id=1, email=ADA, password_hash="#right"), Customer(id=2, email="invited@example.com")])
 
-    def find(self, db: orm.Session, email: str) -> tuple[Customer, str | None] | None:
-        customer = db.scalar(sa.select(Customer).where(Customer.email == email))
-        return (customer, customer.password_hash) if customer else None
-
     def check(self, password: str, stored: str | None) -> bool:
         self.compared.append(stored)
         self.meanwhile()
         return stored == f"#{password}"
-
-    def keep(self, db: orm.Session, customer: Customer, stored: str) -> bool:
-        mine = sa.update(Customer).where(Customer.id == customer.id, Customer.password_hash == stored)
-        return db.scalar(mine.values(password_hash=stored).returning(Customer.id)) is not None
 
     def start(self, db: orm.Session, customer: Customer) -> int:
         number = self.logins(db) + 1
@@ -83,12 +75,12 @@ class Shop:
             db.execute(sa.delete(Login))
 
     def prove(self, password: str, network: str, email: str = ADA) -> Proven:
-        return prove(self.engine, Attempt(email, network, self.now), password, self.find, self.check)
+        return prove(self.engine, Attempt(email, network, self.now), password, find, self.check)
 
     def sign_in(self, password: str = "right", network: str = HOME, email: str = ADA) -> Any:
         """The number of the new session, or the refusal."""
         try:
-            return enter(self.engine, self.prove(password, network, email), self.keep, self.start)
+            return enter(self.engine, self.prove(password, network, email), keep, self.start)
         except WrongPassword:
             return 401
         except TooManyAttempts as error:
@@ -235,32 +227,32 @@ def test_no_session_of_the_old_password_outlives_a_change_that_is_under_way(shop
     proven = shop.prove("right", HOME)
     written, tried = threading.Event(), threading.Event()
 
-    def change() -> None:
+    def change_password() -> None:
         with orm.Session(shop.engine) as db, db.begin():
-            db.execute(sa.update(Customer).where(Customer.id == 1).values(password_hash="#new"))
+            change = sa.update(Customer).where(Customer.id == 1).values(password_hash="#new")
+            db.execute(change.returning(Customer.id))  # or DuckDB finds no conflict
             db.execute(sa.delete(Login))
             written.set()
             tried.wait(0.5)
 
-    def keep(db: orm.Session, customer: Customer, stored: str) -> bool:
+    def keep_meanwhile(db: orm.Session, customer: Customer, stored: str) -> bool:
         written.wait(30)
         try:
-            return shop.keep(db, customer, stored)
+            return keep(db, customer, stored)
         finally:
             tried.set()
 
     with ThreadPoolExecutor(1) as threads:
-        changing = threads.submit(change)
+        changing = threads.submit(change_password)
         with pytest.raises(WrongPassword):
-            enter(shop.engine, proven, keep, shop.start)
+            enter(shop.engine, proven, keep_meanwhile, shop.start)
         changing.result()
     with orm.Session(shop.engine) as db:
         assert shop.logins(db) == 0
 
 
-# ---------------------------------------------------------------- with a recipe for sessions
+# ---------------------------------------------------------------- the whole of it, as the page shows it
 
-User = Customer
 lifetimes = timedelta(days=30)
 started: list[tuple[Any, ...]] = []
 
@@ -271,13 +263,60 @@ def start_session(db: orm.Session, user_id: str, now: datetime, lifetimes: Any, 
     return "a token"
 
 
-def start(db: Session, user: User) -> str:
-    return start_session(db, str(user.id), datetime.now(UTC), lifetimes, old=None)
+def normal_email(text: str) -> str:
+    """The page `identity` has one."""
+    return text.strip().lower()
+
+
+def check_password(password: str, stored: str | None) -> bool:
+    """The page `password_hashing` has one, which is slow."""
+    return stored == f"#{password}"
+
+
+def network_of(address: str) -> str:
+    """The page `throttling` has one, which is exact."""
+    return address.rpartition("::")[0] or address
+
+
+def find(db: Session, email: str) -> tuple[Customer, str | None] | None:
+    customer = db.scalar(select(Customer).where(Customer.email == email))
+    return (customer, customer.password_hash) if customer else None
+
+
+def keep(db: Session, customer: Customer, stored: str) -> bool:
+    mine = [Customer.id == customer.id, Customer.password_hash == stored]
+    same = update(Customer).where(*mine).values(password_hash=stored)
+    return db.scalar(same.returning(Customer.id)) is not None
+
+
+def start(db: Session, customer: Customer) -> str:
+    return start_session(db, str(customer.id), datetime.now(UTC), lifetimes, old=None)
+
+
+def sign_in(engine: Engine, email: str, password: str, address: str) -> tuple[int, Any]:
+    attempt = Attempt(normal_email(email), network_of(address), datetime.now(UTC))
+    try:
+        proven = prove(engine, attempt, password, find, check_password)
+        return 200, enter(engine, proven, keep, start)
+    except TooManyAttempts as refused:
+        return 429, {"Retry-After": str(refused.args[0])}
+    except WrongPassword:
+        return 401, "wrong e-mail address or password"
 
 
 def test_a_sign_in_starts_a_session(shop: Shop) -> None:
-    assert enter(shop.engine, shop.prove("right", HOME), shop.keep, start) == "a token"
+    assert sign_in(shop.engine, " Ada@Example.com", "right", HOME) == (200, "a token")
     assert started.pop() == ("1", lifetimes, None)
+
+
+def test_a_refused_sign_in_says_why_and_how_long(shop: Shop) -> None:
+    for email in (ADA, "nobody@example.com", "invited@example.com"):
+        heard = [sign_in(shop.engine, email, "a guess", "2001:db8::1") for _ in range(5)]
+        assert heard == [(401, "wrong e-mail address or password")] * 5
+        status, headers = sign_in(shop.engine, email, "right", "2001:db8::2")
+        assert status == 429
+        assert 0 < int(headers["Retry-After"]) <= 60
+    assert started == []
 
 
 def test_what_the_check_said_is_handed_on(shop: Shop) -> None:

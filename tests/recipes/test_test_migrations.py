@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from playbook.migrations import first_migration
-from playbook.migrations.first_migration import current
 from playbook.migrations.test_migrations import Step, check_step, contents, lost, steps, walk
 
-ENV = f"from {first_migration.__name__} import run_environment\n\nrun_environment(None, None)\n"
+ENV = """from alembic import context
+
+with context.config.attributes["engine"].connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
 REVISION = """import sqlalchemy as sa
 from alembic import op
 
@@ -119,8 +123,11 @@ def test_a_table_that_took_no_row_is_named(engine: sa.Engine, history: History) 
 
 def test_the_walk_stops_in_each_place(engine: sa.Engine, history: History) -> None:
     step, folder = history(ADD, DROP)
-    at = [(place, current(engine)) for place in walk(engine, step, folder)]
-    assert at == [(0, ("1",)), (1, ("2",)), (2, ("1",)), (3, ("2",))]
+    at = []
+    for place in walk(engine, step, folder):
+        with engine.connect() as connection:
+            at.append((place, connection.scalar(sa.text("SELECT version_num FROM alembic_version"))))
+    assert at == [(0, "1"), (1, "2"), (2, "1"), (3, "2")]
 
 
 def test_a_step_knows_what_it_stands_on(history: History) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import orm
+from sqlalchemy import Engine, orm
+from sqlalchemy.orm import Session
 
 from playbook.auth.throttling import (
     Allowance,
@@ -192,3 +193,49 @@ def test_an_allowance_that_allows_nothing_is_refused(values: tuple[int, timedelt
 )  # fmt: skip
 def test_network(address: str, network: str) -> None:
     assert network_of(address) == network
+
+
+# ---------------------------------------------------------------- the use that the page shows
+
+Base = orm.declarative_base()
+
+
+class Locker(Base):  # type: ignore[misc, valid-type]
+    __tablename__ = "lockers"
+    id = sa.Column(sa.Integer, primary_key=True, autoincrement=False)
+    pin_hash = sa.Column(sa.String)
+
+
+def check_password(password: str, stored: str | None) -> bool:
+    """The page `password_hashing` has one, which is slow."""
+    return stored == f"#{password}"
+
+
+def opens(engine: Engine, locker_id: int, pin: str, address: str, now: datetime) -> tuple[int, Any]:
+    key = ("locker", str(locker_id), network_of(address))
+    wait = spend(engine, Allowance(5, timedelta(minutes=1)), key, now)
+    if wait:
+        return 429, {"Retry-After": str(wait)}
+    with Session(engine) as session:
+        locker = session.get(Locker, locker_id)
+    if not check_password(pin, locker.pin_hash if locker else None):  # slow
+        return 401, "wrong locker or PIN"
+    with engine.begin() as db:
+        forget(db, key)
+    return 200, "open"
+
+
+@pytest.mark.parametrize("locker_id", [7, 8])
+def test_a_locker_compares_five_pins_and_says_nothing_of_those_that_do_not_exist(
+    engine: sa.Engine, locker_id: int
+) -> None:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.add(Locker(id=7, pin_hash="#2718"))
+    thief, owner = "203.0.113.66", "192.0.2.7"
+    heard = at_once(50, lambda number: opens(engine, locker_id, f"{number:04}", thief, NINE))
+    assert sorted(status for status, _ in heard) == [401] * 5 + [429] * 45
+    assert opens(engine, locker_id, "2718", thief, NINE) == (429, {"Retry-After": "60"})
+    once = 200 if locker_id == 7 else 401
+    assert [opens(engine, locker_id, "2718", owner, NINE)[0] for _ in range(5)] == [once] * 5
+    assert opens(engine, locker_id, "2718", owner, NINE)[0] == (200 if locker_id == 7 else 429)

@@ -58,7 +58,7 @@ class Browser:
         return answer
 
     def open(self, url: str, method: str = "GET", **content: Any) -> httpx.Response:
-        """Go to a page. A redirect is followed, and a form on a page of Mallory's is sent by his script."""
+        """Go to a page. A redirect is followed, and a form on a page of Mallory's is sent by her script."""
         answer = self.send(method, url, **content)
         if "location" in answer.headers and answer.is_redirect:
             return self.open(urljoin(url, answer.headers["location"]))
@@ -77,7 +77,7 @@ def form(url: str, **fields: str) -> HTMLResponse:
     return HTMLResponse(f'<form method="post" action="{url}">{inputs}</form>{script}')
 
 
-others = FastAPI()  # Mallory's pages, on his site and on our blog
+others = FastAPI()  # Mallory's pages, on her site and on our blog
 others.get("/cats")(lambda: form(f"{PANTRY}/give?to=mallory"))
 others.get("/dogs")(lambda: form(f"{PANTRY}/sign-in?name=mallory"))
 others.get("/sign-in")(lambda: HTMLResponse("It looks like ours. Your password, please?"))

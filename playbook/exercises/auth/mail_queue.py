@@ -131,7 +131,10 @@ def two_invite(url: str, inside: bool) -> tuple[int, int]:
             db.execute(organizations.update().values(invited=invited + 1))
             return mail
 
-        mail = transaction(engine, work, sleep=lambda seconds: won.wait(60))
+        def pause(seconds: float) -> None:
+            won.wait(60)
+
+        mail = transaction(engine, work, sleep=pause)
         won.set()
         if not inside:
             posted.append(mail)

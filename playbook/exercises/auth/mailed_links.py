@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -98,18 +99,22 @@ class Story:
         together(first=lambda: self.used(client, self.token), second=lambda: self.used(client, self.token))
         sa.event.remove(self.engine, "after_cursor_execute", meet)
         [[times]] = run(self.engine, sa.text("SELECT count(*) FROM uses"))
-        return f"{times} uses"
+        return {1: "used once", 2: "used twice"}.get(times, f"used {times} times")
 
 
 def attack(make: Make, metadata: sa.MetaData) -> dict[str, str]:
     """How the four stories end in the service that `make(engine)` returns, with a function that mails a link."""
-    ends = {}
-    for name in ("scanner", "log", "backup", "double click"):
+    names = ("scanner", "log", "backup", "double click")
+
+    def play(name: str) -> str:
         story = Story(make, metadata)
         with serving(story.app) as client:
-            ends[name] = getattr(story, name.replace(" ", "_"))(client)
+            end: str = getattr(story, name.replace(" ", "_"))(client)
         story.engine.dispose()
-    return ends
+        return end
+
+    with ThreadPoolExecutor(len(names)) as threads:  # at once: each has a server, which stops slowly
+        return dict(zip(names, threads.map(play, names), strict=True))
 
 
 # ---------------------------------------------------------------- the exercise

@@ -211,7 +211,7 @@ def fifty(url: str, make: Make) -> dict[str, Any]:
         worked = [password for password, done in together(**tried).items() if done is True]
         opens = [password for password in tried if shop.opens("ada", password)]
     shop.engine.dispose()
-    return {"succeeded": len(worked), "it is the password": worked == opens}
+    return {"succeeded": len(worked), "its password is stored": worked == opens}
 
 
 # ---------------------------------------------------------------- the exercise

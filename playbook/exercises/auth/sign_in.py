@@ -106,7 +106,7 @@ def change_password(db: Session) -> None:
 def attacks(sign_in: SignIn) -> list[tuple[str, int]]:
     """Three attacks of Mallory on `sign_in(accounts, email, password, network)`."""
     accounts = Accounts()
-    for number in range(15):
+    for number in range(12):
         while sign_in(accounts, "ada", "a guess", f"network {number}") == "wrong":
             pass
     numbers = [("1. passwords compared", accounts.hashes)]
@@ -123,7 +123,7 @@ def attacks(sign_in: SignIn) -> list[tuple[str, int]]:
 def race(sign_in: SignIn, keep: Callable[[Session, str, str], bool], url: str | None = None) -> str:
     """Ada changes her password. Before her commit Mallory, who knows the old one, signs in.
 
-    `sign_in(accounts, email, password, network, keep)` is his. Shows a timeline; says in words how it ended.
+    `sign_in(accounts, email, password, network, keep)` is Mallory's. Shows a timeline; says in words how it ended.
     """
     accounts = Accounts(url)
     lanes = Timeline("Ada", "Mallory").watch(accounts.engine)
@@ -139,7 +139,7 @@ def race(sign_in: SignIn, keep: Callable[[Session, str, str], bool], url: str | 
         with Session(accounts.engine) as db, db.begin():
             change_password(db)
             written.set()
-            decided.wait(0.3)  # on PostgreSQL he waits for her; on DuckDB his write is refused at once
+            decided.wait(0.3)  # on PostgreSQL Mallory waits for Ada; on DuckDB the write is refused at once
         committed.set()
 
     def keep_meanwhile(db: Session, user: str, stored: str) -> bool:
@@ -158,7 +158,7 @@ def race(sign_in: SignIn, keep: Callable[[Session, str, str], bool], url: str | 
     begin = next((n for n, (lane, _) in enumerate(lanes.events) if lane == "Ada"), 0)
     lanes.events = [one for one in lanes.events[begin:] if any(word in one[1] for word in recording)]
     show(lanes.shown())
-    return f"{keep.__name__}: Mallory hears {heard!r}; his sessions: {accounts.sessions()}"
+    return f"{keep.__name__}: Mallory hears {heard!r}; sessions: {accounts.sessions()}"
 
 
 # ---------------------------------------------------------------- the exercise
@@ -240,7 +240,7 @@ def after(db, email, network):
 
 @checker
 def check(before: Callable[..., Any], after: Callable[..., Any]) -> str:
-    """Mallory from one network, an office behind one address, and Mallory with an account of his own."""
+    """Mallory from one network, an office behind one address, and Mallory with an account of her own."""
     engine = make_engine(lesson_url())
     throttles.create(engine)
     now = NINE
@@ -270,18 +270,18 @@ def check(before: Callable[..., Any], after: Callable[..., Any]) -> str:
     if (tries("the 7th"), tries("the 8th")) != ("compared", "refused"):
         return "not yet: after three minutes one more account may be tried, and only one"
     office = "192.0.2.200"
-    if "refused" in [tries(f"colleague {number}", right=True, network=office) for number in range(8)]:
-        return "not yet: eight colleagues who all know their passwords were stopped"
-    for number in range(8):
+    if "refused" in [tries(f"colleague {number}", right=True, network=office) for number in range(7)]:
+        return "not yet: seven colleagues who all know their passwords were stopped"
+    for number in range(7):
         typing = [tries(f"typing {number}", right=right, network=office) for right in (False, True)]
         if "refused" in typing:
-            return "not yet: eight colleagues mistyped and then knew it: that is no spraying"
-    if [tries(f"guessed {number}", network=office) for number in range(9)].count("compared") != 6:
+            return "not yet: seven colleagues mistyped and then knew it: that is no spraying"
+    if [tries(f"guessed {number}", network=office) for number in range(8)].count("compared") != 6:
         return "not yet: after all those right passwords this network may still try exactly six accounts"
     tried = 0
-    for number in range(20):  # between two guesses Mallory signs in to an account of his own
+    for number in range(9):  # between two guesses Mallory signs in to an account of her own
         tried += tries(f"victim {number}", network="203.0.113.77") == "compared"
         tries("mallory", right=True, network="203.0.113.77")
     if tried > 6:
-        return f"not yet: Mallory signs in to his own account after each guess, and tried {tried} of 20 accounts"
+        return f"not yet: Mallory signs in to her own account after each guess, and tried {tried} of 9 accounts"
     return "right"

@@ -57,7 +57,8 @@ HINTS = (
     "change their `user_id`? And what does `ROLES` say besides the three words?",
     "Go through drop's memberships. If keep has none in that organization, move it.\n"
     "Else raise keep's role if drop's is higher, and delete drop's row. Accounts: first\n"
-    "delete the password, then move the rest. The user goes last.",
+    "delete the password, then move the rest. The user goes last. Count each change of an\n"
+    "organization in `Organization.version`.",
 )
 
 WRONG = (
@@ -123,6 +124,22 @@ def merge(db, keep, drop):
     db.flush()
     github = Account.provider != "credential"
     db.execute(sa.update(Account).where(Account.user_id == drop, github).values(user_id=keep))
+    db.execute(sa.delete(User).where(User.id == drop))
+""",
+    # counts no change of an organization
+    """
+def merge(db, keep, drop):
+    mine = {m.organization_id: m for m in db.scalars(sa.select(Member).where(Member.user_id == keep))}
+    for member in db.scalars(sa.select(Member).where(Member.user_id == drop)).all():
+        kept = mine.get(member.organization_id)
+        if kept:
+            kept.role = max(kept.role, member.role, key=ROLES.index)
+            db.delete(member)
+        else:
+            member.user_id = keep
+    db.flush()
+    db.execute(sa.delete(Account).where(Account.user_id == drop, Account.provider == "credential"))
+    db.execute(sa.update(Account).where(Account.user_id == drop).values(user_id=keep))
     db.execute(sa.delete(User).where(User.id == drop))
 """,
 )
@@ -209,6 +226,10 @@ def check(merge: Callable[..., Any], user: Any, account: Any, organization: Any,
             return "not yet: `keep` can no longer sign in with her own password"
         if f"github of {drop}" not in keys or f"github of {keep}" not in keys:
             return "not yet: Maria signed in with two GitHub accounts, and one of them no longer opens anything"
+        versions = dict(db.execute(sa.select(organization.slug, organization.version)).all())
+        for slug, (_, of_drop, _) in SHARED.items():
+            if versions[slug] != (1 if of_drop is None else 2):
+                return "not yet: `version` of each of drop's organizations should be one higher than before"
         if models.rows_of(db, martin) != before:
             return "not yet: Martin is a member of the same organizations, and something of his has changed"
     return "right"

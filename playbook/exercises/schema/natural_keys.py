@@ -10,8 +10,8 @@ from playbook.kit.exercises import checker
 from playbook.schema.natural_keys import name_key, version_key
 
 HINTS = (
-    "See 'In the table' of the decision: a rule that is written into a column can filter\n"
-    "and sort. Which three columns decide, and which of them only order?",
+    "See 'The decision': a rule that is written into a column can filter and sort.\n"
+    " Which three columns decide, and which of them only order?",
     "Withdrawn versions never count, so they are filtered. Pre-releases may count, so\n"
     "they are not filtered: they come last. A boolean can be sorted, too.",
 )

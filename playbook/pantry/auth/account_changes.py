@@ -10,10 +10,11 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 from sqlalchemy import orm
 
+from playbook.auth import account_changes as changes
+from playbook.auth.account_changes import Step, Yours
 from playbook.auth.mail import Mail, link
 from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
-from playbook.auth.password_reset import RESET
-from playbook.pantry.auth.password_reset import drop_links, tell
+from playbook.pantry.auth.password_reset import tell
 from playbook.pantry.auth.passwords import replace_hash
 from playbook.pantry.auth.sessions import (
     REMEMBER,
@@ -30,6 +31,7 @@ from playbook.pantry.auth.sessions import (
 )
 from playbook.pantry.auth.sign_in import Allowance, check_length, forget, spend
 from playbook.pantry.auth.sign_up import (
+    LINKS,
     VERIFY,
     Email,
     Link,
@@ -38,6 +40,7 @@ from playbook.pantry.auth.sign_up import (
     link_refused,
     may_mail,
     new_link,
+    own_columns,
     redirect,
     verification_mail,
 )
@@ -78,7 +81,7 @@ def still_signed_in(db: orm.Session, auth: Auth, request: Request, caller: Signe
 
 
 account_routes = APIRouter(prefix="/api/auth")
-APPROVE, CHANGE = "approve-email-change", "change-email"  # the links of a change: to the old address, to the new
+APPROVE, CHANGE = changes.APPROVE, changes.PROVE  # the links of a change: to the old address, to the new
 
 
 def replace_password(
@@ -86,12 +89,18 @@ def replace_password(
 ) -> tuple[UserSession, str] | None:
     """Store the new hash. With `renew` every session ends, and the caller's goes on as a new one, which is returned."""
     still_signed_in(db, auth, request, caller)
-    if not replace_hash(db, auth.clock, account.id, account.password_hash or "", new_hash):
+
+    def replace(db: orm.Session) -> bool:
+        return replace_hash(db, auth.clock, account.id, account.password_hash or "", new_hash)
+
+    def end_all(db: orm.Session, user_id: UUID) -> None:
+        if renew:
+            end_sessions(db, user_id)
+
+    if not changes.change_password(db, caller.user.id, replace, end_all, LINKS):
         raise AuthError(400, "INVALID_PASSWORD")  # somebody else has changed it since it was compared
-    drop_links(db, caller.user.id, RESET, APPROVE, CHANGE)
     if not renew:
         return None
-    end_sessions(db, caller.user.id)
     remember = cookies_of(auth).read(request.headers.get("cookie", ""), REMEMBER) is None
     return start_session(db, auth, caller.user.id, request, remember)
 
@@ -159,25 +168,47 @@ def has_still(db: orm.Session, user: User) -> bool:
     return db.scalar(same.returning(User.id).execution_options(synchronize_session=False)) is not None
 
 
-def approval_mail(db: orm.Session, auth: Auth, user: User, new: str, callback: str) -> Mail:
-    """To the present address: a link that allows the change to `new`."""
-    token = new_link(db, auth, user, APPROVE, new, auth.settings.verification_lifetime)
-    site, minutes = auth.settings.base_url, auth.settings.verification_lifetime // 60
+def yours_of(auth: Auth, user: User) -> Yours:
+    """What the recipe asks of Pantry, as long as the account has the address that `user` has."""
+
+    def hold(db: orm.Session, user_id: UUID) -> str | None:
+        return user.email if has_still(db, user) else None
+
+    def find_user(db: orm.Session, email: str) -> UUID | None:
+        return db.scalar(sa.select(User.id).where(User.email == email))
+
+    def set_address(db: orm.Session, user_id: UUID, new: str) -> None:
+        changed = sa.update(User).where(User.id == user_id)
+        changed = changed.values(email=new, email_verified=True, updated_at=auth.clock.now())
+        db.execute(changed.returning(User.id).execution_options(synchronize_session=False))
+
+    lifetime = timedelta(seconds=auth.settings.verification_lifetime)
+    return Yours(hold, find_user, set_address, lifetime, LINKS)
+
+
+def approval_mail(auth: Auth, user: User, step: Step, callback: str) -> Mail:
+    """To the present address: a link that allows the change."""
+    site, minutes, token = auth.settings.base_url, auth.settings.verification_lifetime // 60, step.token or ""
     url = link(site, "/api/auth/verify-email", token=token, callbackURL=callback or "/")
     text = (
-        f"Somebody who is signed in to your account at {site} wants to change its address to\n\n    {new}\n\n"
+        f"Somebody who is signed in to your account at {site} wants to change its address to\n\n    {step.new}\n\n"
         f"If that was you, this link allows it, for {minutes} minutes:\n\n{url}\n\n"
         "If it was not you, do not open the link, and set a new password: that ends it.\n"
     )
     return Mail(user.email, VERIFY, "Allow the change of your e-mail address", text, url, token)
 
 
-def proof_mail(db: orm.Session, auth: Auth, user: User, new: str, callback: str) -> Mail | None:
-    """To the new address: a link that proves it. None when it is somebody's: they have asked for nothing."""
-    if db.scalar(sa.select(User.id).where(User.email == new)) is not None:
-        return None
-    token = new_link(db, auth, user, CHANGE, new, auth.settings.verification_lifetime)
-    return verification_mail(auth, user, new, token, callback)
+def asked_mail(db: orm.Session, auth: Auth, user: User, new: str, approved: bool, callback: str) -> Mail | None:
+    """To the mailbox that is asked first: the present one, or without `approved` the new one.
+
+    None when the account has another address by now, or when the new one is asked and is somebody's.
+    """
+    now, yours = auth.clock.now(), yours_of(auth, user)
+    step = changes.start_change(db, user.id, new, now, yours, **own_columns(auth))
+    if step is None or approved:
+        return approval_mail(auth, user, step, callback) if step else None
+    step = changes.approve_change(db, step.token or "", now, yours, **own_columns(auth))
+    return verification_mail(auth, user, new, step.token, callback) if step and step.token else None
 
 
 REQUESTS = Allowance(3, timedelta(minutes=20))  # for another address, of one account
@@ -203,50 +234,53 @@ def change_email(
         spend(auth, REQUESTS, CHANGE, str(user.id))
     approved = user.email_verified and auth.settings.confirm_email_change
 
-    def work(db: orm.Session) -> Mail | None:
-        if not has_still(db, user):
-            return None
-        drop_links(db, user.id, APPROVE, CHANGE)
-        return (approval_mail if approved else proof_mail)(db, auth, user, new, sent.callbackURL)
-
-    after_the_answer(auth, work)
+    after_the_answer(auth, lambda db: asked_mail(db, auth, user, new, approved, sent.callbackURL))
     if not approved:
         tell(auth, user.email, ASKED)
     return {"status": True}
 
 
-def approve_change(request: Request, response: Response, auth: Auth, row: Link, user: User, callback: str) -> Response:
-    """The present address agrees: now the new one is asked."""
+def approve_change(
+    request: Request, response: Response, auth: Auth, token: str, row: Link, user: User, callback: str
+) -> Response:
+    """The present address agrees: now the new one is asked.
+
+    Not the recipe's: Better Auth opens links by GET, which scanners of mails do, too. So this one is not taken, and
+    mails again after a pause. It ends with a newer request, with a new password and with the change.
+    """
     caller = look_up(request, auth)
     if caller is not None and caller.user.id != user.id:
         return link_refused(callback, "INVALID_USER")
 
     def work(db: orm.Session) -> Mail | None:
         wanted = has_still(db, user) and db.get(Verification, row.id) is not None  # no newer request
-        return proof_mail(db, auth, user, row.email, callback) if wanted and may_mail(db, auth, user, CHANGE) else None
+        free = (
+            db.scalar(sa.select(User.id).where(User.email == row.email)) is None
+        )  # or its owner has asked for nothing
+        if not wanted or not may_mail(db, auth, user, CHANGE) or not free:
+            return None
+        proof = new_link(db, auth, user, CHANGE, row.email, auth.settings.verification_lifetime)
+        return verification_mail(auth, user, row.email, proof, callback)
 
     after_the_answer(auth, work)
     return redirect(callback) if callback else JSONResponse({"status": True})
 
 
-def move(db: orm.Session, auth: Auth, user: User, row: Link) -> User | None:
+def move(db: orm.Session, auth: Auth, user: User, token: str) -> User | None:
     """Take the link and give the account its address. None when another request was first."""
-    used = sa.delete(Verification).where(Verification.id == row.id).returning(Verification.id)
-    mine = sa.update(User).where(User.id == user.id, User.email == user.email)
-    change = mine.values(email=row.email, email_verified=True, updated_at=auth.clock.now()).returning(User.id)
-    if not db.execute(used).all() or not db.execute(change).all():
-        return None
-    drop_links(db, user.id)
-    return db.get(User, user.id, populate_existing=True)
+    step = changes.finish_change(db, token, auth.clock.now(), yours_of(auth, user))
+    return db.get(User, user.id, populate_existing=True) if step else None
 
 
-def make_change(request: Request, response: Response, auth: Auth, row: Link, user: User, callback: str) -> Response:
+def make_change(
+    request: Request, response: Response, auth: Auth, token: str, row: Link, user: User, callback: str
+) -> Response:
     """The new address is proven: it is the account's. The old one is told."""
     caller = look_up(request, auth)
     if caller is not None and caller.user.id != user.id:
         return link_refused(callback, "INVALID_USER")
     try:
-        moved = auth.transact(lambda db: move(db, auth, user, row))
+        moved = auth.transact(lambda db: move(db, auth, user, token))
     except sa.exc.IntegrityError:
         moved = None  # somebody else has the address by now
     if moved is None:

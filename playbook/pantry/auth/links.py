@@ -28,4 +28,4 @@ def verify_email(request: Request, response: Response, auth: Service, token: str
         return link_refused(callbackURL, "INVALID_TOKEN")
     if row.expires_at <= auth.clock.now():
         return link_refused(callbackURL, "TOKEN_EXPIRED")
-    return LINKS[row.purpose](request, response, auth, row, user, callbackURL)
+    return LINKS[row.purpose](request, response, auth, token, row, user, callbackURL)

@@ -298,7 +298,9 @@ def link_refused(callback: str, code: str) -> Response:
     return redirect(with_query(callback, error=code))
 
 
-def confirm_address(request: Request, response: Response, auth: Auth, row: Link, user: User, callback: str) -> Any:
+def confirm_address(
+    request: Request, response: Response, auth: Auth, token: str, row: Link, user: User, callback: str
+) -> Any:
     """The address is proven. Of several clicks only one changes anything, and only that one may sign in."""
 
     def work(db: orm.Session) -> tuple[UserSession, str] | None:
