@@ -145,7 +145,7 @@ class Fleet(ExitStack):
 
     def __enter__(self) -> Self:
         self.enter_context(self.engine.connect())  # without one a database in memory is gone
-        self.callback(lambda: [Fleet.stop(self, release) for release in list(self.running)])
+        self.callback(self._stop_all)
         return self
 
     def start(self, release: str) -> None:
@@ -155,6 +155,10 @@ class Fleet(ExitStack):
         self.front.rotation.append(str(client.base_url))
         if self.clients and self.traffic is None:
             self.traffic = self.enter_context(Traffic(self.front, self.clients))
+
+    def _stop_all(self) -> None:
+        for release in list(self.running):
+            Fleet.stop(self, release)
 
     def stop(self, release: str) -> None:
         """Stop a release when what it has begun is done; the last one only when the clients have ended."""
@@ -191,7 +195,7 @@ class Fleet(ExitStack):
         """How many of the rows that the clients wrote say something else in `column` now."""
         wrote = {} if self.traffic is None else self.traffic.wrote
         with self.front.held(), self.engine.connect() as connection:
-            found = dict(connection.execute(sa.text(f"SELECT name, {column} FROM packages")).all())
+            found: dict[str, Any] = dict(connection.execute(sa.text(f"SELECT name, {column} FROM packages")).all())
             return sum(found.get(name) != text for name, text in wrote.items())
 
     def failures(self) -> list[str]:

@@ -108,7 +108,7 @@ def missing_steps(
 ) -> list[str]:
     """What autogenerate would write, one operation each. `options` are Alembic's."""
     context = MigrationContext.configure(connection, opts=OPTIONS | options)
-    draft = produce_migrations(context, metadata).upgrade_ops
+    draft: Any = produce_migrations(context, metadata).upgrade_ops
     code = render_python_code(draft, migration_context=context)
     parts = re.split(r"\n *(?=op\.|#)", code)
     return [" ".join(part.split()) for part in parts if part.startswith("op.")]

@@ -237,7 +237,7 @@ def plain_type(kind: str, item: Any, context: Any) -> str | bool:
     return f"sa.{item.impl_instance!r}" if decorator else False
 
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "transaction_per_migration": True,
     "compare_server_default": True,
     "render_item": plain_type,

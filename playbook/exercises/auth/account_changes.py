@@ -269,7 +269,7 @@ def carol_moves(make: Make) -> list[tuple[str, str, str]]:
     shop, rows = Shop(lesson_url(), "carol"), []
     with serving(make(shop)) as client:
         stories = Stories(shop, client)
-        steps = {
+        steps: dict[str, Callable[[], Any]] = {
             "the request": lambda: stories.browser("carol").post("/email", new=MOVED[-1]),
             "the old mailbox approves": lambda: stories.open_all(MOVED[0]),
             "the new mailbox is proven": lambda: stories.open_all(MOVED[-1]),

@@ -43,7 +43,7 @@ def hand_overs() -> Iterator[Counter[str]]:
 async def ask_app(app: Any, token: str) -> tuple[int, bytes]:
     """`GET /me` with the session `token`, without a network; status and body."""
     headers = [(b"host", b"localhost"), (b"cookie", f"session={token}".encode())]
-    scope = {"type": "http", "method": "GET", "path": "/me", "query_string": b"", "headers": headers}
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/me", "query_string": b"", "headers": headers}
     scope |= {"http_version": "1.1", "scheme": "http", "server": ("localhost", 80), "root_path": "", "client": None}
     sent: list[dict[str, Any]] = []
 

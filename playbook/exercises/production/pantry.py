@@ -32,7 +32,7 @@ ADA = {"email": "ada@example.com", "password": "four quiet rivers and a spoon"}
 
 def pantry_at(url: str) -> FastAPI:
     """The service, with mails in memory and a clock that stands."""
-    off = {"require_email_verification": False, "rate_limits": False}
+    off: dict[str, Any] = {"require_email_verification": False, "rate_limits": False}
     clock = FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
     settings = Settings(environment="test", database_url=url, **off)
     return pantry(settings, clock=clock, sender=MemorySender())

@@ -128,7 +128,7 @@ def check(mark_gone: Callable[..., Any]) -> str:
             went = mark_gone(db, raw, packages, "Monday", 2)
         except ValueError:
             return "not yet: two packages go and two may, but there was a ValueError"
-        days: dict[str, Any] = dict(db.execute(sa.select(packages)).all())  # type: ignore[arg-type]
+        days: dict[str, Any] = dict(db.execute(sa.select(packages)).all())
     for name, why in (
         ("bad", "is in the file, in a row that was refused"),
         ("left", "had gone before"),
@@ -145,6 +145,6 @@ def check(mark_gone: Callable[..., Any]) -> str:
     with engine.begin() as db:
         if mark_gone(db, raw, packages, "Tuesday", 2) != 0:
             return "not yet: the same file again lets nothing go, so the result is 0"
-        if dict(db.execute(sa.select(packages)).all()) != AFTER:  # type: ignore[arg-type]
+        if dict(db.execute(sa.select(packages)).all()) != AFTER:
             return "not yet: the same file again changed the table"
     return "right"

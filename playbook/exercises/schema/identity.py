@@ -21,7 +21,7 @@ STEPS = ("Maria signs up", "Maria becomes admin", "Maria marries", "Martin signs
 def run_steps(*statements: str) -> str:
     """Run SQL, each statement in a transaction; after each of the last four, show who is admin. Who is at the end."""
     engine = make_engine(lesson_url())
-    rows = []
+    rows: list[tuple[str, str]] = []
     with engine.connect() as connection:
         for statement in statements:
             connection.execute(sa.text(statement))
@@ -169,7 +169,8 @@ class Models:
             row = model(id=ids.new(), created_at=now, **values)
             db.add(row)
             db.flush()
-            return row.id
+            made: UUID = row.id
+            return made
 
         def person(email: str) -> UUID:
             return add(self.user, email=email, name="Maria", updated_at=now)
@@ -226,7 +227,7 @@ def check(merge: Callable[..., Any], user: Any, account: Any, organization: Any,
             return "not yet: `keep` can no longer sign in with her own password"
         if f"github of {drop}" not in keys or f"github of {keep}" not in keys:
             return "not yet: Maria signed in with two GitHub accounts, and one of them no longer opens anything"
-        versions = dict(db.execute(sa.select(organization.slug, organization.version)).all())
+        versions: dict[str, int] = dict(db.execute(sa.select(organization.slug, organization.version)).all())
         for slug, (_, of_drop, _) in SHARED.items():
             if versions[slug] != (1 if of_drop is None else 2):
                 return "not yet: `version` of each of drop's organizations should be one higher than before"

@@ -112,7 +112,7 @@ def staged(url: str) -> list[tuple[str, str]]:
     columns = ", ".join(f'"{name}" text' for name in head[0].decode().split(","))
     said = []
     with psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True) as connection:
-        connection.execute(f"CREATE TABLE staging ({columns})")  # type: ignore[arg-type]
+        connection.execute(f"CREATE TABLE staging ({columns})")
         copy_in = "COPY staging FROM STDIN (FORMAT csv, HEADER, ENCODING 'UTF8')"
         for what, content in (("as exported", b"\n".join(head)), ("repaired", mended)):
             try:
@@ -123,7 +123,7 @@ def staged(url: str) -> list[tuple[str, str]]:
                 said.append((what, str(error.diag.message_primary)))
         for day in ("04.03.2021", "31.02.2021"):
             try:
-                row = connection.execute(f"SELECT '{day}'::date::text").fetchone()  # type: ignore[arg-type]
+                row = connection.execute(f"SELECT '{day}'::date::text").fetchone()
                 said.append((day, row[0] if row else ""))
             except psycopg.Error as error:
                 said.append((day, str(error.diag.message_primary)))
