@@ -91,8 +91,8 @@ offered to all users again.
 | a copy of production | real rows | hours, and personal data |
 
 We choose **each revision with rows**. What a downgrade cannot bring back, the revision
-declares with a reason. Choose a copy of production, without its people, to rehearse a
-large migration.
+declares with a reason. Choose a copy of production, without its people, when you
+rehearse a large migration.
 
 ## Build it
 

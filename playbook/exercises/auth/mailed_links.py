@@ -41,7 +41,7 @@ def pages(use: Callable[[str], object], button: bool) -> FastAPI:
     app = FastAPI()
     if button:
         app.get("/confirm")(lambda: HTMLResponse("<button>Confirm</button>"))
-        app.post("/confirm")(lambda sent=Body(): use(sent["token"]))  # noqa: B008
+        app.post("/confirm")(lambda sent=Body(): use(sent["token"]))
     else:
         app.get("/confirm")(lambda token: use(token))
     return app
