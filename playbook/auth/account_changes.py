@@ -128,8 +128,8 @@ What must somebody show who asks for another address?
 | also a recent proof | a cookie is not enough | the password alone is |
 | **also the old mailbox** | all three are needed | a lost mailbox needs a person |
 
-We choose **all of them**. Leave out the old mailbox where people often lose it, as when
-they change employers; tell it in any case.
+We choose **all of them**. Use the new mailbox alone where people often lose the old
+one, with an employer for example; tell it in any case.
 
 The proof (*re-authentication*) is a sign-in of the last ten minutes, or the password.
 

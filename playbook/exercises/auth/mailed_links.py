@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import sqlalchemy as sa
-from fastapi import Body, FastAPI
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
 from playbook.auth.mailed_links import hash_of
@@ -41,7 +41,11 @@ def pages(use: Callable[[str], object], button: bool) -> FastAPI:
     app = FastAPI()
     if button:
         app.get("/confirm")(lambda: HTMLResponse("<button>Confirm</button>"))
-        app.post("/confirm")(lambda sent=Body(): use(sent["token"]))
+
+        @app.post("/confirm")
+        def confirm(sent: dict[str, str]) -> object:
+            return use(sent["token"])
+
     else:
         app.get("/confirm")(lambda token: use(token))
     return app
