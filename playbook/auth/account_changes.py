@@ -129,7 +129,7 @@ What must somebody show who asks for another address?
 | **also the old mailbox** | all three are needed | a lost mailbox needs a person |
 
 We choose **all of them**. Use the new mailbox alone where people often lose the old
-one, with an employer for example; tell it in any case.
+one, as with an employer; tell it in any case.
 
 The proof (*re-authentication*) is a sign-in of the last ten minutes, or the password.
 
