@@ -137,7 +137,9 @@ class Elsewhere:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
-        with patch.dict(os.environ, ELSEWHERE if item.path.suffix == ".ipynb" else {}):
+        if item.path.suffix != ".ipynb":
+            return (yield)  # what its fixtures set stays set: `patch.dict` would put everything back
+        with patch.dict(os.environ, ELSEWHERE):
             return (yield)
 
 
