@@ -510,7 +510,7 @@ def split(recording):
 assert check(split)
 
 # %% [markdown]
-r"""
+"""
 ## Take it with you
 
 `playbook lift foreign_contract INTO` copies the recipe and its tests into your project.
@@ -524,7 +524,7 @@ r"""
 | state | replays against an empty database, in the recorded order |
 
 ```python
-FORMS = {"ID": r"ord_\w{12}", "TIME": r"\d{4}-\d\d-\d\dT[\d:.]+Z"}
+FORMS = {"ID": "ord_[a-z0-9]{12}", "TIME": "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z"}
 DEVIATIONS = {"3 /orders/gone": Deviation("we say why", {"body": {"detail": "gone"}})}
 
 
@@ -546,7 +546,7 @@ Traps:
   the form of the server that answers.
 - **Passwords.** What the story types in is recorded as it is. Use invented people.
 - **Addresses.** A server that writes its own address into `Location` needs a kind for
-  it, such as `"HOST": r"https?://[\w.:]+"`.
+  it, such as `"HOST": "https?://[a-z0-9.:]+"`.
 - **Uploads.** A request whose body is not text is not recorded: it raises.
 - **Mails.** Links in mails are part of the contract. Record them as well.
 

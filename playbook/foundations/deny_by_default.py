@@ -235,14 +235,13 @@ the refusal is 404, which is also the answer for a thing that does not exist.
 # %% tags=["export"]
 from fastapi import Depends
 
-May = Callable[..., bool]  # caller, action, target: a mapping of texts
 
-
-def permission_of(caller: Caller, may: May) -> Callable[..., Any]:
+def permission_of(caller: Caller, may: Callable[..., bool]) -> Callable[..., Any]:
     """Makes dependencies: `permission(action)` is 403 for callers who may not do it."""
+    asks = Depends(caller)
 
     def permission(action: str, refused: int = 403) -> Any:
-        def check(connection: HTTPConnection, found: Any = Depends(caller)) -> Any:
+        def check(connection: HTTPConnection, found: Any = asks) -> Any:
             if not may(found, action, connection.path_params):
                 raise HTTPException(refused)
             return found

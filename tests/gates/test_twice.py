@@ -30,7 +30,7 @@ def run(folder: Path, *cells: tuple[str, str], shown: str = "") -> tuple[int, st
     nbformat.write(notebook, folder / "page.ipynb")
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     env = kept | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    plugins = ("-p", "nbval.plugin", "-p", "no:cacheprovider")
+    plugins = ("-p", "nbval.plugin", "-p", "xdist.plugin", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", *plugins, "--nbval", "--nbval-current-env", "-q"]
     done = subprocess.run([*command, "page.ipynb"], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout

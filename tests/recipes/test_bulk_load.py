@@ -17,7 +17,17 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from playbook.schema.bulk_load import Plan, Report, bulk_load, drop_staging, move, refuse, repeated, stage, staging
+from playbook.schema.bulk_load import (
+    Plan,
+    Report,
+    bulk_load,
+    drop_staging,
+    move,
+    refuse,
+    repeated,
+    stage,
+    staging,
+)
 
 meta = sa.MetaData()
 items = sa.Table(

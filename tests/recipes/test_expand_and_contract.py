@@ -11,7 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from playbook.foundations.transactions import transaction
-from playbook.migrations.expand_and_contract import backfill, copy_range, differing, dual_write, migrate
+from playbook.migrations.expand_and_contract import (
+    backfill,
+    copy_range,
+    differing,
+    dual_write,
+    migrate,
+)
 
 
 class Base(orm.DeclarativeBase):

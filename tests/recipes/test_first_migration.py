@@ -13,7 +13,14 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.util import CommandError
 
-from playbook.migrations.first_migration import alembic_config, current, downgrade, generate, stamp, upgrade
+from playbook.migrations.first_migration import (
+    alembic_config,
+    current,
+    downgrade,
+    generate,
+    stamp,
+    upgrade,
+)
 
 NAMING = {"pk": "pk_%(table_name)s", "ck": "ck_%(table_name)s_%(constraint_name)s"}
 ENV = f"from {upgrade.__module__} import run_environment\n\nrun_environment(None, None)\n"

@@ -11,7 +11,16 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
-from playbook.auth.foreign_contract import Deviation, Known, mask, match, record, replay, response_of, unify
+from playbook.auth.foreign_contract import (
+    Deviation,
+    Known,
+    mask,
+    match,
+    record,
+    replay,
+    response_of,
+    unify,
+)
 
 FORMS = {"ORDER": r"ord_[0-9a-f]{8}", "TIME": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"}
 NUMBERS = itertools.count(0x10000000)

@@ -6,14 +6,20 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
+from duckdb import DuckDBPyConnection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playbook.schema.profile_data import candidate_keys, dependency, numbered_rows, profile, repair, shapes
-
-duckdb = pytest.importorskip("duckdb")
-from duckdb import DuckDBPyConnection  # noqa: E402
+from playbook.schema.profile_data import (
+    candidate_keys,
+    dependency,
+    numbered_rows,
+    profile,
+    repair,
+    shapes,
+)
 
 VALUES = st.sampled_from([None, "x", "y", "z", "w"])
 ROWS = st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=8)
