@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.foundations.transactions import transaction
 from playbook.migrations.expand_and_contract import (
     backfill,
     copy_range,
@@ -18,6 +17,8 @@ from playbook.migrations.expand_and_contract import (
     dual_write,
     migrate,
 )
+
+from playbook.foundations.transactions import transaction  # isort: skip
 
 
 class Base(orm.DeclarativeBase):

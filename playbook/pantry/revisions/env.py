@@ -34,13 +34,12 @@ def models() -> sa.MetaData:
     return Base.metadata
 
 
+called = "engine" in context.config.attributes  # by a program, which wants the error itself
 try:
     database = context.config.attributes.get("engine") or engine()
     run_environment(lambda: database, models, migration_connection, **alembic_options(database.dialect.name))
 except sa.exc.DBAPIError as error:
-    # On the command line only: a program that calls Alembic wants the error itself, and a mistake in a revision is
-    # found by its traceback.
-    called = "metadata" in context.config.attributes
+    # On the command line only; and a mistake in a revision is found by its traceback.
     known = None if called else advice(error, load_settings().database_url)
     if known is None:
         raise
