@@ -193,22 +193,22 @@ def test_a_reader_follows_the_landing_page_to_a_playbook_and_runs_it(
     lab: Lab, browser: BrowserContext, clone: Path, tmp_path: Path, deadline: Deadline
 ) -> None:
     course = Course(clone)
-    catalog = course.get("catalog")
-    assert pairing.differences(catalog) == [], "JupyterLab would show the text's cells, not the notebook's"
-    stored = pairing.read_notebook(catalog)
+    chosen = course.get("natural_keys")
+    assert pairing.differences(chosen) == [], "JupyterLab would show the text's cells, not the notebook's"
+    stored = pairing.read_notebook(chosen)
     check, says = last_check(stored)
     solution = next(i for i, cell in enumerate(stored.cells) if "solution" in cell.metadata.get("tags", ()))
-    text = catalog.text.read_bytes()
+    text = chosen.text.read_bytes()
 
     page = browser.new_page()
     with picture_of_failure(page, tmp_path):
         page.goto(lab.page("notebooks/index.ipynb"))
         index = notebook_panel(page)
         expect(index.get_by_role("heading", level=1)).to_contain_text(course.index.title, timeout=deadline.left())
-        index.get_by_role("link", name=catalog.title, exact=True).click()
+        index.get_by_role("link", name=chosen.title, exact=True).click()
 
         panel = notebook_panel(page)
-        expect(panel.get_by_role("heading", level=1)).to_contain_text(catalog.title, timeout=deadline.left())
+        expect(panel.get_by_role("heading", level=1)).to_contain_text(chosen.title, timeout=deadline.left())
         expect(panel.locator(".jp-Cell")).to_have_count(len(stored.cells), timeout=deadline.left())
         expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=deadline.left())
 
@@ -227,9 +227,9 @@ def test_a_reader_follows_the_landing_page_to_a_playbook_and_runs_it(
         answer = panel.locator(".jp-Cell").nth(solution)
         answer.scroll_into_view_if_needed()
         expect(answer.locator(".jp-OutputArea-output")).to_have_text(exercises.RIGHT)
-        save(page, catalog.notebook, deadline)
-        assert catalog.text.read_bytes() == text, "running and saving a notebook must leave its text alone"
-        assert pairing.differences(catalog) == []
+        save(page, chosen.notebook, deadline)
+        assert chosen.text.read_bytes() == text, "running and saving a notebook must leave its text alone"
+        assert pairing.differences(chosen) == []
 
         expect(answer.locator(".jp-InputArea-editor")).to_have_count(0)  # folded away until the reader opens it
         answer.locator(".jp-Placeholder-content").first.click()
