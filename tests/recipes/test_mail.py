@@ -145,6 +145,14 @@ def test_no_mail_leaves_in_plain_text_where_encryption_is_required() -> None:
     assert not may_pass(refused.value)
 
 
+def test_a_password_never_leaves_in_plain_text() -> None:
+    with server(b"220 x\r\n", b"250 x\r\n") as (port, heard):
+        sender = SmtpSender(f"smtp://ada:hunter2@127.0.0.1:{port}", FROM, Noon())
+        with pytest.raises(smtplib.SMTPNotSupportedError, match="STARTTLS"):
+            sender.send(mail_to())
+    assert not any(line.lower().startswith((b"auth", b"mail", b"rcpt", b"data")) for line in heard)
+
+
 @pytest.mark.parametrize(("code", "later"), [(421, True), (450, True), (550, False), (554, False)])
 def test_a_reply_says_whether_to_try_again(code: int, later: bool) -> None:
     assert may_pass(smtplib.SMTPResponseException(code, b"")) is later
