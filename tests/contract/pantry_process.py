@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import httpx
 from better_auth_server import free_port
 
@@ -42,7 +43,7 @@ def served(database_url: str, folder: Path, settings: Mapping[str, str] | None =
     prefixed = {f"PANTRY_{name}": value for name, value in (LIKE_BETTER_AUTH | own | dict(settings or {})).items()}
     command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", str(port)]
     with log.open("w") as output:
-        process = subprocess.Popen(
+        process = forked.Popen(
             command, cwd=ROOT, env=environment(database_url) | prefixed, stdout=output, stderr=subprocess.STDOUT
         )
     try:

@@ -4,12 +4,13 @@ A page of the form of before has no such table. That a change can fail to do so 
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import forked
 import pytest
-from forked import Scripts
 
 from playbook.kit import breaks
 from playbook.kit.course import Course, Playbook
@@ -31,14 +32,12 @@ def test_the_change_turns_its_assertion_red(
     page: Playbook,
     change: breaks.Change,
     folder: Path,
-    tmp_path: Path,
-    scripts: Scripts,
     packaged_server_for: Callable[[Playbook], None],
 ) -> None:
     packaged_server_for(page)
 
     def script(path: Path, cwd: Path, env: Mapping[str, str]) -> tuple[int, str]:
-        done = scripts.run(path, cwd, env, tmp_path, breaks.SECONDS)
+        done = forked.run([sys.executable, path], breaks.SECONDS, cwd, dict(env))
         return done.returncode, done.stderr.decode("utf-8")
 
     said = breaks.run(page, change, folder, script)

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import psycopg
 import pytest
-from forked import Scripts
 
 from playbook.kit import postgres
 from playbook.kit.course import Playbook
@@ -66,14 +66,12 @@ def test_on_postgresql(
     tmp_path: Path,
     temporary: Path,
     own_server: str,
-    scripts: Scripts,
-    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """The same page, sent to a server by DATABASE_URL alone. That it really went there is seen in the server."""
     number = "SELECT pg_current_xact_id()::text::bigint"  # grows with every transaction that writes
     before = query(own_server, number)
     env = {"TMPDIR": str(temporary), "DATABASE_URL": own_server, "PYTHONIOENCODING": "cp1252"}  # a pipe on Windows
-    done = scripts.run(pair.text, tmp_path, os.environ | env, tmp_path_factory.mktemp("spool"), SECONDS)
+    done = forked.run([sys.executable, pair.text], SECONDS, tmp_path, os.environ | env)
     check(done.returncode, done.stdout, done.stderr, tmp_path, temporary)
     written = query(own_server, number) - before - 1
     if "lesson_url(" in pair.source or "on_postgres(" in pair.source:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import forked
 import new_page
 import pytest
 import small_course
@@ -41,14 +42,7 @@ def call(
     *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """The command as a reader runs it, in a process of its own."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        env=environment(**(env or {})),
-        cwd=cwd,
-    )
+    return forked.run([*COMMAND, *arguments], DEADLINE, cwd, environment(**(env or {})), text=True)
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -63,8 +57,8 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 @contextmanager
 def started(*arguments: str | Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """The command, running; ended for certain when the block ends."""
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+    process = forked.Popen(
+        [*COMMAND, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

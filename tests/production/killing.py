@@ -30,6 +30,7 @@ from typing import Any
 
 import httpx
 import sqlalchemy as sa
+from forked import Popen
 from sqlalchemy import orm
 
 from playbook.foundations.engines import Base, make_engine
@@ -207,7 +208,7 @@ def kill_serve(url: str, notes: Notes, name: str, chance: random.Random) -> str:
     given = {f"PANTRY_{k.upper()}": {True: "on", False: "off"}.get(v, v) for k, v in SETTINGS.items()}
     log = notes.path.with_suffix(".log")
     with log.open("w") as errors:
-        process = subprocess.Popen(
+        process = Popen(
             [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", "0"],
             env=environment(url) | given, stdout=subprocess.PIPE, stderr=errors, text=True,
         )  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import forked
 import httpx
 
 from playbook.kit.data import ROOT
@@ -83,7 +84,7 @@ def serve(database_url: str, folder: Path, *options: str, **settings: str) -> It
     env.pop("FORWARDED_ALLOW_IPS", None)  # unset is not empty: unset, uvicorn believes 127.0.0.1
     env |= given
     with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
+        process = forked.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
     try:
         until = time.monotonic() + DEADLINE
         while "Application startup complete" not in (text := log.read_text(encoding="utf-8")):

@@ -86,7 +86,7 @@ def by_index(path: Path, email: str = "a@example.com") -> int:
 def run_rounds(url: str, folder: Path, rounds: int, *options: str) -> dict[str, int]:
     script = Path(__file__).with_name("killing.py")
     command = [sys.executable, str(script), url, "--rounds", str(rounds), "--folder", str(folder), *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     counts: dict[str, int] = json.loads(done.stdout)

@@ -12,6 +12,7 @@ from inspect import isasyncgenfunction, iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import sqlalchemy as sa
 from fastapi.dependencies.models import Dependant
@@ -261,7 +262,7 @@ def serve(url: str, **environ: str) -> subprocess.Popen[str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("PANTRY_", "DATABASE_URL"))}
     command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=ours | {"DATABASE_URL": url} | environ, **pipes)  # type: ignore[call-overload,no-any-return]
+    return forked.Popen(command, env=ours | {"DATABASE_URL": url} | environ, **pipes)
 
 
 def test_two_processes_share_a_session_and_its_end(postgres_url: str, tmp_path: Path) -> None:

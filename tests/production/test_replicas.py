@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import forked
 import httpx
 import pytest
 import sqlalchemy as sa
@@ -34,7 +35,7 @@ PATIENCE = 180  # seconds until a start counts as hung: no verdict about speed
 def program(*command: str, url: str) -> subprocess.Popen[str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("PANTRY_", "DATABASE_URL"))}
     environ = ours | {"DATABASE_URL": url, "PANTRY_ENVIRONMENT": "test", "PANTRY_MAIL_URL": "file:mail.jsonl"}
-    return subprocess.Popen(
+    return forked.Popen(
         [sys.executable, *command], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 

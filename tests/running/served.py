@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
+
 DEADLINE = 120  # seconds: for what takes a moment on a machine that is not busy
 
 
@@ -54,12 +56,13 @@ def served(folder: Path, files: int | None = None, ready: bool = True, **environ
     command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", "0"]
 
     def limit() -> None:
-        if files is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # type: ignore[arg-type]
 
     log = folder / "serve.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=ours | given | environ, stdout=out, stderr=out, preexec_fn=limit)
+        environ = ours | given | environ
+        limited = limit if files is not None else None
+        process = forked.Popen(command, env=environ, stdout=out, stderr=out, preexec_fn=limited)
     try:
         server = Served(process, log)
         if ready:
