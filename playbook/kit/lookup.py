@@ -79,7 +79,7 @@ class Found:
     playbook: Playbook
     score: float
     words: int  # how many of the words it has
-    section: str  # where the words stand nearest together; "" when only the card has them
+    section: str  # the one with most of the words; the first when none has any
     where: tuple[str, ...]
     nearest: bool = False  # it answers no more than that: the course has no page for what was asked
 
@@ -117,8 +117,9 @@ def _rows(page: int, playbook: Playbook, course: Course) -> Iterator[_Row]:
         if playbook.name in now:
             yield _Row(page, "topic", f"the page {old} of before", old.replace("_", " "))
     yield _Row(page, "title", "name", playbook.name.replace("_", " "))
-    for question in course.questions.get(playbook.name, ()):
-        yield _Row(page, "question", f'question "{question}"', question)
+    for asked in course.questions.get(playbook.name, ()):
+        question, _, section = asked.partition(" > ")
+        yield _Row(page, "question", f'question "{question}"', question, section)
     yield _Row(page, "promise", "promise", playbook.promise)
     yield _Row(page, "promise", "use it when", playbook.card.get("Use it when", ""))
     yield _Row(page, "section", "standard", playbook.card.get("Standard", ""))
@@ -249,10 +250,10 @@ class Index:
     def _judge(self, page: int, playbook: Playbook, terms: Sequence[_Term], phrase: set[int]) -> Found | None:
         """How well one playbook answers; None when it has none of the words."""
         score, has, places = 0.0, 0, dict[int, float]()
-        shared, sections = dict[int, float](), dict[str, float]()
+        shared, sections = dict[int, float](), dict.fromkeys(playbook.sections, 0.0)
         asked = sum(term.rarity for term in terms if term.hits)
         for term in terms:
-            worth = dict[int, float]()
+            worth, within = dict[int, float](), dict[str, float]()
             for i, surely in term.hits.items():
                 row = self.rows[i]
                 if row.page != page or row.field == "not yet":
@@ -261,7 +262,9 @@ class Index:
                 if row.field in SHORT:
                     shared[i] = shared.get(i, 0.0) + surely * term.rarity
                 if row.section:
-                    sections[row.section] = sections.get(row.section, 0.0) + worth[i]
+                    within[row.section] = max(within.get(row.section, 0.0), worth[i])
+            for name, most in within.items():
+                sections[name] += most
             if worth:
                 has += 1
                 best = max(worth, key=lambda i: (worth[i], -i))
@@ -278,9 +281,11 @@ class Index:
         if shared:
             best = max(shared, key=lambda i: (shared[i], -i))
             score += shared[best]
+            if led := self.rows[best].section:
+                sections[led] = math.inf
             places[best] = places.get(best, 0.0) + shared[best]
         reasons = [self.rows[i].label for i in sorted(places, key=lambda i: (-places[i], i))]
-        section = max(sections, key=lambda name: sections[name]) if sections else ""
+        section = max(sections, key=lambda name: sections[name], default="")  # of equals the first on the page
         return Found(playbook, score, has, section, tuple(dict.fromkeys(reasons))[:2])
 
     def _planned(self, terms: Sequence[_Term]) -> tuple[str, tuple[str, ...]]:

@@ -41,6 +41,7 @@ NAMED = {
     "next.js": "foreign_contract",
     "typescript client": "foreign_contract",
     "architecture decision": "decisions",
+    "code review": "transactions",
     # symptoms, names of errors, and words of another stack
     "two users overwrite each other": "transactions conditional_requests",
     "emails are sent twice": "idempotency mail_queue",

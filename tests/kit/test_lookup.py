@@ -162,11 +162,19 @@ def test_every_page_has_questions_and_each_leads_to_it_first(index: lookup.Index
     assert lacking == [], "add what people ask to [questions] in playbook/course.toml"
     wrong = {}
     for name, asked in index.course.questions.items():
-        for question in asked:
+        for question in (text.partition(" > ")[0] for text in asked):
             answer = index.find(question)
             if answer.not_yet or names(answer)[:1] != [name]:
                 wrong[question] = (name, answer.not_yet, names(answer)[:2])
     assert wrong == {}
+
+
+def test_a_question_may_name_the_section_which_exists(index: lookup.Index) -> None:
+    best = index.find("code review").found[0]
+    assert (best.playbook.name, best.section) == ("transactions", "Take it with you")
+    for playbook in index.course.playbooks:
+        named = {text.partition(" > ")[2] for text in index.course.questions[playbook.name]} - {""}
+        assert named <= {*playbook.sections}, playbook.name
 
 
 def test_no_question_stands_at_two_pages(index: lookup.Index) -> None:
