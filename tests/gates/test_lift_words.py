@@ -1,4 +1,4 @@
-"""`course.toml` shows how each recipe is used, for the README of a lift; so does its page. Both have to be true today."""
+"""`course.toml` shows how each recipe is used, for the README of a lift; so does its page. Both must be true today."""
 
 import ast
 import importlib
