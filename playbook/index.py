@@ -61,10 +61,10 @@ with serving(app) as client:
 
 ## How a playbook works
 
-Each page answers one question: first a failure, **in front of you**; then the decision with its alternatives; the parts,
-built in short cells; the same situation again, working; what changes on PostgreSQL; checks that must never fail again; an
-exercise; and what you need to use the recipe in a project of your own. [Start here](foundations/start_here.ipynb) shows
-how to predict, break, solve and lift.
+Each page answers one question. It shows a failure first, **in front of you**. Then it compares the ways out, builds one in
+short cells, and shows the same situation again, working. Checks follow that must never fail again, an exercise, and what
+you need to use the recipe in a project of your own. [Start here](foundations/start_here.ipynb) shows how to predict,
+break, solve and lift.
 
 Cells tagged `export` are the recipe: `from playbook.foundations.transactions import transaction` runs only these. So what
 you lift from a page is what runs, and the tests of this course run it every time.
@@ -165,13 +165,14 @@ Pages that were divided or renamed: `wire` is now [A foreign contract](auth/fore
 """
 ## Look something up
 
-In a terminal, `playbook find "lost update"` names the page and the section. Or here, with your own words:
+Ask with a topic, a whole question, a symptom, the name of an error, or a word of another stack. In a terminal,
+`playbook find` followed by your words names the page, the section, and how to open it. Or here:
 """
 
 # %%
 from playbook.kit.course import Course
 from playbook.kit.lookup import find
 
-for words in ("lost update", "typosquatting", "secret in a log"):
+for words in ("two users overwrite each other", "emails are sent twice", "next.js"):
     best = find(Course(), words).found[0]
     print(f"{words}: {best.playbook.title}, {best.where[0]}")

@@ -111,25 +111,33 @@ def list_(context: Context) -> None:
 @app.command()
 def find(
     context: Context,
-    words: Annotated[list[str], typer.Argument(metavar="WORDS...", help="What you would type into a search box.")],
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 8,
+    words: Annotated[
+        list[str], typer.Argument(metavar="WORDS...", help="A topic, a question, a symptom, the name of an error.")
+    ],
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 5,
 ) -> None:
-    """Find the playbook for a topic: `playbook find lost update`."""
+    """Find the playbook for a topic or a question: `playbook find lost update`."""
     from playbook.kit import lookup
 
     console, query = _console(), " ".join(words)
     answer = lookup.find(_course(context), query)
     if not answer.found:
-        typer.echo(f"nothing found: {answer.hint} (`playbook list` shows all playbooks)", err=True)
+        advice = "(try one word of the subject, or `playbook list`, which shows all pages)"
+        typer.echo(f"nothing found: {answer.hint} {advice}", err=True)
         raise typer.Exit(FAILED)
+    if answer.not_yet:
+        nearest = ", ".join(hit.playbook.name for hit in answer.found if hit.nearest)
+        _say(console, f"not yet: {answer.not_yet} has no page; nearest: {nearest}", "yellow")
     if answer.hint:
         _say(console, f"{answer.hint}; these come nearest", "yellow")
     for number, hit in enumerate(answer.found[:limit], 1):
         p = hit.playbook
         _say(console, f"{number}. {p.title} ({p.key}, {p.minutes} minutes)", "bold")
         _say(console, f"   {p.promise}")
-        _say(console, f"   found in: {', '.join(hit.where)}")
-        _say(console, f"   open: playbook lab {p.name}", "cyan")
+        section = f'begin at "{hit.section}"; ' if hit.section else ""
+        if hit.where:
+            _say(console, f"   {section}found by {', '.join(hit.where)}")
+        _say(console, f"   open: playbook lab {p.name}   ({p.notebook.relative_to(p.root).as_posix()})", "cyan")
     if len(answer.found) > limit:
         _say(console, f"{len(answer.found) - limit} more: `--limit {len(answer.found)}` shows them")
 

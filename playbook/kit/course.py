@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from playbook.kit import hook
 from playbook.kit.data import ROOT
@@ -100,6 +101,15 @@ class Track:
     playbooks: tuple[Playbook, ...]
 
 
+@dataclass(frozen=True)
+class NotYet:
+    """What people ask for and no page answers: words that say so, and the pages that come nearest."""
+
+    what: str
+    words: tuple[str, ...]
+    nearest: tuple[str, ...]
+
+
 class Course:
     """The order of tracks and playbooks. Raises InputError when `course.toml` cannot be read."""
 
@@ -122,7 +132,27 @@ class Course:
             ) from None
         self.moved = {str(old): tuple(new) for old, new in raw.get("moved", {}).items()}  # pages of before, by name
         self.core_names = tuple(str(name) for name in raw.get("core", ()))
+        self.questions, self.not_yet = self._asked(raw)
         self.lift: dict[str, object] = raw.get("lift", {})  # what `playbook lift` is told, by page
+
+    def _asked(self, raw: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], dict[str, NotYet]]:
+        """What people ask: questions by page, and what is not there yet by the page that is planned for it."""
+        names = {name for track in self.tracks for name in (p.name for p in track.playbooks)}
+        try:
+            questions = {str(name): tuple(asked) for name, asked in raw.get("questions", {}).items()}
+            planned = {
+                str(name): NotYet(entry["what"], tuple(entry["words"]), tuple(entry["nearest"]))
+                for name, entry in raw.get("not_yet", {}).items()
+            }
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(
+                "playbook/course.toml cannot be read: [questions] has a list for each page, and every [not_yet.NAME] "
+                "needs `what`, `words` and `nearest`"
+            ) from None
+        named = [*questions, *(name for entry in planned.values() for name in entry.nearest)]
+        if unknown := sorted({*named} - names):
+            raise InputError(f"playbook/course.toml: [questions] or [not_yet] name {unknown[0]!r}, which is no page")
+        return questions, {name: entry for name, entry in planned.items() if name not in names}
 
     def _playbook(self, track: str, name: str) -> Playbook:
         return Playbook(track, name, self.root, old_form=f"{track}/{name}" in self.old_form)

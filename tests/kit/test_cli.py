@@ -335,8 +335,8 @@ def test_find_gives_the_best_first_with_reason_and_command(root: Path) -> None:
     assert done.stdout.splitlines() == [
         "1. First (foundations/first, 12 minutes)",
         "   Keep a number between its bounds, whatever comes in.",
-        '   found in: topic "lost update"',
-        "   open: playbook lab first",
+        '   begin at "The decision"; found by topic "lost update"',
+        "   open: playbook lab first   (notebooks/foundations/first.ipynb)",
     ]
 
 
@@ -349,10 +349,8 @@ def test_find_shows_as_many_as_asked_for(root: Path) -> None:
 def test_find_says_when_there_is_nothing(root: Path) -> None:
     done = call("--course", root, "find", "updaet")
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr
-        == "nothing found: 'updaet' occurs nowhere: did you mean 'update'? (`playbook list` shows all playbooks)\n"
-    )
+    advice = "(try one word of the subject, or `playbook list`, which shows all pages)"
+    assert done.stderr == f"nothing found: 'updaet' occurs nowhere: did you mean 'update'? {advice}\n"
 
 
 # ---------------------------------------------------------------- run

@@ -63,7 +63,7 @@ def test_the_header_has_the_command_that_made_the_list() -> None:
     assert lowest in SpecifierSet(PROJECT["requires-python"])
     assert str(SpecifierSet(PROJECT["requires-python"])) == f">={lowest}"
     assert not any(word.startswith(("/", "~")) or "://" in word for word in words), "a path or address of one machine"
-    assert command in (ROOT / "README.md").read_text(encoding="utf-8"), "the README says how to make the list anew"
+    assert command in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "it says how to make the list anew"
 
 
 @pytest.mark.parametrize(("system", "python"), list(itertools.product(SYSTEMS, PYTHONS)))

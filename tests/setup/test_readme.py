@@ -1,5 +1,9 @@
-"""What the README promises: its commands are the ones that CI runs, and everything it names exists."""
+"""What the README promises: its commands are the ones that CI runs, what it shows has happened, what it names exists.
 
+The same for CONTRIBUTING.md and ARCHITECTURE.md.
+"""
+
+import ast
 import json
 import os
 import re
@@ -14,6 +18,8 @@ from playbook.kit.course import Playbook
 from playbook.kit.data import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"]
+SHORTER_THAN = 120  # lines of the README without its map: what a person reads before the first page
 RUN, TEST = ".venv/bin/playbook run", ".venv/bin/python -m pytest"
 
 
@@ -112,30 +118,108 @@ def ci(folder: Path, readme: str) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------- what is named exists
 
 
-def test_the_commands_of_the_course_that_the_readme_names_exist() -> None:
-    named = set(re.findall(r"(?:`|\bbin/)playbook ([a-z][a-z-]*)", README))
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def quoted(text: str) -> list[str]:
+    """What stands between backquotes, outside of blocks of code."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def exists(dotted: str) -> bool:
+    """Whether `package.module.name` is a module of the course, or is defined at the top of one."""
+    module, _, name = dotted.rpartition(".")
+    for path in (ROOT / "playbook" / f"{dotted.replace('.', '/')}.py", ROOT / "playbook" / dotted.replace(".", "/")):
+        if path.exists():
+            return True
+    source = ROOT / "playbook" / f"{module.replace('.', '/')}.py"
+    if not source.is_file():
+        return False
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return name in {node.name for node in ast.parse(source.read_text("utf-8")).body if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_commands_of_the_course_that_a_text_names_exist(name: str) -> None:
+    named = set(re.findall(r"(?:`|\bbin/|^)playbook ([a-z][a-z-]*)", text_of(name), re.M))
     exist = {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback}
     assert named
     assert named <= exist, named - exist
 
 
-def test_the_files_that_the_readme_names_exist() -> None:
-    tree = re.search(r"^## Layout\n+```\w*\n(.+?)^```", README, re.M | re.S)
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_files_that_a_text_names_exist(name: str) -> None:
+    named = [path for path in quoted(text_of(name)) if re.fullmatch(r"(?:\.?\w[\w.-]*/)+[\w.-]*", path)]
+    assert [path for path in named if not path.startswith(".venv/") and not (ROOT / path).exists()] == []
+
+
+def test_the_files_of_the_layout_exist() -> None:
+    tree = re.search(r"^## Layout\n+```\w*\n(.+?)^```", text_of("CONTRIBUTING.md"), re.M | re.S)
     assert tree is not None
     named, parents = [], [""]
     for line in tree[1].splitlines():
         depth, name = (len(line) - len(line.lstrip())) // 4, line.split()[0]
         parents[depth + 1 :] = [parents[depth] + name]
         named.append(parents[depth] + name)
-    code = [name for name in re.findall(r"`((?:\.?\w[\w.-]*/)+[\w.-]*)`", README) if not name.startswith(".venv/")]
-    missing = [name for name in named + code if not (ROOT / name).exists()]
     assert len(named) > 5
-    assert missing == []
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_links_of_the_readme_lead_somewhere() -> None:
-    assert relative_links(README)
-    assert broken(README, ROOT) == []
+def test_the_names_of_the_architecture_exist() -> None:
+    packages = "|".join(path.name for path in (ROOT / "playbook").iterdir() if path.is_dir())
+    named = [name for name in quoted(text_of("ARCHITECTURE.md")) if re.fullmatch(rf"(?:{packages})(?:\.\w+)+", name)]
+    assert len(named) > 15
+    assert [name for name in named if not exists(name)] == []
+    assert not exists("pantry.app.nothing_like_this")
+    assert not exists("pantry.nothing.at_all")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_links_of_a_text_lead_somewhere(name: str) -> None:
+    assert relative_links(text_of(name))
+    assert broken(text_of(name), ROOT) == []
+
+
+# ---------------------------------------------------------------- what a reader sees first
+
+
+def differing(text: str) -> list[str]:
+    """The blocks between `<!-- shown PAGE -->` and `<!-- /shown -->` that the page's stored notebook does not have."""
+    found = []
+    for page, shown in re.findall(r"^<!-- shown (\S+) -->$(.+?)^<!-- /shown -->$", text, re.M | re.S):
+        cells = json.loads((ROOT / "notebooks" / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        printed = ["".join(output.get("text", "")).rstrip() for cell in cells for output in cell.get("outputs", ())]
+        for kind, block in re.findall(r"^```(\w+)\n(.+?)\n```$", shown, re.M | re.S):
+            has = any(block in source for source in sources) if kind == "python" else block in printed
+            found += [] if has else [block]
+    return found
+
+
+def test_the_failure_that_the_readme_shows_has_happened() -> None:
+    assert len(re.findall(r"^<!-- shown \S+ -->$", README, re.M)) == 1
+    assert differing(README) == []
+    assert len(differing(README.replace("used: 60\n", "used: 120\n"))) == 1
+    assert len(differing(README.replace("used + 60 > 100", "used + 60 > 10"))) == 1
+
+
+def test_the_readme_is_short() -> None:
+    before, _, rest = README.partition("<!-- map -->")
+    own = before + rest.partition("<!-- /map -->")[2]
+    assert len(own.splitlines()) <= SHORTER_THAN
+
+
+def test_the_architecture_fits_one_screen() -> None:
+    assert len(text_of("ARCHITECTURE.md").splitlines()) <= 70
+
+
+def test_the_picture_is_small_and_of_this_page() -> None:
+    [(says, picture)] = re.findall(r"!\[(.+?)\]\((\S+?)\)", README)
+    content = (ROOT / picture).read_bytes()
+    assert says
+    assert content.startswith(b"\x89PNG\r\n")
+    assert len(content) < 120_000
 
 
 def test_the_links_of_a_page_lead_somewhere_from_its_notebook(pair: Playbook) -> None:
