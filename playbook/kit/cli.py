@@ -443,8 +443,7 @@ def budget(
     for p, measured in found.items():
         outside = measured.over()
         if outside or not over:
-            form = " (old form, not held to it)" if outside and p.old_form else ""
-            table.add_row(p.key, *(str(getattr(measured, n)) for n in limits.NAMES), ", ".join(outside) + form)
+            table.add_row(p.key, *(str(getattr(measured, n)) for n in limits.NAMES), ", ".join(outside))
     middle = (f"{median(getattr(m, n) for m in found.values()):.0f}" for n in limits.NAMES)
     bounds = limits.AT_MOST | limits.AT_LEAST
     table.add_section()
@@ -455,7 +454,7 @@ def budget(
     minutes = duration(sum(m.minutes for m in found.values()))
     noun = "page" if len(found) == 1 else "pages"
     _say(console, f"{len(found)} {noun}, {many} outside of the budget, {minutes} to read", "bold")
-    if any(m.over() for p, m in found.items() if not p.old_form):
+    if many:
         raise typer.Exit(FAILED)
 
 

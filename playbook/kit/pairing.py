@@ -74,7 +74,7 @@ def from_text(playbook: Playbook) -> Notebook:
 
     notebook = jupytext.reads(replace(playbook).source, fmt="py:percent")  # read again: `source` is cached
     for cell in notebook.cells:
-        cell.metadata = _kept_metadata(cell) | _folding(cell, playbook.old_form)
+        cell.metadata = _kept_metadata(cell) | _folding(cell)
     notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     name_cells(notebook)
@@ -207,16 +207,14 @@ def _kept_metadata(cell: Any) -> dict[str, Any]:
     return {"tags": tags} if tags else {}
 
 
-def _folding(cell: Any, old_form: bool) -> dict[str, Any]:
-    """The metadata that fold `cell`, from its role; to be put over what the text keeps. Pages of before fold their
-    solution in JupyterLab only."""
+def _folding(cell: Any) -> dict[str, Any]:
+    """The metadata that fold `cell`, from its role; to be put over what the text keeps."""
     tags = list(cell.metadata.get("tags", ()))
     found: dict[str, Any] = {}
     for role in FOLDED.keys() & set(tags):
         option, book = FOLDED[role]
         found.setdefault("jupyter", {})[option] = True
-        if not old_form:
-            found["tags"] = [*_kept_metadata(cell)["tags"], book]
+        found["tags"] = [*_kept_metadata(cell)["tags"], book]
     return found
 
 
