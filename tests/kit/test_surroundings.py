@@ -55,9 +55,7 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("command", ["run", "refresh"])
 def test_a_false_assert_fails_whatever_the_reader_has_set(root: Path, level: str, command: str) -> None:
     small_course.replace(Course(root).get("first"), 'print("no database")', 'assert False, "planted"')
-    done = python(
-        "-m", "playbook.kit.cli", "--course", root, command, "first", PYTHONOPTIMIZE=level
-    )
+    done = python("-m", "playbook.kit.cli", "--course", root, command, "first", PYTHONOPTIMIZE=level)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "AssertionError: planted" in done.stdout
 
