@@ -335,14 +335,14 @@ def lifted(course: Course) -> list[str]:
 
 @for_lessons
 def within_budget(playbook: Playbook) -> Iterator[str]:
-    """The numbers of the stored notebook are within the budget, and the card says the minutes that are computed."""
+    """The numbers of the text are within the budget, and the card says the minutes that are computed."""
     lines = sum(budget.code_lines(cell.content) for cell in cells(playbook) if "stage" in cell.tags)
     if lines > budget.STAGE_LINES:
         at = next(cell.line for cell in cells(playbook) if "stage" in cell.tags)
         what = f"{lines} lines in stage cells"
         yield finding(playbook, at, what, f"keep them to {budget.STAGE_LINES}: what two pages need is in the kit")
     try:
-        measured = budget.measure(pairing.read_notebook(playbook).cells)
+        measured = budget.measure(pairing.with_stored_outputs(playbook).cells)
     except InputError:
         return  # `drift` says so
     for name in measured.over():

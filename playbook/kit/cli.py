@@ -420,7 +420,10 @@ def budget(
     names: Names = None,
     over: Annotated[bool, typer.Option("--over", help="Only pages that are over, or under.")] = False,
 ) -> None:
-    """Show how long and how dense the pages are, in the numbers that `playbook check` holds them to."""
+    """Show how long and how dense the pages are, in the numbers that `playbook check` holds them to.
+
+    The texts are measured. What a cell shows is what it showed at the last `playbook refresh`.
+    """
     from statistics import median
 
     from rich import box
@@ -432,7 +435,7 @@ def budget(
 
     course, console = _course(context), _console()
     chosen = list(dict.fromkeys(course.get(name) for name in names)) if names else list(course.playbooks)
-    found = {p: limits.measure(pairing.read_notebook(p).cells) for p in chosen if p.track}
+    found = {p: limits.measure(pairing.with_stored_outputs(p).cells) for p in chosen if p.track}
     if not found:
         raise InputError("the landing page has no budget: name a playbook, or none for all")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)

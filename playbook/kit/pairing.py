@@ -250,6 +250,21 @@ def read_notebook(playbook: Playbook) -> Notebook:
         ) from None
 
 
+def with_stored_outputs(playbook: Playbook) -> Notebook:
+    """The notebook that the text describes, with the outputs that are stored for its cells.
+
+    A cell that was edited keeps those of the cell that it was; a new one has none. Raises InputError when no notebook
+    is stored.
+    """
+    notebook = from_text(playbook)
+    ours, stored = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, read_notebook(playbook)))
+    matcher = SequenceMatcher(None, [c.source for c in stored], [c.source for c in ours], autojunk=False)
+    for _, start, stop, our_start, our_stop in matcher.get_opcodes():
+        for cell, was in zip(ours[our_start:our_stop], stored[start:stop], strict=False):
+            cell.outputs = was.outputs
+    return notebook
+
+
 def clean_environment() -> dict[str, str]:
     """The environment a playbook runs in: the reader's, without what points Pantry at another database or changes what
     a program does: without asserts a page checks nothing."""

@@ -581,11 +581,12 @@ def test_a_new_playbook_passes_check_once_it_is_written(place: Path) -> None:
     assert done.stdout.endswith("1 page, 0 outside of the budget, 8 min to read\n")
     assert "api/clamp" not in call("--course", root, "budget", "--over").stdout
 
-    notebook = made.notebook.read_text()
-    made.notebook.write_text(notebook.replace('"print(refused)"', '"print(refused)\\n", "\\n"' + ', "# x\\n"' * 40))
+    notebook, text = made.notebook.read_text(), made.text.read_text()
+    small_course.replace(made, "\nprint(refused)\n", "\nprint(refused)\n" + "# x\n" * 40)
     done = call("--course", root, "budget", "--over", "clamp")
     assert done.returncode == 1
     assert re.search(r"^api/clamp .* longest, gap *$", done.stdout, re.M), done.stdout
+    made.text.write_text(text)
     made.notebook.write_text(notebook.replace('"outputs_hidden": true', '"outputs_hidden": false', 1))
     line = refused(call("--course", root, "check")).splitlines()[0]
     assert "is not folded as its tags in the text say; run `playbook refresh clamp`" in line

@@ -170,7 +170,7 @@ OVER = {
 
 @pytest.mark.parametrize("name", OVER)
 def test_each_number_of_the_budget_is_found(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    real = budget.measure(pairing.read_notebook(page(root)).cells)
+    real = budget.measure(pairing.with_stored_outputs(page(root)).cells)
     changed = budget.Measure(**(vars(real) | {name: OVER[name]}))
     monkeypatch.setattr(budget, "measure", lambda _: changed)
     found = [line for line in anatomy.within_budget(page(root)) if "the card says" not in line]
@@ -180,17 +180,35 @@ def test_each_number_of_the_budget_is_found(root: Path, monkeypatch: pytest.Monk
 
 
 def test_the_longest_cell_is_found_where_it_stands(root: Path) -> None:
-    import nbformat
-
-    notebook = pairing.read_notebook(page(root))
-    cell = next(c for c in notebook.cells if c.source.startswith("bounds = Bounds"))
-    cell.source += "\n" + LONG_CELL
-    pairing.write_whole(page(root).notebook, nbformat.writes(notebook))
+    before = "bounds = Bounds(1, 100)\n"
+    small_course.replace(page(root), before, f"{before}{LONG_CELL}\n")
     line = page(root).source.split("\n").index("bounds = Bounds(1, 100)") + 1
     assert any(
         found.startswith(f"playbook/api/clamp.py:{line}: a visible cell of 28 lines (at most 25);")
         for found in anatomy.within_budget(page(root))
     )
+
+
+def test_the_text_is_measured_and_not_what_is_stored(root: Path) -> None:
+    stored = budget.measure(pairing.with_stored_outputs(page(root)).cells)
+    small_course.replace(page(root), "The same client asks again.", "The same client asks again, and again.")
+    after = budget.measure(pairing.with_stored_outputs(page(root)).cells)
+    assert (after.words, after.shown, after.gap) == (stored.words + 2, stored.shown, stored.gap)
+    path = page(root).notebook
+    path.write_text(path.read_text(encoding="utf-8").replace("The same client", "word " * 99), encoding="utf-8")
+    assert budget.measure(pairing.with_stored_outputs(page(root)).cells) == after
+
+
+def test_an_edited_cell_keeps_its_output_and_a_new_one_has_none(root: Path) -> None:
+    def shows() -> dict[str, bool]:
+        code = [cell for cell in pairing.with_stored_outputs(page(root)).cells if cell.cell_type == "code"]
+        return {cell.source: bool(cell.outputs) for cell in code}
+
+    before = shows()
+    small_course.replace(page(root), "# %%\nlimit =", "# %%\nnew = 1\n\n\n# %%\nlimit =")
+    assert shows() == before | {"new = 1": False}
+    small_course.replace(page(root), "# %%\nbounds = Bounds(1, 100)\n", "# %%\nbounds = Bounds(1, 200)\n")
+    assert [shown for source, shown in shows().items() if "Bounds(1, 200)" in source] == [True]
 
 
 # --- recipes ---
