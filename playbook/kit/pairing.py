@@ -22,6 +22,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from playbook.kit import quick  # noqa: F401  # before nbformat is imported
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
 
@@ -141,17 +142,21 @@ def unkept(notebook: Notebook) -> list[str]:
     A cell is held when the text made of it gives the same cell back, to jupytext and to the import hook alike, and
     when Python takes its Markdown for a string.
     """
+    why = {number: _loses(cell) for number, cell in enumerate(notebook.cells)}
+    if not _survives(notebook.cells):  # asked of all at once, since each takes milliseconds; of each to name it
+        why |= {number: _breaks(cell) for number, cell in enumerate(notebook.cells) if not why[number]}
+        if not any(why.values()):
+            return ["cells are others when they are read again from the text: look for unfinished strings in code"]
     found = []
-    for number, cell in enumerate(notebook.cells, 1):
-        if why := _why_unkept(cell):
+    for number, cell in enumerate(notebook.cells):
+        if why[number]:
             first = next(iter(cell.source.strip().splitlines()), "")[:60]
-            found.append(f"cell {cell.get('id', number)} {why} ({first!r})")
-    if not found and not _survives(notebook.cells):
-        found.append("cells are others when they are read again from the text: look for unfinished strings in code")
+            found.append(f"cell {cell.get('id', number + 1)} {why[number]} ({first!r})")
     return found
 
 
-def _why_unkept(cell: Any) -> str:
+def _loses(cell: Any) -> str:
+    """What a text would lose of the cell, and what to do; empty when nothing."""
     if cell.cell_type not in ("code", "markdown"):
         return f"is a {cell.cell_type} cell, which pages do not have: make it Markdown or code"
     if cell.get("attachments"):
@@ -161,6 +166,11 @@ def _why_unkept(cell: Any) -> str:
         return f"has metadata that the text would lose, {', '.join(foreign)}: remove it (tags are kept)"
     if any(WIDGET in output.get("data", {}) for output in cell.get("outputs", ())):
         return "shows a widget, which is empty in a stored notebook: show a table or print"
+    return ""
+
+
+def _breaks(cell: Any) -> str:
+    """Why the cell is another when it is read again from a text, and what to do; empty when it is the same."""
     around = {"cell_type": "code", "source": "0", "metadata": {}}
     if _survives([around, cell, around]):
         return ""
