@@ -83,7 +83,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-43 playbooks, 33 h 47 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+43 playbooks, 33 h 50 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 
@@ -109,14 +109,14 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Natural keys](schema/natural_keys.ipynb) | 42 | Tell when two names are one and which of two versions is newer, with texts that every database can compare. |
 | **[Bulk load](schema/bulk_load.ipynb)** | 47 | Load a file of thousands of rows into any table, all or nothing, and name each refused row by its line and a reason. |
 
-### migrations: changing it while it runs (3 h 4 min)
+### migrations: changing it while it runs (3 h 7 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | **[First migration](migrations/first_migration.ipynb)** | 50 | Turn a changed model into a script that somebody has read, and run it on a database that has rows. |
 | [Drift](migrations/drift.ipynb) | 40 | Find where a database is not what the models say, before a request finds it. |
 | **[Expand and contract](migrations/expand_and_contract.ipynb)** | 48 | Rename a column in five releases while clients read and write. No request fails, and every row is right. |
-| [Test migrations](migrations/test_migrations.ipynb) | 46 | Run each migration up, down and up again over rows, and be told what it loses. |
+| [Test migrations](migrations/test_migrations.ipynb) | 49 | Run each migration up, down and up again over rows, and be told what it loses. |
 
 ### api: a contract strangers can rely on (6 h 34 min)
 

@@ -45,7 +45,7 @@ def first_rows(session: orm.Session, clock: Clock, ids: Identifiers) -> tuple[Ca
 def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None = None) -> FastAPI:
     """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
 
-    Raises WrongSchema, a ValueError, for a database that is not at head, and ValueError in production, where anybody
+    Raises WrongSchema, a ValueError, for a database that is behind, and ValueError in production, where anybody
     could do anything. Both messages say what to do.
     """
     if settings.environment == "production":

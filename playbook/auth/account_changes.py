@@ -23,12 +23,12 @@ step = approve_change(db, token, now, yours)  # mail step.token to step.new
 step = finish_change(db, token, now, yours)  # changed: tell step.old
 ```
 
-*Lift: 120 lines in 3 files; needs sqlalchemy.*
+*Lift: 122 lines in 3 files; needs sqlalchemy.*
 
 ## See it break
 
-Ada wants to move her account to another address. Mallory has a copy of Ada's session
-cookie, and does not know the password.
+Ada wants another address. Mallory has a copy of Ada's session cookie, and does not know
+the password.
 
 `shop` stands for the service. `shop.run(function, ...)` calls `function(db, ...)` in
 one transaction, and `shop.caller` is a dependency: who is signed in.
@@ -52,8 +52,8 @@ def first_version(shop):
 
 # %% [markdown]
 """
-Many packages mail a link to the new address, and change it on the click. So there are
-two ways, and seven stories:
+Many packages mail a link to the new address, and change it on the click. Seven stories
+try both ways:
 
 - **Old session**: Ada signed in three hours ago. Mallory asks for an address of her
   own, opens its mails, and resets the password.
@@ -63,7 +63,7 @@ two ways, and seven stories:
 - **Copy of the cookie**: Ada sets a new password. Mallory goes on.
 - **Password**: Mallory sets one.
 - **Deletion**: three hours after the sign-in, Mallory deletes the account.
-- **Typing error**: Ada asks for an address, and mistypes it.
+- **Typing error**: Ada mistypes the new address.
 
 The folded cell defines `find_user(db, email)` and `set_address(db, user_id, new)`. It
 imports `proving_service`, the second way, and `attack(make)`, which plays the stories.
@@ -213,7 +213,10 @@ class Step(NamedTuple):
 def start_change(
     db: Database, user_id: Any, new: str, now: datetime, yours: Yours, **more: Any
 ) -> Step | None:
-    """Ask the old mailbox. Older requests end. None: there is no such account."""
+    """Ask the old mailbox. Older requests end. None: there is no such account.
+
+    `more`: what `new_link` takes besides, such as columns of your table of links.
+    """
     old = yours.hold(db, user_id)
     if old is None:
         return None
@@ -288,7 +291,7 @@ for _ in range(2):
 """
 ### Password
 
-To compare and to hash is slow, so both come before the transaction, and a reset may be
+To compare and to hash is slow: both come before the transaction, and a reset may be
 quicker. So `replace(db)`, which is yours, stores the new hash only where the old one
 still stands. A new password ends what somebody else may have begun.
 """
@@ -442,14 +445,14 @@ show(side_by_side(ways))
 
 # %% [markdown]
 """
-After the mail filter, Ada's new password ended the change. The first mail should say
-that it does.
+After the mail filter, Ada's new password ended the change. So the first mail should
+say: "Not you? Set a new password."
 
 ## On PostgreSQL
 
 An address can be free at the second step and taken at the third. In `rush(url,
 service)` Ada and Bob want one address, and both have a link to it. Each is used ten
-times, all at once. Predict: how many requests succeed?
+times at once. Predict: how many requests succeed?
 """
 
 # %% tags=["predict"]
@@ -459,7 +462,7 @@ print(here, "the same" if there == here else there)
 
 # %% [markdown]
 """
-The unique index refused the slower of the two, and its transaction was undone.
+The unique index refused the slower one. Its transaction was undone.
 
 ## Check it
 """
@@ -553,10 +556,10 @@ mailed_links INTO` adds URL, form and cleanup of the links.
 | `replace(db)` | stores the new hash, if the old one still stands; says whether |
 | `end_sessions(db, id)` | ends all; then start a new one for the caller |
 | `check(password)` | compares; counts tries by **session**, or Mallory uses up Ada's |
-| transaction, table, clock | as for the links |
+| ids, transaction, table, clock | as for the links; ids are text |
 
-With customers, who have integer ids, `Session`, a `sessionmaker`, and `find_customer`
-of the page before:
+With `Session`, a `sessionmaker`, your `find_customer(session, email)`, and customers
+with integer ids, so that `start_change` gets `str(customer.id)`:
 
 ```python
 def hold(session, customer_id):
@@ -584,12 +587,13 @@ Traps:
 
 - Limit the requests: this route mails to any address.
 - A session can end while a password is compared. Look again in the transaction.
+- A session younger than ten minutes can delete the account. If that is final, ask for
+  the password.
 - Before a deletion, ask what is left alone, like a team without an owner.
 
 Hand it over:
 
-- **Reviewer**: only `set_address` may write `email`; look at the route for name and
-  picture.
+- **Reviewer**: only `set_address` may write `email`; look at the route for the name.
 - **Front end**: on 403 ask for the password. Then say "if the address can be used, a
   mail is on its way".
 - **Operations**: "write to us" needs a rule how people prove who they are.
@@ -602,10 +606,9 @@ one stops no thief. You know what a new password must end.
 
 ## Sources
 
-OWASP ASVS 5.0: 6.2.3 (present password), 6.3.7 (notices), 7.4.2 and 7.4.3 (sessions
-end), 7.5.1 (re-authentication). NIST SP 800-63B-4, 4.6. OWASP Authentication Cheat
-Sheet, "Change a user's registered email address". A. Sudhodanan and A. Paverd,
-*Pre-hijacked accounts* (USENIX Security 2022).
+OWASP ASVS 5.0: 6.2.3 (present password), 6.3.7 (notices), 7.4.2, 7.4.3 (sessions),
+7.5.1 (re-authentication). NIST SP 800-63B-4, 4.6. OWASP Authentication Cheat Sheet.
+A. Sudhodanan and A. Paverd, *Pre-hijacked accounts* (USENIX Security 2022).
 """
 
 # %% [markdown] tags=["nav"]

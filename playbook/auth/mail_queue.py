@@ -347,8 +347,8 @@ print(dead.tried, "attempts;", len(hours.waiting), "in the queue;", hours.lost, 
 
 # %% [markdown]
 """
-All pauses together take some twelve minutes. Then the mail is lost, and the log says so
-as an *error*. The queue bridges a short failure only.
+All pauses together take twelve minutes on average. Then the mail is lost, and the log
+says so as an *error*. The queue bridges a short failure only.
 
 ## See it work
 

@@ -82,6 +82,8 @@ and a half seconds to hold four threads for ever.
 
 ## The decision
 
+Which threads talk to the mail servers?
+
 | option | good | costs |
 |---|---|---|
 | a pool for all; `BackgroundTasks` | one line | one server holds every thread |

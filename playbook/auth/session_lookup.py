@@ -348,14 +348,15 @@ It is `quick_way` in the next visible cell.
 ## On PostgreSQL
 
 DuckDB lives in the process and has no async driver: there the long way is the only one.
-The folded cell defines `on_a_server(url)`. It counts twenty requests at once, both
-ways. Then it asks about a session in several states; at last it kills the connection of
-the quick way. Predict for the twenty: how many statements? And which of the states take
-a hand-over?
+The folded cell imports `hash_token` and defines `on_a_server(url)`. This counts twenty
+requests at once, both ways. Then it asks about a session in several states; at last it
+kills the connection of the quick way. Predict for the twenty: how many statements? And
+which of the states take a hand-over?
 """
 
 # %% tags=["stage"]
 from playbook.exercises.auth.session_lookup import kill_connections, name_of, states_of
+from playbook.foundations.clock_and_identifiers import hash_token
 
 
 def on_a_server(url):
@@ -366,8 +367,7 @@ def on_a_server(url):
     async def story():
         costs = []
         for way, app in (("long", long), ("quick", quick)):
-            counts = await cost(app, engine, token, requests=20)
-            costs.append({"way": way, **counts})
+            costs.append({"way": way, **await cost(app, engine, token, requests=20)})
         seen = []
         for state in states_of(engine, sessions, monday):
             name, hand_overs = await name_of(quick, token)
@@ -384,12 +384,8 @@ def on_a_server(url):
 # %% tags=["predict"]
 from fastapi.concurrency import run_in_threadpool
 
-from playbook.foundations.clock_and_identifiers import hash_token
-
-SQL = """
-    SELECT token_hash, user_id, created_at, expires_at
-    FROM sessions WHERE token_hash = ANY(%s)
-"""
+SQL = """SELECT token_hash, user_id, created_at, expires_at
+    FROM sessions WHERE token_hash = ANY(%s)"""
 
 
 def quick_way(query, look_up):
@@ -403,8 +399,11 @@ def quick_way(query, look_up):
             row = await reader.read(hash_token(token))
         except (psycopg.Error, OSError):  # Resting and TimeoutError are OSErrors
             row = None
-        if row and row[3] > monday and not Lifetimes().moved_end(*row[2:], monday):
-            return {"name": row[1]}
+        if row is not None:
+            _, user_id, created_at, expires_at = row
+            moves = Lifetimes().moved_end(created_at, expires_at, monday) is not None
+            if expires_at > monday and not moves:
+                return {"name": user_id}
         return {"name": await run_in_threadpool(look_up, token, monday)}
 
     return app

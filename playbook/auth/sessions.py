@@ -300,9 +300,9 @@ with engine.begin() as db:
 """
 ### Find
 
-An unknown or expired token gives None. When it is time, the look-up also moves the end:
-it writes, on a GET too. The UPDATE names the hash and reports whether it found the row.
-So a session that another transaction has ended in between stays ended.
+When it is time, the look-up also moves the end: it writes, on a GET too. The UPDATE
+names the hash and reports whether it found the row. So a session that another
+transaction has ended in between stays ended.
 """
 
 
@@ -365,9 +365,8 @@ def purge_sessions(db: Db, now: datetime, table: sa.Table = sessions) -> None:
 
 # %% [markdown]
 """
-The folded cell lets sessions live in several ways and looks at their rows after each
-step. `lives.drawn()` is a diagram of what it saw; `lives.days` says when they were
-over.
+The folded cell lets sessions live and end. `lives.drawn()` is a diagram of the states
+of their rows; `lives.days` says when they were over.
 """
 
 # %% tags=["stage"]
@@ -390,17 +389,20 @@ show(lives.drawn())
 This service uses the recipe. The folded cell defines `set_cookie(request, token,
 left)`, with `keep_cookies` of the page [cookies](cookies.ipynb): the cookie is
 `HttpOnly` and is set on an error too. `Max-Age` is what is left of the session.
-(`Secure` is off: the lesson speaks http.) The cell imports `AnswerCookies`, `Cookie`,
-`Depends`, `HTTPException` and `some_weeks`. `values_in_table` is for Mallory, and
-`clock` can be advanced.
+(`Secure` is off: the lesson speaks http.) `run(engine, function, ...)` calls
+`function(db, ...)` in the course's [transaction](../foundations/transactions.ipynb),
+which repeats it after a conflict. The cell imports `AnswerCookies`, `Cookie`,
+`Depends`, `HTTPException`, `on_postgres`, `some_weeks` and `two_tabs`.
+`values_in_table` is for Mallory, and `clock` can be advanced.
 """
 
 # %% tags=["stage"]
 from fastapi import Cookie, Depends, HTTPException
 
 from playbook.auth.cookies import AnswerCookies, cookie_line, keep_cookies
-from playbook.exercises.auth.sessions import some_weeks
+from playbook.exercises.auth.sessions import run, some_weeks, two_tabs
 from playbook.foundations.clock_and_identifiers import FixedClock
+from playbook.kit.lesson import on_postgres
 
 clock = FixedClock(monday)
 
@@ -420,8 +422,7 @@ def service(engine, clock):
     app = FastAPI()
 
     def caller(request: Request, session: str = Cookie("")):
-        with engine.begin() as db:
-            found = find_session(db, session, clock.now(), lifetimes)
+        found = run(engine, find_session, session, clock.now(), lifetimes)
         if found is None:
             raise HTTPException(401)
         if found.moved:
@@ -430,14 +431,12 @@ def service(engine, clock):
 
     @app.post("/sign-in/{name}")
     def sign_in(name: str, request: Request, session: str = Cookie("")):
-        with engine.begin() as db:
-            token = start_session(db, name, clock.now(), lifetimes, old=session)
+        token = run(engine, start_session, name, clock.now(), lifetimes, session)
         set_cookie(request, token, lifetimes.idle)
 
     @app.post("/sign-out")
     def sign_out(request: Request, session: str = Cookie("")):
-        with engine.begin() as db:
-            end_session(db, session)
+        run(engine, end_session, session)
         set_cookie(request, "", timedelta(0))
 
     @app.get("/me")
@@ -451,7 +450,7 @@ became = try_attacks(service(engine, clock), values_in_table)
 
 # %% [markdown]
 """
-A script can still send requests from Ada's page: `HttpOnly` hides only the token.
+A script can send requests from Ada's page: `HttpOnly` hides only the token.
 
 In `some_weeks`, Ada signs in at her desk and on her phone, and uses both every sixth
 day; once with a mistake in the URL. On day 24 she changes her password on the phone and
@@ -465,9 +464,23 @@ show(table(weeks, ["day", "request", "status", "Max-Age"]))
 
 # %% [markdown]
 """
-No process keeps sessions in memory, so two processes cannot disagree. The 422 renews
-the cookie too: otherwise the browser would drop it before the session ends. On day 24
-the absolute end limits `Max-Age`.
+The 422 renews the cookie too, or the browser would drop it too early.
+
+## On PostgreSQL
+
+Two tabs ask at the moment when the end moves. Both write one row, so on both engines
+one transaction fails, and `run` repeats it. In `two_tabs(url, service)` they meet
+before they write. Predict: which statuses, and how many new cookies?
+"""
+
+# %% tags=["predict"]
+here, there = two_tabs(lesson_url(), service), on_postgres(two_tabs, service)
+print(here, "the same" if there == here else there)
+
+# %% [markdown]
+"""
+The repeated one finds that the end has moved. (At READ COMMITTED, PostgreSQL's default,
+it would wait.)
 
 ## Check it
 """
@@ -477,8 +490,9 @@ assert set(became.values()) == {"nobody"}, "Mallory is signed in as Ada"
 assert lives.days[1] == 7, "a session outlives its idle end"
 assert lives.days[0] == 30, "a session outlives its absolute end"
 assert weeks[2][3] == "7 days", "an error loses the renewed cookie"
-assert weeks[6][2] == 401, "the desk is still signed in"
-assert weeks[-1][2] == 401, "a copy of the cookie outlives the sign-out"
+assert {weeks[6][2], weeks[-1][2]} == {401}, "an ended session is alive"
+once = {"statuses": [200, 200], "new cookies": 1}
+assert here == once and there in (once, None), "of two tabs, one gets an error"
 print("planted, copied, over, signed out: no token opens a session")
 
 # %% [markdown]
@@ -539,7 +553,7 @@ assert check(start_limited, sessions)
 """
 ## Take it with you
 
-`playbook lift sessions INTO` copies the recipe and its tests into your project.
+`playbook lift sessions INTO` copies recipe and tests.
 
 | seam | what your project does |
 |---|---|
@@ -575,12 +589,11 @@ def current_user(request: Request, db: Annotated[Session, Depends(get_db)]):
 ```
 
 That `commit` expires rows that were read before it, unless `expire_on_commit` is False.
-Sign-out calls `end_session`, and sets `Max-Age=0`.
 
-**An old password.** Mallory signs in with it while Ada changes it. The sign-in compares
-the old hash, the change ends all sessions, then Mallory's session starts. So a sign-in
-writes the row whose hash it compared, in one transaction with `start_session`, and
-refuses if no row comes back. [sign_in](sign_in.ipynb) shows this race.
+**An old password.** Mallory signs in with it while Ada changes it: her session starts
+after the change has ended all. So a sign-in writes the row whose hash it compared, in
+one transaction with `start_session`, and refuses if no row comes back. See
+[sign_in](sign_in.ipynb).
 
 ```sql
 UPDATE users SET password_hash = :hash
@@ -591,7 +604,6 @@ Hand it over:
 
 - **Security**: run `attack`, which lies in `tests/test_sessions.py`, against a test
   instance, with your own `sign_in`, `who` and `read_table`.
-- **Front end**: on 401, go to the sign-in page.
 - **Reviewer**: accept no cache before `find_session` and no token in a log.
 - **Operations**: `DELETE FROM sessions` signs all users out.
 - **Tests**: keep the property "an ended session is refused at the next request".
@@ -599,8 +611,7 @@ Hand it over:
 ## In short
 
 You can explain why a copy of the table opens nothing, and why each sign-in makes a new
-token. You know which end moves, and what the browser must hear then. You can end one
-session or all, at once.
+token. You know which end moves, and what the browser must hear then.
 
 ## Sources
 

@@ -1,4 +1,4 @@
-"""The rules of a page with roles and a budget. Pages that `course.toml` lists as `old_form` are checked by others.
+"""The rules of lessons: their sections, the roles of their cells, their budget. The landing page is no lesson.
 
 Roles of code cells, by tag: `export`, the recipe; none, the story; `stage`, folded, what the story needs; `predict`,
 its output folded, the answer to a question; `hint`, `exercise`, `solution`. Each rule is a function that returns
@@ -50,12 +50,12 @@ LONG_WORD = 70  # columns: a line with a URL cannot be wrapped
 Rule = Callable[[Playbook], list[str]]
 
 
-def new_form(rule: Callable[[Playbook], Iterator[str]]) -> Rule:
-    """Make a rule of a generator: it finds nothing on the landing page and on pages of the old form."""
+def for_lessons(rule: Callable[[Playbook], Iterator[str]]) -> Rule:
+    """Make a rule of a generator: it finds nothing on the landing page."""
 
     @functools.wraps(rule)
     def findings(playbook: Playbook) -> list[str]:
-        return list(rule(playbook)) if playbook.track and not playbook.old_form else []
+        return list(rule(playbook)) if playbook.track else []
 
     return findings
 
@@ -101,7 +101,7 @@ def has_recipe(playbook: Playbook) -> bool:
 # ---------------------------------------------------------------- what stands where
 
 
-@new_form
+@for_lessons
 def card(playbook: Playbook) -> Iterator[str]:
     """Title, promise, the card's rows in their order, and the time as it is written."""
     first = cells(playbook)[0] if cells(playbook) else None
@@ -128,7 +128,7 @@ def card(playbook: Playbook) -> Iterator[str]:
         yield finding(playbook, line, f"an exercise of {match[2]} min", f"make it one of {least} to {most}")
 
 
-@new_form
+@for_lessons
 def order_of_sections(playbook: Playbook) -> Iterator[str]:
     """The sections in their order, none besides, none twice; those that a page may not leave out are there."""
     have = [s for s in divided(playbook) if s.heading]
@@ -150,7 +150,7 @@ def order_of_sections(playbook: Playbook) -> Iterator[str]:
         yield finding(playbook, last.line, "the last cell is not the one with the links", to_do)
 
 
-@new_form
+@for_lessons
 def roles(playbook: Playbook) -> Iterator[str]:
     """Each code cell has one role at most; folding is not written by hand."""
     for cell in cells(playbook):
@@ -187,7 +187,7 @@ def folded_by_hand(playbook: Playbook) -> list[str]:
     return found
 
 
-@new_form
+@for_lessons
 def parts(playbook: Playbook) -> Iterator[str]:
     """What the sections must hold."""
     for check in (_see_it_break, _decision, _predictions, _check_it, _take_it_with_you, _in_short, _sources):
@@ -283,7 +283,7 @@ def _sources(playbook: Playbook) -> Iterator[str]:
 # ---------------------------------------------------------------- synopsis
 
 
-@new_form
+@for_lessons
 def synopsis(playbook: Playbook) -> Iterator[str]:
     """Below the card: the import line, up to five lines of use, and what is lifted."""
     if not has_recipe(playbook):
@@ -319,7 +319,7 @@ def lifted(course: Course) -> list[str]:
     """The synopsis says as much as `playbook lift` copies, as soon as that can be computed."""
     found = []
     for playbook in course.playbooks:
-        if playbook.old_form or not has_recipe(playbook):
+        if not has_recipe(playbook):
             continue
         size = lift_size(course, playbook)
         opening = divided(playbook)[0].prose
@@ -333,16 +333,16 @@ def lifted(course: Course) -> list[str]:
 # ---------------------------------------------------------------- budget
 
 
-@new_form
+@for_lessons
 def within_budget(playbook: Playbook) -> Iterator[str]:
-    """The numbers of the stored notebook are within the budget, and the card says the minutes that are computed."""
+    """The numbers of the text are within the budget, and the card says the minutes that are computed."""
     lines = sum(budget.code_lines(cell.content) for cell in cells(playbook) if "stage" in cell.tags)
     if lines > budget.STAGE_LINES:
         at = next(cell.line for cell in cells(playbook) if "stage" in cell.tags)
         what = f"{lines} lines in stage cells"
         yield finding(playbook, at, what, f"keep them to {budget.STAGE_LINES}: what two pages need is in the kit")
     try:
-        measured = budget.measure(pairing.read_notebook(playbook).cells)
+        measured = budget.measure(pairing.with_stored_outputs(playbook).cells)
     except InputError:
         return  # `drift` says so
     for name in measured.over():
@@ -369,7 +369,7 @@ WHAT = {
 }
 
 
-@new_form
+@for_lessons
 def width(playbook: Playbook) -> Iterator[str]:
     """Lines of at most 88 columns, prose and tables too. Generated cells are as wide as they are."""
     generated = {
@@ -402,7 +402,7 @@ def _parses(cell: Cell) -> bool:
     return True
 
 
-@new_form
+@for_lessons
 def introduced(playbook: Playbook) -> Iterator[str]:
     """What visible cells use from a folded cell is named in the sentence before the folded cell."""
     sentence, owner = "", dict[str, Cell]()  # owner: the stage cell that a name comes from
@@ -450,7 +450,7 @@ def exported_names(playbook: Playbook) -> set[str]:
     return {name for cell in recipe for name in scopes.binds(cell.content)}
 
 
-@new_form
+@for_lessons
 def functions(playbook: Playbook) -> Iterator[str]:
     """An exported function has fewer than 25 lines; it and an exported class say what they do, unless private."""
     for cell in cells(playbook):
@@ -474,8 +474,6 @@ def recipes(course: Course) -> list[str]:
     pages = {p.module: p for p in course.playbooks}
     found: list[str] = []
     for playbook in course.playbooks:
-        if playbook.old_form:
-            continue
         for cell in cells(playbook):
             if "export" in cell.tags and _parses(cell):
                 found += _refers(playbook, pages, cell)
@@ -533,7 +531,7 @@ def _unbound(playbook: Playbook) -> Iterator[str]:
 # ---------------------------------------------------------------- exercise and table
 
 
-@new_form
+@for_lessons
 def exercise(playbook: Playbook) -> Iterator[str]:
     """The checker is outside of the page, with hints and wrong answers; the page calls it, and the solution passes."""
     where = f"playbook/exercises/{playbook.key}.py"
@@ -550,7 +548,7 @@ def exercise(playbook: Playbook) -> Iterator[str]:
             yield finding(playbook, cell.line, "the solution does not prove itself", to_do)
 
 
-@new_form
+@for_lessons
 def break_it(playbook: Playbook) -> Iterator[str]:
     """Three changes to the recipe, as text that stands there once, each with the words of an assertion."""
     if not has_recipe(playbook):
@@ -576,7 +574,7 @@ def break_it(playbook: Playbook) -> Iterator[str]:
 
 
 def strays(course: Course) -> list[str]:
-    """Every module of an exercise belongs to a page, every folder of them is a package; the old pages are pages."""
+    """Every module of an exercise belongs to a page, every folder of them is a package."""
     folder = course.root / "playbook" / "exercises"
     known = {answers.place(p) for p in course.playbooks}
     found = []
@@ -589,10 +587,6 @@ def strays(course: Course) -> list[str]:
         if not (path / "__init__.py").is_file():
             where = (path / "__init__.py").relative_to(course.root).as_posix()
             found.append(f"{where}:1: does not exist; write it with a docstring of one line")
-    keys = {p.key for p in course.playbooks}
-    for key in course.old_form:
-        if key not in keys:
-            found.append(f"playbook/course.toml:1: old_form names {key}, which is no page; take it from the list")
     return found
 
 

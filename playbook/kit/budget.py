@@ -1,4 +1,4 @@
-"""How long and how dense a page is, counted from its executed notebook, as a reader sees it.
+"""How long and how dense a page is, counted from its text and the outputs that are stored for it, as a reader sees it.
 
 What is counted: words of prose (Markdown without code, the targets of links, and generated cells); visible code, which
 is every code cell whose source is not folded, in lines that are not blank and in tokens; the longest visible cell; the

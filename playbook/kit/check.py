@@ -1,8 +1,8 @@
 """The rules every page keeps, as functions that return findings: `path:line: what is wrong; what to do`.
 
-Here are the rules of all pages, and of those that `course.toml` lists as `old_form`; those of pages with roles and a
-budget are in `playbook.kit.anatomy`. `findings` runs all of them but the comparison of texts and notebooks, which is
-`drift`: a notebook that was edited without its text is bad input, not a page that breaks a rule.
+Here are the rules of all pages, of the landing page and of the course as a whole; those of lessons are in
+`playbook.kit.anatomy`. `findings` runs all of them but the comparison of texts and notebooks, which is `drift`: a
+notebook that was edited without its text is bad input, not a page that breaks a rule.
 """
 
 import ast
@@ -15,35 +15,8 @@ from collections.abc import Iterator
 from playbook.kit import anatomy, lift, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
-from playbook.kit.reading import Cell, cells, finding, in_section, line_of
+from playbook.kit.reading import Cell, cells, finding
 
-# Anatomy and length of pages of the old form.
-SECTIONS = (
-    "The decision",
-    "See it break",
-    "Build it",
-    "See it work",
-    "On PostgreSQL",
-    "Check it",
-    "Your turn",
-    "Hand it over",
-    "Sources",
-)
-CARD = ("Use it when", "You need", "Time", "Topics", "Standard")
-# Sections that a page leaves out, and why. The landing page has none of them: it is not a lesson.
-LEFT_OUT = {
-    ("settings", "On PostgreSQL"): "reads the environment, never the database",
-    ("clock_and_identifiers", "On PostgreSQL"): "its values are made before they reach a database",
-    ("decisions", "On PostgreSQL"): "is about texts",
-    ("mail", "On PostgreSQL"): "writes to a mail server, never to the database",
-    ("mail_threads", "On PostgreSQL"): "sends mails; the page before it shows what the database adds",
-    ("cross_site", "On PostgreSQL"): "reads headers, never the database",
-}
-LINES = (50, 440)  # of a page's text before the exercise: what is read, without blank lines and cell marks
-# Pages that are over, and how long they may be: each will be two, or be written anew. No page joins, no number grows
-# (some did once, by the import lines that three pages in place of one cost them).
-OVER: dict[str, int] = {}
-EXPORT_LINES = 31  # of an export cell, blank ones not counted
 PROMISE_LETTERS = 200  # a sentence one reads in a table
 
 # An export cell holds definitions. Calling one of these while the module is imported would touch the world.
@@ -68,159 +41,22 @@ MACHINE_PATH = re.compile(
 )
 
 
-# ---------------------------------------------------------------- anatomy
+# ---------------------------------------------------------------- text
 
 
 def opening(playbook: Playbook) -> list[str]:
-    """Title and a promise of one sentence; for a lesson the card with its five rows."""
-    if playbook.track and not playbook.old_form:
+    """The landing page has a title and a promise of one sentence; of lessons `anatomy.card` asks that, and more."""
+    if playbook.track:
         return []
-    found = []
     first = cells(playbook)[0] if cells(playbook) else None
     if first is None or not first.markdown or not re.match(r'"""\n# \S.*\n', first.content):
         return [finding(playbook, 1, "the first cell has no title", 'begin it with `"""` and `# Title`')]
     if not re.fullmatch(r"[A-Z][^.!?]*(?:[.!?](?=\S)[^.!?]*)*\.", playbook.promise):
-        found.append(
-            finding(playbook, 4, "no promise of one sentence", "say below the title what the reader can do afterwards")
-        )
-    elif len(playbook.promise) > PROMISE_LETTERS:
-        found.append(finding(playbook, 4, f"a promise of more than {PROMISE_LETTERS} letters", "say it shorter"))
-    if not playbook.track:
-        return found
-    missing = [row for row in CARD if not playbook.card.get(row)]
-    if missing:
-        to_do = "fill the table below the promise"
-        found.append(finding(playbook, 6, f"the card lacks {', '.join(missing)}", to_do))
-    elif tuple(row for row in playbook.card if row in CARD) != CARD:
-        found.append(finding(playbook, 6, "the card's rows are out of order", f"order them {', '.join(CARD)}"))
-    if playbook.card.get("Time") and not re.fullmatch(r"[1-9]\d* minutes", playbook.card["Time"]):
-        line = first.at(r"^\| \*\*Time")
-        found.append(finding(playbook, line, f"Time is {playbook.card['Time']!r}", "write it as `12 minutes`"))
-    return found
-
-
-def sections(playbook: Playbook) -> list[str]:
-    """Every section of the anatomy, in its order, and none besides."""
-    if not playbook.old_form:
-        return []
-    found = []
-    have = playbook.sections
-    for heading, times in Counter(have).items():
-        if heading not in SECTIONS:
-            line = line_of(playbook, heading)
-            found.append(finding(playbook, line, f"unknown section {heading!r}", "use `###` below one of the anatomy"))
-        elif times > 1:
-            found.append(finding(playbook, line_of(playbook, heading), f"section {heading!r} twice", "join them"))
-    for heading in SECTIONS:
-        if heading not in have and (playbook.name, heading) not in LEFT_OUT:
-            found.append(finding(playbook, 1, f"section {heading!r} is missing", f"write it: `## {heading}`"))
-    known = [heading for heading in have if heading in SECTIONS]
-    if known != sorted(known, key=SECTIONS.index):
-        found.append(finding(playbook, 1, "the sections are out of order", f"order them {', '.join(SECTIONS)}"))
-    return found
-
-
-def contents(playbook: Playbook) -> list[str]:
-    """What the sections of a lesson must hold: options, a question, asserts, an exercise, a checklist, sources."""
-    if not playbook.old_form:
-        return []
-    checks = (_decision, _break, _build, _assertions, _exercise, _hand_over, _sources, _last_cell)
-    return [line for check in checks for line in check(playbook)]
-
-
-def _decision(playbook: Playbook) -> Iterator[str]:
-    if "The decision" not in playbook.sections:
-        return
-    text, line = playbook.section("The decision"), line_of(playbook, "The decision")
-    tables = [block for block in re.split(r"\n\s*\n", text) if re.match(r"\|.*\n\|[ :|-]+\n", block)]
-    if not tables or not any(2 <= len(t.strip().splitlines()) - 2 <= 4 for t in tables):
-        yield finding(playbook, line, "no table of two to four options", "set them side by side with what each costs")
-    if not re.search(r"\*\*[^*]+\*\*", text):
-        yield finding(playbook, line, "the choice is not marked", "set the chosen option in bold and say why")
-
-
-def _break(playbook: Playbook) -> Iterator[str]:
-    if "See it break" not in playbook.sections:
-        return
-    inside, line = in_section(playbook, "See it break"), line_of(playbook, "See it break")
-    if not any(not cell.markdown for cell in inside):
-        yield finding(playbook, line, "nothing is run", "let the tempting version fail in a code cell")
-    before = inside[0].content.partition("## See it break")[2]
-    if "?" not in before:
-        yield finding(playbook, line, "no question before the failure", "ask the reader to predict what happens")
-
-
-def _build(playbook: Playbook) -> Iterator[str]:
-    if "Build it" not in playbook.sections:
-        return
-    if not any(not cell.markdown for cell in in_section(playbook, "Build it")):
-        yield finding(playbook, line_of(playbook, "Build it"), "nothing is built", "let a code cell show a part")
-
-
-def _assertions(playbook: Playbook) -> Iterator[str]:
-    if "Check it" not in playbook.sections:
-        return
-    line = line_of(playbook, "Check it")
-    code = "\n".join(cell.content for cell in in_section(playbook, "Check it") if not cell.markdown)
-    if not re.search(r"^\s*assert\b", code, re.M):
-        yield finding(playbook, line, "nothing is asserted", "assert the property that must never regress")
-    if "print(" not in code:
-        yield finding(playbook, line, "nothing is printed", "end with one line that says what held")
-
-
-def _exercise(playbook: Playbook) -> Iterator[str]:
-    for tag in ("exercise", "solution"):
-        number = sum(tag in cell.tags for cell in cells(playbook))
-        if number != 1:
-            yield finding(playbook, 1, f"{number} cells tagged {tag}", f'tag one code cell `tags=["{tag}"]`')
-    order = [tag for cell in cells(playbook) for tag in ("exercise", "solution") if tag in cell.tags]
-    if order == ["solution", "exercise"]:
-        yield finding(playbook, 1, "the solution stands before the exercise", "put it after the checker")
-    for cell in cells(playbook):
-        if "solution" in cell.tags and not re.search(r"^assert check\w*\(.*\)\s*\Z", cell.content.rstrip(), re.M):
-            to_do = "end it with `assert check_...(...)`"
-            yield finding(playbook, cell.line, "the solution does not prove itself", to_do)
-
-
-def _hand_over(playbook: Playbook) -> Iterator[str]:
-    if "Hand it over" not in playbook.sections:
-        return
-    items = re.findall(r"^- \*\*[^*]+\*\*: \S", playbook.section("Hand it over"), re.M)
-    if not 3 <= len(items) <= 6:
-        what = f"{len(items)} checklist lines"
-        line = line_of(playbook, "Hand it over")
-        yield finding(playbook, line, what, "write three to six, as `- **Reviewer**: what to look at`")
-
-
-def _sources(playbook: Playbook) -> Iterator[str]:
-    inside = [cell.content for cell in in_section(playbook, "Sources") if "nav" not in cell.tags]
-    if inside and not "\n".join(inside).partition("## Sources")[2].strip('"\n '):
-        yield finding(playbook, line_of(playbook, "Sources"), "no sources", "name the standards and their sections")
-
-
-def _last_cell(playbook: Playbook) -> Iterator[str]:
-    last = cells(playbook)[-1]
-    if not (last.markdown and "nav" in last.tags):
-        to_do = 'end the page with `# %% [markdown] tags=["nav"]`'
-        yield finding(playbook, last.line, "the last cell is not the one with the links", to_do)
-
-
-def length(playbook: Playbook) -> list[str]:
-    """A page of one question, ten to twenty minutes; an export cell short enough to be read at one glance."""
-    if not playbook.old_form:
-        return []
-    lesson = playbook.source.partition("\n## Your turn\n")[0].splitlines()
-    lines = sum(bool(line.strip()) and not line.startswith("# %%") and line != '"""' for line in lesson)
-    found = []
-    if not LINES[0] <= lines <= OVER.get(playbook.key, LINES[1]):
-        to_do = f"keep a page between {LINES[0]} and {LINES[1]}, one question each"
-        found.append(finding(playbook, len(lesson), f"{lines} lines of text before the exercise", to_do))
-    for cell in cells(playbook):
-        written = sum(bool(line.strip()) for line in cell.content.split("\n"))
-        if "export" in cell.tags and written > EXPORT_LINES:
-            what = f"an export cell of {written} lines"
-            found.append(finding(playbook, cell.line, what, f"cut it to {EXPORT_LINES}, with prose between"))
-    return found
+        to_do = "say below the title what the reader can do afterwards"
+        return [finding(playbook, 4, "no promise of one sentence", to_do)]
+    if len(playbook.promise) > PROMISE_LETTERS:
+        return [finding(playbook, 4, f"a promise of more than {PROMISE_LETTERS} letters", "say it shorter")]
+    return []
 
 
 def to_do(playbook: Playbook) -> list[str]:
@@ -417,9 +253,6 @@ def _import_finding(
     elif module.startswith("playbook.kit"):
         if in_export:
             yield finding(playbook, line, f"an export imports {module}", "use only libraries and earlier playbooks")
-    elif in_export and playbook.old_form and (module == "playbook.pantry" or module.startswith("playbook.pantry.")):
-        why = "Pantry uses the recipes, no recipe uses Pantry: hand over what the recipe needs as an argument"
-        yield finding(playbook, line, f"an export imports {module}", why)
     elif module == playbook.module:
         yield finding(playbook, line, "imports itself", "use the name directly")
     elif module in place and place[module] > place[playbook.module]:
@@ -472,7 +305,7 @@ def names(course: Course) -> list[str]:
     return found
 
 
-PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths, *anatomy.PAGE_RULES)
+PAGE_RULES = (opening, to_do, code, exports, updates, machine_paths, *anatomy.PAGE_RULES)
 COURSE_RULES = (order, names, maps.outdated, lift.findings, *anatomy.COURSE_RULES)
 
 

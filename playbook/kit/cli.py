@@ -428,7 +428,10 @@ def budget(
     names: Names = None,
     over: Annotated[bool, typer.Option("--over", help="Only pages that are over, or under.")] = False,
 ) -> None:
-    """Show how long and how dense the pages are, in the numbers that `playbook check` holds them to."""
+    """Show how long and how dense the pages are, in the numbers that `playbook check` holds them to.
+
+    The texts are measured. What a cell shows is what it showed at the last `playbook refresh`.
+    """
     from statistics import median
 
     from rich import box
@@ -440,7 +443,7 @@ def budget(
 
     course, console = _course(context), _console()
     chosen = list(dict.fromkeys(course.get(name) for name in names)) if names else list(course.playbooks)
-    found = {p: limits.measure(pairing.read_notebook(p).cells) for p in chosen if p.track}
+    found = {p: limits.measure(pairing.with_stored_outputs(p).cells) for p in chosen if p.track}
     if not found:
         raise InputError("the landing page has no budget: name a playbook, or none for all")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
@@ -451,8 +454,7 @@ def budget(
     for p, measured in found.items():
         outside = measured.over()
         if outside or not over:
-            form = " (old form, not held to it)" if outside and p.old_form else ""
-            table.add_row(p.key, *(str(getattr(measured, n)) for n in limits.NAMES), ", ".join(outside) + form)
+            table.add_row(p.key, *(str(getattr(measured, n)) for n in limits.NAMES), ", ".join(outside))
     middle = (f"{median(getattr(m, n) for m in found.values()):.0f}" for n in limits.NAMES)
     bounds = limits.AT_MOST | limits.AT_LEAST
     table.add_section()
@@ -463,7 +465,7 @@ def budget(
     minutes = duration(sum(m.minutes for m in found.values()))
     noun = "page" if len(found) == 1 else "pages"
     _say(console, f"{len(found)} {noun}, {many} outside of the budget, {minutes} to read", "bold")
-    if any(m.over() for p, m in found.items() if not p.old_form):
+    if many:
         raise typer.Exit(FAILED)
 
 

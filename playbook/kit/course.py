@@ -23,7 +23,6 @@ class Playbook:
     track: str  # "" for the landing page
     name: str
     root: Path = field(default=ROOT, compare=False)
-    old_form: bool = field(default=False, compare=False)  # written before pages had roles and a budget
 
     @property
     def key(self) -> str:
@@ -121,7 +120,6 @@ class Course:
         except (FileNotFoundError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"playbook/course.toml cannot be read: {error}") from None
         try:
-            self.old_form = tuple(str(key) for key in raw.get("old_form", ()))
             self.tracks = tuple(
                 Track(t["name"], t["title"], tuple(self._playbook(t["name"], name) for name in t["playbooks"]))
                 for t in raw["track"]
@@ -155,7 +153,7 @@ class Course:
         return questions, {name: entry for name, entry in planned.items() if name not in names}
 
     def _playbook(self, track: str, name: str) -> Playbook:
-        return Playbook(track, name, self.root, old_form=f"{track}/{name}" in self.old_form)
+        return Playbook(track, name, self.root)
 
     @cached_property
     def index(self) -> Playbook:

@@ -252,10 +252,7 @@ def combined(course: Course, recipes: Iterable[Recipe]) -> list[Lifted]:
 
 
 def findings(course: Course) -> list[str]:
-    """What `playbook check` says about recipes: `path:line: what is wrong; what to do`.
-
-    The limits hold for pages of the new form, which have the section *Take it with you*.
-    """
+    """What `playbook check` says about recipes: `path:line: what is wrong; what to do`."""
     try:
         lifter = Lifter(course)
     except InputError as error:
@@ -270,20 +267,14 @@ def findings(course: Course) -> list[str]:
 
 
 def _findings(lifter: Lifter, page: Playbook) -> Iterator[str]:
-    new_form = not page.old_form and "Take it with you" in page.sections
     about = lifter.about.get(page.key, Metadata())
     if not lifter.closure.module(page.key).parts:
         return
     for part in lifter.closure.undeclared(page.key):
         what = f"{part.label} may be registered by its decorator, where no name refers to it"
         yield f"playbook/{page.key}.py:{part.line}: {what}; say in [lift.{page.name}.registrations] to what it belongs"
-    try:
-        recipe = lifter.recipe(page, lifter.roots(page))
-    except InputError:
-        if (new_form and not about.over) or page.key in lifter.about:
-            raise
-        return
-    if recipe.over and new_form and not about.over:
+    recipe = lifter.recipe(page, lifter.roots(page))
+    if recipe.over and not about.over:
         yield f"playbook/{page.key}.py:1: the recipe has {recipe.over}; cut it, or say why in [lift.{page.name}] over"
     for place, text in lifter.tests(recipe).items():
         if lacking := lifter.lacking(text, [recipe]):
@@ -471,9 +462,8 @@ def _readme_of(recipe: Recipe, package: str, tests: Sequence[str]) -> str:
     rows = [(part.label, _first_sentence(part)) for one in recipe.lifted for part in one.parts
             if one.module.key == page.key and part.definition]  # fmt: skip
     lines += ["", "| what | for |", "|---|---|", *(f"| `{label}` | {text} |" for label, text in rows)] if rows else []
-    for heading in ("Take it with you", "Hand it over"):
-        if section := page.section(heading):
-            lines += ["", f"### {heading}", "", _plain(section.replace('\n"""', "").strip())]
+    if section := page.section("Take it with you"):
+        lines += ["", "### Take it with you", "", _plain(section.replace('\n"""', "").strip())]
     return "\n".join(lines) + "\n"
 
 

@@ -75,7 +75,7 @@ def from_text(playbook: Playbook) -> Notebook:
 
     notebook = jupytext.reads(replace(playbook).source, fmt="py:percent")  # read again: `source` is cached
     for cell in notebook.cells:
-        cell.metadata = _kept_metadata(cell) | _folding(cell, playbook.old_form)
+        cell.metadata = _kept_metadata(cell) | _folding(cell)
     notebook.metadata = {"kernelspec": dict(KERNELSPEC)}
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     name_cells(notebook)
@@ -217,16 +217,14 @@ def _kept_metadata(cell: Any) -> dict[str, Any]:
     return {"tags": tags} if tags else {}
 
 
-def _folding(cell: Any, old_form: bool) -> dict[str, Any]:
-    """The metadata that fold `cell`, from its role; to be put over what the text keeps. Pages of before fold their
-    solution in JupyterLab only."""
+def _folding(cell: Any) -> dict[str, Any]:
+    """The metadata that fold `cell`, from its role; to be put over what the text keeps."""
     tags = list(cell.metadata.get("tags", ()))
     found: dict[str, Any] = {}
     for role in FOLDED.keys() & set(tags):
         option, book = FOLDED[role]
         found.setdefault("jupyter", {})[option] = True
-        if not old_form:
-            found["tags"] = [*_kept_metadata(cell)["tags"], book]
+        found["tags"] = [*_kept_metadata(cell)["tags"], book]
     return found
 
 
@@ -260,6 +258,21 @@ def read_notebook(playbook: Playbook) -> Notebook:
         raise InputError(
             f"{path} is not a readable notebook ({reason}): make it anew with `playbook refresh {playbook.name}`"
         ) from None
+
+
+def with_stored_outputs(playbook: Playbook) -> Notebook:
+    """The notebook that the text describes, with the outputs that are stored for its cells.
+
+    A cell that was edited keeps those of the cell that it was; a new one has none. Raises InputError when no notebook
+    is stored.
+    """
+    notebook = from_text(playbook)
+    ours, stored = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, read_notebook(playbook)))
+    matcher = SequenceMatcher(None, [c.source for c in stored], [c.source for c in ours], autojunk=False)
+    for _, start, stop, our_start, our_stop in matcher.get_opcodes():
+        for cell, was in zip(ours[our_start:our_stop], stored[start:stop], strict=False):
+            cell.outputs = was.outputs
+    return notebook
 
 
 def clean_environment() -> dict[str, str]:

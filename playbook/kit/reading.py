@@ -1,4 +1,4 @@
-"""A page's text as the rules read it: cells with their lines, sections, and how a finding is written."""
+"""A page's text as the rules read it: cells with their lines, and how a finding is written."""
 
 import re
 from dataclasses import dataclass
@@ -40,22 +40,3 @@ def cells(playbook: Playbook) -> tuple[Cell, ...]:
 
 def finding(playbook: Playbook, line: int, what: str, to_do: str) -> str:
     return f"playbook/{playbook.key}.py:{line}: {what}; {to_do}"
-
-
-def in_section(playbook: Playbook, heading: str) -> list[Cell]:
-    """The cells from the one that holds `## heading` to the one before the next section's."""
-    found: list[Cell] = []
-    inside = False
-    for cell in cells(playbook):
-        headings = re.findall(r"^## (.+)$", cell.content, re.M) if cell.markdown else []
-        if heading in headings:
-            inside = True
-        elif headings and inside:
-            break
-        if inside:
-            found.append(cell)
-    return found
-
-
-def line_of(playbook: Playbook, heading: str) -> int:
-    return next((c.at(rf"^## {re.escape(heading)}$") for c in in_section(playbook, heading)), 1)

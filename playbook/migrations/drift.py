@@ -425,8 +425,9 @@ Traps:
 - A table that another program owns is reported as `drop_table`. Leave it out, or one
   day somebody runs the draft.
 - **Rollouts.** After an upgrade, a process of the old release may still start again. If
-  `NewerSchema` stops it, the rollout becomes an outage. Warn only if each migration
-  suits the release before: see [expand and contract](expand_and_contract.ipynb).
+  `NewerSchema` stops it, the rollout becomes an outage. So `start` warns, and Pantry
+  does. Each migration must suit the release before, as in
+  [expand and contract](expand_and_contract.ipynb).
 - `check_revision` reads the folder `migrations` in the current folder. A service passes
   `"shop:migrations"`, and packs that folder.
 - A CHECK of a type (`create_constraint=True`) or of one engine (`ddl_if`) is counted,

@@ -8,7 +8,7 @@ Run each migration up, down and up again over rows, and be told what it loses.
 |---|---|
 | **Use it when** | a migration is about to be merged, or a rollback is in the plan |
 | **You need** | [first migration](first_migration.ipynb) (*code*) |
-| **Time** | read 31 min, exercise 15 min |
+| **Time** | read 34 min, exercise 15 min |
 | **Topics** | migration test, up down up, downgrade, rollback, data loss |
 | **Standard** | ISO/IEC 9075-2 (schema definition and manipulation) |
 
@@ -19,7 +19,7 @@ for step in steps():
     assert check_step(empty_database(), step, fill) == []  # fill(engine, 0) adds rows
 ```
 
-*Lift: 110 lines in 2 files; needs alembic, sqlalchemy.*
+*Lift: 133 lines in 2 files; needs alembic, sqlalchemy.*
 
 ## See it break
 
@@ -31,11 +31,12 @@ text `reason` replaces the flag `yanked`. Two ways to write the downgrade:
 | `FIRST` | adds `yanked`, NOT NULL, and drops `reason` |
 | `SECOND` | adds `yanked`, NOT NULL, default false, and drops `reason` |
 
-The folded cell has the histories `FIRST` and `SECOND`, and in `ROWS` three releases.
-`yanked(engine)` reads their flags. It imports `sa` (SQLAlchemy), `make_engine`,
-`lesson_url`, `on_postgres`, `upgrade`, `downgrade`, and `made`, a module with more. A
-usual test runs up, down and up on an empty database. Predict: does it pass for each
-history? And which flags do three releases have after one more downgrade?
+The folded cell has the histories `FIRST` and `SECOND`, and three releases, `ROWS`: 1.1
+is yanked. `usual_test(folder, statement)` makes the old table, runs the statement, then
+up, down and up. After one more downgrade it reads the flags. The cell imports `sa`
+(SQLAlchemy), `make_engine`, `lesson_url`, `on_postgres`, `upgrade`, `downgrade`, and
+`made`, a module with more. Predict: does each history pass on an empty table? And which
+flags does it leave to the three releases?
 """
 
 # %% tags=["stage"]
@@ -56,8 +57,7 @@ def yanked(engine):
         return dict(db.execute(query).all())
 
 
-# %% tags=["predict"]
-def usual_test(folder, statement="SELECT 1"):
+def usual_test(folder, statement):
     engine = make_engine(lesson_url())
     upgrade(engine, "0001_releases", folder)
     with engine.begin() as db:
@@ -71,8 +71,10 @@ def usual_test(folder, statement="SELECT 1"):
         return str(error.orig).splitlines()[0]
 
 
+# %% tags=["predict"]
 for folder in (FIRST, SECOND):
-    print("empty:", usual_test(folder), "three rows:", usual_test(folder, ROWS))
+    for statement in ("SELECT 1", ROWS):
+        print(usual_test(folder, statement))
 
 # %% [markdown]
 """
@@ -84,7 +86,7 @@ offered to all users again.
 
 | option | good | costs |
 |---|---|---|
-| up, down, up, empty | one test | sees no lost value |
+| up, down, up, empty | one test | sees no lost value, no lost index |
 | pytest-alembic | a maintained plugin | rows by hand, no DuckDB |
 | Django, Flask-Migrate | | bring no such test |
 | **each revision, with rows, compared** | finds what is lost | some code, here |
@@ -222,7 +224,54 @@ def lost(old: Rows, new: Rows, new_columns: bool = True) -> set[str]:
 old = [{"v": "1.0", "yanked": "True"}, {"v": "1.1", "yanked": "False"}]
 new = [{"v": "1.0", "yanked": "False"}, {"v": "1.1", "yanked": "True"}]
 print(lost({"releases": old}, {"releases": new}))
+
+# %% [markdown]
+"""
+The flags were exchanged. If one row is there twice and the other not at all:
+"""
+
+# %%
 print(lost({"releases": old}, {"releases": new[1:] * 2}))
+
+# %% [markdown]
+"""
+### The schema
+
+A downgrade can also forget an index, a constraint or a default. Then every row is kept,
+and nothing keeps the next wrong row out. `schema` returns what SQLAlchemy's inspector
+reads, as one set.
+"""
+
+# %% tags=["export"]
+READ = ("columns", "foreign_keys", "indexes", "unique_constraints", "check_constraints")
+
+
+def schema(engine: sa.Engine) -> set[str]:
+    """Columns with type and default, keys, indexes and constraints of all tables."""
+    inspector = sa.inspect(engine)
+    found = set()
+    for name in set(inspector.get_table_names()) - {"alembic_version"}:
+        key = inspector.get_pk_constraint(name)["constrained_columns"]
+        found.add(f"{name}: primary key {key}")
+        for what in READ:
+            parts = getattr(inspector, f"get_{what}")(name)
+            found |= {f"{name}: {what} {part}" for part in parts}
+    return found
+
+
+def not_restored(step: Step, schemas: list[set[str]]) -> list[str]:
+    """What the way back, and the second way there, leave behind or do not restore."""
+    found = []
+    for place, way in ((0, "downgrade"), (1, "second upgrade")):
+        old, new = schemas[place], schemas[place + 2]
+        for part in sorted(old ^ new):
+            word = "lacks" if part in old else "leaves"
+            found.append(f"{step.after}: the {way} {word} {part}")
+    return found
+
+
+# %%
+print(*sorted(schema(engine)), sep="\n")
 
 # %% [markdown]
 """
@@ -281,18 +330,17 @@ def fill(engine, place):
 
 
 # %%
-engine, arrived, left = make_engine(lesson_url()), [], []
+engine = make_engine(lesson_url())
 for place in walk(engine, steps(SECOND)[1], SECOND):
-    arrived.append(contents(engine))
     if place < 2:
         fill(engine, place)
-    left.append(contents(engine))
-    print(place, left[-1]["releases"][-1])
+    print(place, contents(engine)["releases"][-1])
 
 # %% [markdown]
 """
-`changes` compares them. Every value that a step changes must be declared, and every
-declaration must be true.
+`changes` compares the rows that each place has at its end (`left`) with those of the
+next at its beginning (`arrived`), and with those two places on. Every value that a step
+changes must be declared, and every declaration must be true.
 """
 
 
@@ -307,9 +355,6 @@ def changes(step: Step, left: list[Rows], arrived: list[Rows]) -> list[str]:
     return found + [f"{step.after}: declares {name}, and keeps it" for name in untrue]
 
 
-# %%
-print(*changes(steps(SECOND)[1], left, arrived), sep="\n")
-
 # %% [markdown]
 """
 `check_step` is all of it, for one revision:
@@ -321,16 +366,18 @@ def check_step(
     engine: sa.Engine, step: Step, fill: Fill, location: Location = HERE
 ) -> list[str]:
     """What is wrong with a revision, as lines. `engine` is an empty database."""
-    arrived, left, found = list[Rows](), list[Rows](), list[str]()
+    arrived, left = list[Rows](), list[Rows]()
+    schemas, found = list[set[str]](), list[str]()
     try:
         for place in walk(engine, step, location):
+            schemas.append(schema(engine))
             arrived.append(contents(engine))
             empty = fill(engine, place) if place < 2 else []
             found += [f"{step.after}: no row for {name}" for name in empty]
             left.append(contents(engine))
     except StepFailed as failed:
         return [*found, str(failed)]
-    return found + changes(step, left, arrived)
+    return found + not_restored(step, schemas) + changes(step, left, arrived)
 
 
 # %%
@@ -343,16 +390,22 @@ print(*check_step(make_engine(lesson_url()), steps(FIRST)[1], fill, FIRST), sep=
 A third downgrade computes the flag from the reason. The old table has no place for the
 text of a reason, and no downgrade can change that. So step 2 declares in `loses` what
 it loses, and why. `made.with_downgrade(down, loses)` writes such a history. The folded
-cell defines `step_two(url, folder)`: what `check_step` says of step 2, without the text
-of an error, which differs from engine to engine. Predict: of which history does it say
-most?
+cell defines `step_two(url, folder)`: what `check_step` says of step 2, without what
+differs from engine to engine. `finds(words)`, for later, says whether it finds a fault.
+Predict: of which history does it say most?
 """
 
 
 # %% tags=["stage"]
 def step_two(url, folder):
     found = check_step(make_engine(url), steps(folder)[1], fill, folder)
-    return [line.partition(" fails")[0] for line in found]
+    return [line.partition(" fails")[0].partition(" {")[0] for line in found]
+
+
+def finds(words):
+    folder = made.with_fault(*made.FAULTS[words])
+    found = check_step(make_engine(lesson_url()), steps(folder)[1], fill, folder)
+    return f"0002_fault: {words}" in [line.partition(" {")[0] for line in found]
 
 
 # %% tags=["predict"]
@@ -385,14 +438,11 @@ words that `check_step` must say.
 """
 
 # %%
-heard = {}
-for words, fault in made.FAULTS.items():
-    folder = made.with_fault(*fault)
-    found = check_step(make_engine(lesson_url()), steps(folder)[1], fill, folder)
-    heard[words] = f"0002_fault: {words}" in found
-changed, gone, untrue = heard.values()
+heard = [finds(words) for words in made.FAULTS]
+changed, gone, schema_lost, untrue = heard
 assert said["third"] == [], "what is right is refused"
 assert changed and gone, "a lost value or row is not found"
+assert schema_lost, "a lost constraint or default is not found"
 assert untrue, "a declaration that is not true is not found"
 assert there in (said, dict.fromkeys(said)), "PostgreSQL has other findings"
 print(f"each of {len(heard)} faults is found")
@@ -499,6 +549,11 @@ def test_a_revision_keeps_what_it_does_not_declare(empty_database, step):
 | `loses` | a variable in the revision; add it to `script.py.mako` |
 | engines | PostgreSQL, DuckDB, SQLite |
 
+**What it finds**: rows and values that are lost, changed or exchanged; columns, types,
+defaults, NOT NULL, keys, indexes, UNIQUE, CHECK and foreign keys that a way back does
+not leave as they were. **What it does not**: sequences, views, ENUM types,
+triggers, permissions, the order of columns, and the expression of an index.
+
 Traps:
 
 - A table without a row passes every test. So `fill` returns the tables that took none,
@@ -520,8 +575,8 @@ Hand it over:
 ## In short
 
 An empty table hides what a migration loses. So each revision goes up, down and up with
-rows, and the rows of each place are compared. What cannot come back is declared in the
-revision.
+rows, and the rows and the schema of the places are compared. A value that cannot come
+back is declared in the revision.
 
 ## Sources
 

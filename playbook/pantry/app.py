@@ -63,7 +63,7 @@ def pantry(
     """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
 
     `stop` is the budget of an orderly stop, which the mails share with the requests. Raises ValueErrors that say what
-    to do: WrongSchema for a database that is not at head, DamagedDatabase.
+    to do: WrongSchema for a database that is behind, DamagedDatabase.
     """
     engine, clock = make_engine(settings.database_url), clock or SystemClock()
     ids = Identifiers(clock)

@@ -5,6 +5,7 @@ the command line gives to new revisions, and what the service does with the data
 """
 
 import io
+import logging
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -19,12 +20,13 @@ from alembic.script import ScriptDirectory
 
 from playbook.migrations import drift as drift_recipe
 from playbook.migrations import first_migration
-from playbook.migrations.drift import WrongSchema, check_revision
+from playbook.migrations.drift import NewerSchema, WrongSchema, check_revision
 from playbook.migrations.first_migration import ONE_AT_A_TIME, CopyingDuckDB, Location, current
 from playbook.pantry.migrating import migration_connection
 
 PANTRY: Location = "playbook.pantry:revisions"
 ID_LIMIT = 32  # characters: alembic_version.version_num is VARCHAR(32), and PostgreSQL means it
+log = logging.getLogger("pantry")
 URLS = {"duckdb": "duckdb://", "postgresql": "postgresql+psycopg://"}  # of engines that never connect
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,9 +117,12 @@ def drift(engine: sa.Engine, metadata: sa.MetaData) -> list[str]:
 
 
 def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "head") -> None:
-    """Bring an empty database to head. Raises WrongSchema for any other that is not at head.
+    """Bring an empty database to head. Raises WrongSchema for one that is behind, or has tables and no history.
 
-    `baseline` is the revision that describes the databases made before there were revisions.
+    One that is ahead is served, with a warning in the log: during a rollout the new release has migrated, and a process
+    of the release before may start again. To refuse would make an outage of it. So a revision of Pantry must suit the
+    release before, as `migrations/expand_and_contract` has it. `baseline` is the revision that describes the databases
+    made before there were revisions.
     """
     at, wanted, tables = current(engine), heads(location), set[str]()
     if at != wanted:
@@ -126,7 +131,10 @@ def prepare(engine: sa.Engine, location: Location = PANTRY, baseline: str = "hea
     if at == wanted:
         return
     if at:
-        check_revision(engine, location)
+        try:
+            check_revision(engine, location)
+        except NewerSchema as ahead:
+            log.warning("%s", ahead)
     elif tables:
         raise WrongSchema(
             "the database has tables and no migration history: use an empty one, or, if it was made before there were "

@@ -1,9 +1,8 @@
-"""A small course with one page in the form with roles and a budget: text, exercise, executed notebook.
+"""A small course with one page that uses every role of a cell: text, exercise, executed notebook.
 
 The package's kit is copied beside it, so that the page and its exercise are imported from the course itself.
 """
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ import small_course
 
 from playbook.kit import maps, pairing
 from playbook.kit.course import Course, Playbook
-from playbook.kit.data import ROOT
 
 KEY = "api/clamp"
 PAGE = '''\
@@ -237,8 +235,7 @@ def make(root: Path, page: str = PAGE) -> Playbook:
     toml.write_text(
         toml.read_text(encoding="utf-8").replace("playbooks = []", 'playbooks = ["clamp"]'), encoding="utf-8"
     )
-    (root / "playbook" / "__init__.py").write_text((ROOT / "playbook" / "__init__.py").read_text(encoding="utf-8"))
-    shutil.copytree(ROOT / "playbook" / "kit", root / "playbook" / "kit", ignore=shutil.ignore_patterns("__pycache__"))
+    small_course.with_kit(root)
     for name, text in ((f"{KEY}.py", page), (f"exercises/{KEY}.py", EXERCISE)):
         path = root / "playbook" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -95,6 +95,7 @@ def free_port() -> int:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cli") / "course"
     small_course.start(root)
+    small_course.with_kit(root)
     small_course.add(root, "foundations/first", topics="lost update")
     small_course.add(root, "foundations/second")
     small_course.add(root, "api/third")
@@ -102,9 +103,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a course of the test's own stands: its pages import kit and exercises from there."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "course"))
+    return tmp_path / "course"
+
+
+@pytest.fixture
+def root(made: Path, place: Path) -> Path:
     """A small course that the test may spoil."""
-    return Path(shutil.copytree(made, tmp_path / "course"))
+    return Path(shutil.copytree(made, place))
 
 
 # ---------------------------------------------------------------- light
@@ -313,12 +321,12 @@ def test_list_shows_every_playbook_by_track(root: Path) -> None:
     done = call("--course", root, "list")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert "foundations: the ground (24 min)" in lines
-    assert "api: the contract (12 min)" in lines
+    assert "foundations: the ground (32 min)" in lines
+    assert "api: the contract (16 min)" in lines
     (third,) = [line for line in lines if line.startswith("third")]
     assert third.split("  ")[0] == "third"
     assert "Third" in third
-    assert "12" in third
+    assert "16" in third
     assert third.endswith("Keep a number between its bounds, whatever comes in.")
 
 
@@ -333,7 +341,7 @@ def test_find_gives_the_best_first_with_reason_and_command(root: Path) -> None:
     done = call("--course", root, "find", "lost", "updates")
     assert done.returncode == 0
     assert done.stdout.splitlines() == [
-        "1. First (foundations/first, 12 minutes)",
+        "1. First (foundations/first, 16 minutes)",
         "   Keep a number between its bounds, whatever comes in.",
         '   begin at "The decision"; found by topic "lost update"',
         "   open: playbook lab first   (notebooks/foundations/first.ipynb)",
@@ -378,7 +386,7 @@ def test_a_failing_playbook_shows_its_cell_and_why_and_the_exit_code_says_so(roo
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     at = next(i for i, text in enumerate(lines) if text.startswith("FAIL  api/third"))
-    assert lines[at + 1] == f"      cell 4 (on-postgresql-2), playbook/api/third.py:{line}: # first"
+    assert lines[at + 1] == f"      cell 6 (on-postgresql-2), playbook/api/third.py:{line}: # first"
     assert lines[at + 2] == "      ValueError: too much"
     assert any(text.startswith("ok    foundations/first") for text in lines)
     assert "2 playbooks: 1 passed, 1 failed" in lines[-1]
@@ -409,7 +417,7 @@ def test_the_failing_cell_is_the_one_that_ran(root: Path, kind: str) -> None:
     assert done.returncode == 1
     place, reason = done.stdout.splitlines()[1:3]
     number, where = re.fullmatch(r"      cell (\d) \(([a-z-]+-\d)\), playbook/api/third\.py:.*", place).groups()
-    assert (number, where) == (("3", "see-it-work-2") if "third(" in old else ("4", "on-postgresql-2")), line
+    assert (number, where) == (("5", "see-it-work-2") if "third(" in old else ("6", "on-postgresql-2")), line
     assert error in reason
 
 
@@ -528,51 +536,51 @@ def test_run_on_the_packaged_postgresql(root: Path) -> None:
 # ---------------------------------------------------------------- refresh, check, new
 
 
-def test_a_new_playbook_passes_check_once_it_is_written(tmp_path: Path) -> None:
-    root = tmp_path / "course"
+def test_a_new_playbook_passes_check_once_it_is_written(place: Path) -> None:
+    root = place
     new_page.make(root)
     (root / "playbook" / "api" / "clamp.py").unlink()
     (root / "playbook" / "exercises" / "api" / "clamp.py").unlink()
     toml = root / "playbook" / "course.toml"
     toml.write_text(toml.read_text().replace('["clamp"]', "[]"))
-    own = {"PYTHONPATH": str(root)}  # pages import their exercises from the package
-    done = call("--course", root, "new", "api/clamp", env=own)
+    done = call("--course", root, "new", "api/clamp")
     assert done.returncode == 0
     assert "fill every TODO in playbook/api/clamp.py and playbook/exercises/api/clamp.py" in done.stdout
     assert 'playbooks = ["clamp"]' in toml.read_text()
     assert "# nothing yet" in toml.read_text()
     made = Course(root).get("clamp")
-    assert call("--course", root, "run", made.name, env=own).returncode == 1
-    unfinished = call("--course", root, "check", env=own)
+    assert call("--course", root, "run", made.name).returncode == 1
+    unfinished = call("--course", root, "check")
     assert unfinished.returncode == 2
     assert f"playbook/{made.key}.py:5: unfinished:" in unfinished.stdout
     assert f"playbook/exercises/{made.key}.py:8: unfinished:" in unfinished.stdout
 
     made.text.write_text(new_page.PAGE)
     (root / "playbook" / "exercises" / "api" / "clamp.py").write_text(new_page.EXERCISE)
-    assert call("--course", root, "run", made.name, env=own).returncode == 0
-    done = call("--course", root, "refresh", env=own)
+    assert call("--course", root, "run", made.name).returncode == 0
+    done = call("--course", root, "refresh")
     assert done.returncode == 0, done.stdout
     assert "2 refreshed, 0 failed" in done.stdout
-    done = call("--course", root, "check", env=own)
+    done = call("--course", root, "check")
     assert (done.returncode, done.stdout, done.stderr) == (
         0,
         "2 pages: texts and notebooks agree, every rule holds\n",
         "",
     )
-    done = call("--course", root, "budget", env=own)
+    done = call("--course", root, "budget")
     assert done.returncode == 0
     assert re.search(r"^api/clamp +246 +30 +196 +9 +7 +71 +15 +8 *$", done.stdout, re.M), done.stdout
     assert done.stdout.endswith("1 page, 0 outside of the budget, 8 min to read\n")
-    assert "api/clamp" not in call("--course", root, "budget", "--over", env=own).stdout
+    assert "api/clamp" not in call("--course", root, "budget", "--over").stdout
 
-    notebook = made.notebook.read_text()
-    made.notebook.write_text(notebook.replace('"print(refused)"', '"print(refused)\\n", "\\n"' + ', "# x\\n"' * 40))
-    done = call("--course", root, "budget", "--over", "clamp", env=own)
+    notebook, text = made.notebook.read_text(), made.text.read_text()
+    small_course.replace(made, "\nprint(refused)\n", "\nprint(refused)\n" + "# x\n" * 40)
+    done = call("--course", root, "budget", "--over", "clamp")
     assert done.returncode == 1
     assert re.search(r"^api/clamp .* longest, gap *$", done.stdout, re.M), done.stdout
+    made.text.write_text(text)
     made.notebook.write_text(notebook.replace('"outputs_hidden": true', '"outputs_hidden": false', 1))
-    line = refused(call("--course", root, "check", env=own)).splitlines()[0]
+    line = refused(call("--course", root, "check")).splitlines()[0]
     assert "is not folded as its tags in the text say; run `playbook refresh clamp`" in line
 
 
@@ -594,7 +602,7 @@ def test_check_opens_and_closes_with_text_and_notebook(root: Path) -> None:
     assert 'print("edited")' in made.text.read_text()
     assert call("--course", root, "check").returncode == 0
 
-    small_course.replace(made, "12 minutes", "half an hour")
+    small_course.replace(made, "read 6 min, exercise 10 min", "half an hour")
     done = call("--course", root, "check")
     assert done.returncode == 2  # the text was edited without its notebook, too
     assert "Time is 'half an hour'" in done.stdout
@@ -611,7 +619,7 @@ def test_refresh_changes_nothing_when_a_cell_fails(root: Path) -> None:
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     at = lines.index("FAIL   api/third")
-    assert lines[at + 1] == f"       cell 4 (on-postgresql-2), playbook/api/third.py:{line}: # first"
+    assert lines[at + 1] == f"       cell 6 (on-postgresql-2), playbook/api/third.py:{line}: # first"
     assert lines[at + 2] == "       ValueError: too much"
     assert lines[-1] == "1 refreshed, 1 failed"
     assert third.notebook.read_text() == "as it was"
@@ -639,10 +647,10 @@ def test_check_reports_broken_rules_with_exit_code_1(root: Path, monkeypatch: py
     monkeypatch.setattr(check, "drift", lambda course: [])  # there are no notebooks here
     done = CliRunner().invoke(cli.app, ["--course", str(root), "check"])
     assert (done.exit_code, done.output) == (0, "4 pages: texts and notebooks agree, every rule holds\n")
-    small_course.replace(Course(root).get("third"), "12 minutes", "half an hour")
+    small_course.replace(Course(root).get("third"), "read 6 min, exercise 10 min", "half an hour")
     done = CliRunner().invoke(cli.app, ["--course", str(root), "check"])
     assert done.exit_code == 1
-    assert "playbook/api/third.py:11: Time is 'half an hour'; write it as `12 minutes`" in done.output
+    assert "playbook/api/third.py:11: Time is 'half an hour'; write it as `read 33 min, exercise 15 min`" in done.output
 
 
 def test_every_drifted_cell_is_one_line(root: Path) -> None:

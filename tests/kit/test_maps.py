@@ -34,11 +34,11 @@ def test_durations(minutes: int, words: str) -> None:
 
 def test_the_map_has_a_table_a_track_with_minutes_and_promises(course: Course) -> None:
     text = maps.course_map(course, course.root)
-    assert "3 playbooks, 36 min in all." in text
-    assert "### foundations: the ground (24 min)" in text
-    assert "### api: the contract (12 min)" in text
+    assert "3 playbooks, 48 min in all." in text
+    assert "### foundations: the ground (32 min)" in text
+    assert "### api: the contract (16 min)" in text
     promise = "Keep a number between its bounds, whatever comes in."
-    assert f"| [Third](notebooks/api/third.ipynb) | 12 | {promise} |" in text
+    assert f"| [Third](notebooks/api/third.ipynb) | 16 | {promise} |" in text
 
 
 def test_the_core_path_is_bold_and_has_its_hours(course: Course) -> None:

@@ -507,14 +507,6 @@ def test_what_is_folded_follows_from_the_role_and_is_not_in_the_text(tmp_path: P
     assert pairing.unkept(notebook) == []
 
 
-def test_a_page_of_the_old_form_folds_its_solution_in_jupyterlab_only(tmp_path: Path) -> None:
-    lesson(tmp_path)
-    toml = tmp_path / "playbook" / "course.toml"
-    toml.write_text('old_form = ["basics/sums"]\n' + toml.read_text(encoding="utf-8"), encoding="utf-8")
-    notebook = pairing.from_text(Course(tmp_path).get("sums"))
-    assert notebook.cells[-2].metadata == {"tags": ["solution"], "jupyter": {"source_hidden": True}}
-
-
 @pytest.mark.parametrize(
     ("index", "metadata"),
     [

@@ -24,7 +24,8 @@ HARSH = {
 
 
 def python(*arguments: str | Path, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if k != "DATABASE_URL" and not k.startswith(("PANTRY_", "PYTHON"))}
+    ours = ("DATABASE_URL", "PANTRY_", "PYTHON")
+    kept = {k: v for k, v in os.environ.items() if k == "PYTHONPATH" or not k.startswith(ours)}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
         command, env=kept | more, cwd=cwd, capture_output=True, encoding="utf-8", errors="replace", timeout=250
@@ -35,12 +36,15 @@ def python(*arguments: str | Path, cwd: Path = ROOT, **more: str) -> subprocess.
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("surroundings") / "course"
     small_course.start(root)
+    small_course.with_kit(root)
     small_course.add(root, "foundations/first", topics="lost update → found")
     return root
 
 
 @pytest.fixture
-def root(made: Path, tmp_path: Path) -> Path:
+def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small course that the test may spoil; its pages import kit and exercises from there."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "course"))
     return Path(shutil.copytree(made, tmp_path / "course"))
 
 

@@ -190,6 +190,9 @@ REFUSED = [
     "https://shop\u3002example", "https://\uff53hop.example", "https://sh\xadop.example", "https://shop.e\u212aample",
     "https://shop.example /x", "https://shop.example\u2028/x", " https://shop.example", "https://shop.example\t/x",
     "https://[shop.example]", "https://[::1]", "https://,shop.example", "//shop.example",
+    "https:// shop.example", "https://:@shop.example", "https://evil.example?@shop.example",
+    "https://evil.example\\.shop.example", "https://sho%70.example", "https://shop.example\n.evil.example",
+    "https://shop.example,evil.example", "https://shop.example;@evil.example",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from playbook.migrations.test_migrations import Step, check_step, contents, lost, steps, walk
+from playbook.migrations.test_migrations import Step, check_step, contents, lost, schema, steps, walk
 
 ENV = """from alembic import context
 
@@ -77,8 +77,15 @@ def fill(engine: sa.Engine, place: int) -> list[str]:
 
 ADD, DROP = "op.add_column('things', sa.Column('size', sa.Integer()))", "op.drop_column('things', 'size')"
 RENAME = "op.alter_column('things', '{}', new_column_name='{}')"
+INDEX, NO_INDEX = "op.create_index('by_name', 'things', ['name'], unique=False)", "op.drop_index('by_name', 'things')"
+BATCH = (
+    "\n    with op.batch_alter_table('things') as batch: batch.alter_column('done', existing_type=sa.Boolean(), {})\n"
+)
+RULE = "\n    with op.batch_alter_table('things') as batch: batch.{}\n"
 RIGHT = {
     "nothing": ("pass", "pass", {}),
+    "an index": (INDEX, NO_INDEX, {}),
+    "a default": (BATCH.format("server_default=sa.false()"), BATCH.format("server_default=None"), {}),
     "a column, declared": (ADD, DROP, {"things.size": "the old program has no place for it"}),
     "a column renamed": (RENAME.format("name", "title"), RENAME.format("title", "name"), {}),
     "changed, declared": ("op.execute('UPDATE things SET name = lower(name)')", "pass", {"things.name": "as is"}),
@@ -92,6 +99,11 @@ WRONG = {
         "op.execute(\"INSERT INTO things SELECT max(id) + 100, 'x', true FROM things\")", "pass", {},
         "2: changes or loses things",
     ),
+    "an index left": (
+        INDEX.replace("unique", "if_not_exists=True, unique"), "pass", {}, "2: the downgrade leaves things: indexes",
+    ),
+    "NOT NULL gone": (BATCH.format("nullable=True"), "pass", {}, "2: the downgrade lacks things: columns"),
+    "a default left": (BATCH.format("server_default=sa.true()"), "pass", {}, "2: the downgrade leaves things: columns"),
     "declared and kept": ("pass", "pass", {"things.name": "a guess"}, "2: declares things.name, and keeps it"),
     "it runs once only": (ADD, "pass", {}, "2: the second upgrade fails: "),
     "the way back fails": ("pass", "op.execute('SELECT nonsense')", {}, "2: the downgrade fails: "),
@@ -113,6 +125,45 @@ def test_each_fault_is_found(engine: sa.Engine, history: History, case: str) -> 
     step, folder = history(*code)
     found = check_step(engine, step, fill, folder)
     assert any(words in line for line in found), found
+
+
+RULES = {
+    "UNIQUE": (
+        "create_unique_constraint('one_name', ['id', 'name'])", "drop_constraint('one_name')", "unique_constraints",
+    ),
+    "CHECK": ("create_check_constraint('positive', 'id >= 0')", "drop_constraint('positive')", "check_constraints"),
+    "a foreign key": (
+        "create_foreign_key('to_self', 'things', ['id'], ['id'])", "drop_constraint('to_self')", "foreign_keys",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_constraint_that_stays_is_found(history: History, rule: str) -> None:
+    """On SQLite alone: DuckDB cannot add a constraint to a table."""
+    add, drop, kind = RULES[rule]
+    step, folder = history(RULE.format(add), RULE.format(drop))
+    assert check_step(sa.create_engine("sqlite://", poolclass=sa.StaticPool), step, fill, folder) == []
+    step, folder = history("pass", RULE.format(add))
+    found = check_step(sa.create_engine("sqlite://", poolclass=sa.StaticPool), step, fill, folder)
+    assert [line.partition(" {")[0] for line in found] == [
+        f"2: the downgrade leaves things: {kind}",
+        f"2: the second upgrade leaves things: {kind}",
+    ]
+
+
+def test_the_schema_knows_every_kind(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE TABLE a (id INTEGER PRIMARY KEY)",
+            "CREATE TABLE b (a INTEGER REFERENCES a (id), n INTEGER CHECK (n > 0), u VARCHAR DEFAULT 'x', UNIQUE (u))",
+            "CREATE INDEX by_n ON b (n)",
+        ):
+            connection.exec_driver_sql(statement)
+    kinds = {line.partition(": ")[2].split(" {")[0] for line in schema(engine) if line.startswith("b: ")}
+    assert kinds == {
+        "primary key []", "columns", "foreign_keys", "indexes", "unique_constraints", "check_constraints",
+    }  # fmt: skip
 
 
 def test_a_table_that_took_no_row_is_named(engine: sa.Engine, history: History) -> None:

@@ -1,5 +1,6 @@
 """The exercise of the page "Sessions": its checker, its hints, wrong answers; and what the page's stage needs."""
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -9,12 +10,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import orm
 
-from playbook.foundations.clock_and_identifiers import hash_token
-from playbook.foundations.transactions import is_conflict
+from playbook.auth.sessions import Lifetimes, sessions, start_session
+from playbook.foundations.clock_and_identifiers import FixedClock, hash_token
+from playbook.foundations.engines import make_engine
+from playbook.foundations.transactions import is_conflict, transaction
 from playbook.kit.display import Shown, mermaid
 from playbook.kit.exercises import checker
 from playbook.kit.lesson import lesson_url, on_postgres
 from playbook.kit.live import LiveClient, serving
+from playbook.kit.stage import together
 
 LONGEST_WAIT = 60  # seconds; a busy machine is no fault of the reader
 Step = Callable[[sa.Connection, str, datetime], object]
@@ -113,6 +117,32 @@ def some_weeks(app: Any, clock: Any, engine: sa.Engine, end_sessions: Any) -> li
         phone.cookies.clear()
         ask("Mallory", phone, "/me", cookie=copy)
     return rows
+
+
+def run(engine: sa.Engine, function: Callable[..., Any], *args: Any) -> Any:
+    """`function(db, *args)` in one transaction, again after a conflict."""
+    return transaction(engine, lambda db: function(db, *args))
+
+
+def two_tabs(url: str, service: Callable[[sa.Engine, Any], Any]) -> dict[str, Any]:
+    """Two requests of one session at the moment when its end moves. Both have read the row before one writes it."""
+    engine, clock = make_engine(url), FixedClock(datetime(2026, 11, 2, tzinfo=UTC))
+    sessions.metadata.create_all(engine)
+    token = run(engine, start_session, "ada", clock.now(), Lifetimes(), None)
+    clock.advance(timedelta(days=6))
+    meeting, arrived = threading.Barrier(2), itertools.count()
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def meet(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("UPDATE sessions") and next(arrived) < 2:
+            meeting.wait(LONGEST_WAIT)
+
+    with serving(service(engine, clock)) as client:
+        sent = {"cookie": f"session={token}"}
+        answers = together(**{tab: lambda: client.get("/me", headers=sent) for tab in ("first", "second")})
+    engine.dispose()
+    statuses = sorted(answer.status_code for answer in answers.values())
+    return {"statuses": statuses, "new cookies": sum("set-cookie" in answer.headers for answer in answers.values())}
 
 
 HINTS = (

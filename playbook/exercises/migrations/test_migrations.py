@@ -173,6 +173,7 @@ def with_fault(up: str, down: str, loses: Mapping[str, str]) -> Path:
 FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "changes or loses releases.version": ("op.execute(\"UPDATE releases SET version = version || '.0'\")", "pass", {}),
     "changes or loses releases": ('op.execute("DELETE FROM releases WHERE yanked")', "pass", {}),
+    "the downgrade lacks releases: columns": ("op.alter_column('releases', 'yanked', nullable=True)", "pass", {}),
     "declares releases.yanked, and keeps it": ("pass", "pass", {"releases.yanked": "a guess"}),
 }
 

@@ -1,4 +1,4 @@
-"""Every rule for pages with roles and a budget finds what breaks it, says where and what to do, and else is quiet."""
+"""Every rule for lessons finds what breaks it, says where and what to do, and else is quiet."""
 
 import shutil
 from collections.abc import Callable
@@ -44,6 +44,10 @@ def test_the_gates_call_every_rule() -> None:
 
 
 LONG_CELL = "\n".join(f"x{n} = {n}" for n in range(26))
+CARD_ROWS = ("| **You need** | nothing |\n", "| **Time** | read 8 min, exercise 10 min |\n")
+CHOSEN = "| **one function** | cannot be forgotten | a call |\n\nWe choose **one function**"
+ENDS = '# %% tags=["hint"]\nprint(HINTS[1])  # the idea\n\n\n# %% tags=["solution"]'
+ENDS_TURNED = '# %% tags=["solution"]\nprint(HINTS[1])  # the idea\n\n\n# %% tags=["hint"]'
 TOO_MANY = "".join(f"    assert {n} == {n}, 'no'\n" for n in range(5))
 SPOILED = [  # (rule, what is replaced, by what, what the finding says)
     (anatomy.card, '"""\n# Clamp\n', '"""\nClamp\n', "the first cell has no title"),
@@ -51,6 +55,7 @@ SPOILED = [  # (rule, what is replaced, by what, what the finding says)
     (anatomy.card, "can be used.", "can be used" + ", and so on" * 20 + ".", "more than 200 letters"),
     (anatomy.card, "| **Topics** |", "| **Subjects** |", "the card lacks Topics"),
     (anatomy.card, "| **You need** | nothing |\n", "", "the card lacks You need"),
+    (anatomy.card, "".join(CARD_ROWS), "".join(reversed(CARD_ROWS)), "the card's rows are out of order"),
     (anatomy.card, "read 8 min, exercise 10 min", "8 minutes", "Time is '8 minutes'"),
     (anatomy.card, "exercise 10 min", "exercise 40 min", "an exercise of 40 min"),
     (anatomy.order_of_sections, "## See it work", "## See it run", "unknown section 'See it run'"),
@@ -65,14 +70,18 @@ SPOILED = [  # (rule, what is replaced, by what, what the finding says)
     (anatomy.roles, 'tags=["exercise"]', 'tags=["predict"]', "0 cells tagged exercise"),
     (anatomy.roles, '# %% tags=["hint"]\nprint(HINTS[1])', "# %%\nprint(HINTS[1])", "1 cells tagged hint"),
     (anatomy.roles, 'tags=["solution"]', "", "0 cells tagged solution"),
+    (anatomy.roles, ENDS, ENDS_TURNED, "exercise, hints and solution are out of order"),
     (anatomy.folded_by_hand, 'tags=["stage"]', 'jupyter={"source_hidden": true} tags=["stage"]', "by hand, jupyter="),
     (anatomy.folded_by_hand, '# %%\nlimit = ', '# %% tags=["hide-input"]\nlimit = ', "folded by hand, hide-input"),
     (anatomy.parts, "Predict: how many does the service read?", "It reads them.", "no question before the failure"),
     (anatomy.parts, "Predict: how many does the service read?", "It reads them.", "a prediction without a question"),
     (anatomy.parts, "# %%\nlimit", '# %% tags=["predict"]\nlimit', "a prediction without a question"),
+    (anatomy.parts, '"""\n\n# %% tags=["stage"]', '\n## Else\n"""\n\n# %% tags=["stage"]', "nothing is run"),
     (anatomy.parts, "print(rows_for(1_000_000))", LONG_CELL, "26 visible lines of code in See it break"),
     (anatomy.parts, "| in every caller | nothing to write | one caller forgets |\n", "", "no table of 2 to 5 options"),
+    (anatomy.parts, CHOSEN, CHOSEN.replace("*", ""), "the choice is not marked"),
     (anatomy.parts, "function", "function", None),
+    (anatomy.parts, "- **Reviewer**: ", "- **Operator**: a metric.\n- **Reviewer**: ", None),
     (anatomy.parts, 'assert result >= 1, "a number is below its bound"', "pass", "2 assertions in Check it"),
     (anatomy.parts, "    result = clamp(number, bounds)\n", TOO_MANY, "8 assertions in Check it"),
     (anatomy.parts, 'result >= 1, "a number is below its bound"', "result >= 1", "an assertion without words"),
@@ -128,16 +137,6 @@ def test_each_rule_is_tried(rule: Callable[[Playbook], list[str]]) -> None:
     assert any(tried is rule and says for tried, _, _, says in SPOILED)
 
 
-def test_a_page_of_the_old_form_is_not_held_to_the_new_one(root: Path) -> None:
-    page(root).text.write_text('# %% [markdown]\n"""\nnothing that a page has\n"""\n', encoding="utf-8")
-    assert len(check.findings(Course(root))) > 5
-    small_course.keep_old(root, new_page.KEY)
-    old = page(root)
-    assert old.old_form
-    assert [line for rule in anatomy.PAGE_RULES for line in rule(old)] == []
-    assert check.sections(old), "the rules of the old form hold instead"
-
-
 def test_a_finding_names_the_line(root: Path) -> None:
     small_course.replace(page(root), "`rows_for(limit)`", "what it needs")
     lines = page(root).source.split("\n")
@@ -171,7 +170,7 @@ OVER = {
 
 @pytest.mark.parametrize("name", OVER)
 def test_each_number_of_the_budget_is_found(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    real = budget.measure(pairing.read_notebook(page(root)).cells)
+    real = budget.measure(pairing.with_stored_outputs(page(root)).cells)
     changed = budget.Measure(**(vars(real) | {name: OVER[name]}))
     monkeypatch.setattr(budget, "measure", lambda _: changed)
     found = [line for line in anatomy.within_budget(page(root)) if "the card says" not in line]
@@ -181,17 +180,35 @@ def test_each_number_of_the_budget_is_found(root: Path, monkeypatch: pytest.Monk
 
 
 def test_the_longest_cell_is_found_where_it_stands(root: Path) -> None:
-    import nbformat
-
-    notebook = pairing.read_notebook(page(root))
-    cell = next(c for c in notebook.cells if c.source.startswith("bounds = Bounds"))
-    cell.source += "\n" + LONG_CELL
-    pairing.write_whole(page(root).notebook, nbformat.writes(notebook))
+    before = "bounds = Bounds(1, 100)\n"
+    small_course.replace(page(root), before, f"{before}{LONG_CELL}\n")
     line = page(root).source.split("\n").index("bounds = Bounds(1, 100)") + 1
     assert any(
         found.startswith(f"playbook/api/clamp.py:{line}: a visible cell of 28 lines (at most 25);")
         for found in anatomy.within_budget(page(root))
     )
+
+
+def test_the_text_is_measured_and_not_what_is_stored(root: Path) -> None:
+    stored = budget.measure(pairing.with_stored_outputs(page(root)).cells)
+    small_course.replace(page(root), "The same client asks again.", "The same client asks again, and again.")
+    after = budget.measure(pairing.with_stored_outputs(page(root)).cells)
+    assert (after.words, after.shown, after.gap) == (stored.words + 2, stored.shown, stored.gap)
+    path = page(root).notebook
+    path.write_text(path.read_text(encoding="utf-8").replace("The same client", "word " * 99), encoding="utf-8")
+    assert budget.measure(pairing.with_stored_outputs(page(root)).cells) == after
+
+
+def test_an_edited_cell_keeps_its_output_and_a_new_one_has_none(root: Path) -> None:
+    def shows() -> dict[str, bool]:
+        code = [cell for cell in pairing.with_stored_outputs(page(root)).cells if cell.cell_type == "code"]
+        return {cell.source: bool(cell.outputs) for cell in code}
+
+    before = shows()
+    small_course.replace(page(root), "# %%\nlimit =", "# %%\nnew = 1\n\n\n# %%\nlimit =")
+    assert shows() == before | {"new = 1": False}
+    small_course.replace(page(root), "# %%\nbounds = Bounds(1, 100)\n", "# %%\nbounds = Bounds(1, 200)\n")
+    assert [shown for source, shown in shows().items() if "Bounds(1, 200)" in source] == [True]
 
 
 # --- recipes ---
@@ -203,7 +220,7 @@ IMPORTS = [
     ("from playbook import index", "an export imports playbook.index"),
     ("import playbook.foundations.first", "an export imports playbook.foundations.first as a whole"),
     ("from playbook.foundations import first", "an export imports playbook.foundations.first as a whole"),
-    ("from playbook.foundations.first import CASES", "imports playbook.foundations.first.CASES, which is no export"),
+    ("from playbook.foundations.first import LAST", "imports playbook.foundations.first.LAST, which is no export"),
     ("from playbook.kit.lesson import show", "an export imports playbook.kit.lesson"),
     ("from playbook.foundations.first import Auth", "an export imports Auth, which carries everything"),
 ]
@@ -216,7 +233,7 @@ HELD = [
 
 @pytest.fixture
 def with_earlier(root: Path) -> Path:
-    """The course with a page of the old form before the one that is tried; it exports `first` and `Auth`."""
+    """The course with a page before the one that is tried; it exports `first` and `Auth`."""
     first = small_course.add(root, "foundations/first")
     small_course.replace(first, "def first(", "class Auth:\n    pass\n\n\ndef first(")
     return root
@@ -271,7 +288,6 @@ def test_the_synopsis_says_what_is_lifted(root: Path, monkeypatch: pytest.Monkey
 
 def test_a_new_page_has_all_parts_and_is_found_unfinished_in_page_and_exercise(root: Path) -> None:
     made = Course(scaffold.create(Course(root), "api/fourth").root).get("fourth")
-    assert not made.old_form
     rules = (anatomy.order_of_sections, anatomy.roles, anatomy.folded_by_hand, anatomy.synopsis, anatomy.introduced)
     assert [line for rule in rules for line in rule(made)] == []
     assert [line for line in anatomy.parts(made) if "See it break" not in line] == []
@@ -287,15 +303,13 @@ def test_a_new_page_has_all_parts_and_is_found_unfinished_in_page_and_exercise(r
 # --- strays ---
 
 
-def test_a_module_without_a_page_a_folder_without_a_package_and_an_unknown_old_page_are_found(root: Path) -> None:
+def test_a_module_without_a_page_and_a_folder_without_a_package_are_found(root: Path) -> None:
     folder = root / "playbook" / "exercises"
     assert anatomy.strays(Course(root)) == []
     (folder / "api" / "gone.py").write_text("", encoding="utf-8")
     (folder / "api" / "__init__.py").unlink()
-    small_course.keep_old(root, "api/never")
     found = anatomy.strays(Course(root))
     assert [line.partition(";")[0] for line in found] == [
         "playbook/exercises/api/gone.py:1: belongs to no page of course.toml",
         "playbook/exercises/api/__init__.py:1: does not exist",
-        "playbook/course.toml:1: old_form names api/never, which is no page",
     ]
