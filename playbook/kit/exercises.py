@@ -7,8 +7,9 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-from playbook.kit.progress import RIGHT, remember
+from playbook.kit import progress
 
+RIGHT = progress.RIGHT
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -45,7 +46,7 @@ def checker(check: Callable[..., str]) -> Callable[..., Verdict]:
             text = f"not yet: the checker itself gave no verdict, but {text!r}"
         verdict = Verdict(text)
         print(text)
-        remember(check.__module__, text)
+        progress.remember(check.__module__, text)
         return verdict
 
     return run

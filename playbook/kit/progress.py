@@ -32,7 +32,7 @@ def here() -> Path | None:
 
     JupyterLab and VS Code tell the kernel which notebook it is for. nbval and nbclient do not.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if not hasattr(shell, "kernel"):
         return None
     told = shell.user_ns.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME", "")

@@ -100,23 +100,47 @@ def copy_of(course: Course, page: Playbook, where: Mapping[Playbook, Path], flee
     note = YOURS.format(name=page.name) + (FLEETING if fleeting else "")
     cells = [{"cell_type": "markdown", "id": "your-copy", "metadata": {}, "source": note}]
     targets = {str(p.notebook.resolve()): path for p, path in where.items()}
+    hints = iter(_hints(page))
     for cell in notebook["cells"]:
         cell = dict(cell)
         if "solution" in _tags(cell):
-            cell = {
-                "cell_type": "markdown",
-                "id": cell["id"],
-                "metadata": {},
-                "source": SOLUTION.format(name=page.name),
-            }
+            cell = _markdown(cell, SOLUTION.format(name=page.name))
+        elif "hint" in _tags(cell) and (hint := next(hints, None)):
+            cell = _markdown(cell, hint)  # Run All would show it
         elif cell["cell_type"] == "code":
-            cell |= {"outputs": [], "execution_count": None}
+            cell |= {"outputs": [], "execution_count": None, "metadata": _without_hidden_outputs(cell["metadata"])}
         else:
             cell["source"] = _led(_source(cell), page.notebook.parent, where[page].parent, targets)
         cells.append(cell)
     own = {"page": page.key, "digest": _digest(notebook)}
     made = {"cells": cells, "metadata": notebook["metadata"] | {"playbook": own}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(made, ensure_ascii=False, indent=1) + "\n"
+
+
+def _markdown(cell: Any, text: str) -> dict[str, Any]:
+    """A Markdown cell in the place of `cell`."""
+    return {"cell_type": "markdown", "id": cell["id"], "metadata": {}, "source": text}
+
+
+def _hints(page: Playbook) -> list[str]:
+    """The hints as texts that open at a click."""
+    try:
+        texts = answers.hints(page) if page.track else ()
+    except InputError:  # a page that has none
+        return []
+    about = ["where to look", "the idea"]
+    return [
+        f"<details><summary>Hint {number}: {what}</summary>\n\n{text}\n\n</details>"
+        for number, (what, text) in enumerate(zip(about, texts, strict=False), 1)
+    ]
+
+
+def _without_hidden_outputs(metadata: Any) -> dict[str, Any]:
+    """Where there is no output, there is nothing to fold: JupyterLab would show three dots below the question."""
+    folded = {k: v for k, v in metadata.get("jupyter", {}).items() if k != "outputs_hidden"}
+    kept = {key: value for key, value in metadata.items() if key not in ("jupyter", "tags")}
+    tags = [tag for tag in metadata.get("tags", ()) if tag != "hide-output"]
+    return kept | ({"jupyter": folded} if folded else {}) | ({"tags": tags} if tags else {})
 
 
 def _led(text: str, before: Path, now: Path, targets: Mapping[str, Path]) -> str:
