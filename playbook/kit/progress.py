@@ -36,8 +36,7 @@ def here() -> Path | None:
     if not hasattr(shell, "kernel"):
         return None
     told = shell.user_ns.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME", "")
-    notebook = Path(os.path.abspath(str(told)))
-    for folder in notebook.parents:
+    for folder in Path(os.path.abspath(told)).parents if told else ():
         if folder.name == FOLDER and (folder.parent / "playbook" / "course.toml").is_file():
             # A kernel that was started from such a notebook inherits its variable, but runs elsewhere.
             now = Path.cwd()

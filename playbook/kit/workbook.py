@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -231,7 +232,7 @@ def _explained() -> Iterator[None]:
 @contextmanager
 def _beside(path: Path, text: str) -> Iterator[Path]:
     """A file beside `path` that has the text whole; gone afterwards, unless it was moved."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         new.write_text(text, encoding="utf-8", newline="\n")
         yield new
