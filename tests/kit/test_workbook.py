@@ -412,6 +412,7 @@ def test_the_core_path_comes_first(course: Course) -> None:
     nothing = overview.overview(course, progress.Progress())
     assert (nothing.done, nothing.next) == ((), course.core[0])
     assert nothing.count(course.core) == (f"0 of {len(core)}", duration(sum(p.minutes for p in course.core)))
+    assert overview.overview(course, progress.Progress(set(core[:2]))).next == course.core[2] != course.playbooks[2]
     some = overview.overview(course, progress.Progress({core[0], core[2], "no/page"}))
     assert [some.status(page) for page in course.core[:4]] == ["done", "next", "done", "open"]
     assert some.count(course.core)[0] == f"2 of {len(core)}"
