@@ -76,6 +76,20 @@ of them with a fresh run.
 
 # %% [markdown]
 """
+## Where you are
+
+`playbook lab` opens your own copy of this page. Run the cell there: a page is done when the checker of its exercise has
+said `right`. In a terminal, `playbook progress` shows every page.
+"""
+
+# %%
+from playbook.kit.lesson import show
+from playbook.kit.overview import show_progress
+
+show(show_progress())
+
+# %% [markdown]
+"""
 ## The course
 
 Take it in order, or open the one page you need: each says at its top what it needs from others.

@@ -84,6 +84,28 @@ def _texts(tree: ast.Module, name: str) -> tuple[list[str] | None, int]:
     return None, 1
 
 
+def hints(playbook: Playbook) -> tuple[str, ...]:
+    """The hints of the page's exercise. The module is read, not run. Raises InputError when there are none."""
+    path = place(playbook)
+    if not path.is_file():
+        raise InputError(f"{playbook.key} has no exercise, so there are no hints and no solution")
+    try:
+        texts, _ = _texts(ast.parse(path.read_text(encoding="utf-8")), "HINTS")
+    except SyntaxError:
+        texts = None
+    if texts is None:
+        raise InputError(f"playbook/exercises/{playbook.key}.py has no hints that can be read: see `playbook check`")
+    return tuple(texts)
+
+
+def solution(playbook: Playbook) -> str:
+    """The code that solves the page's exercise. Raises InputError when the page has no exercise."""
+    found = [cell.content.strip() for cell in cells(playbook) if "solution" in cell.tags]
+    if not found:
+        raise InputError(f"{playbook.key} has no exercise, so there are no hints and no solution")
+    return "\n\n\n".join(found)
+
+
 def load(playbook: Playbook) -> Exercise:
     """The exercise of a page. Raises InputError when its module is missing or has not the form."""
     where = f"playbook/exercises/{playbook.key}.py"

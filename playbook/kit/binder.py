@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 from playbook.kit.errors import InputError
 
-LANDING_PAGE = "lab/tree/notebooks/index.ipynb"
+LANDING_PAGE = "lab/tree/workbook/index.ipynb"
 
 
 def remote(root: Path) -> str:

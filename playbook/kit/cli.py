@@ -237,6 +237,59 @@ def _place(playbook: "Playbook", number: int, cell: str, line: int, first_line: 
     return f"cell {number} ({cell}), playbook/{playbook.key}.py:{line}: {first_line}"
 
 
+# ---------------------------------------------------------------- work through
+
+
+@app.command()
+def hint(context: Context, name: Annotated[str, typer.Argument(metavar="NAME", help="The playbook.")]) -> None:
+    """Print the next hint for a playbook's exercise, and remember that you have seen it."""
+    from playbook.kit import workbook
+
+    _say(_console(), workbook.next_hint(_course(context), name, lambda line: typer.echo(line, err=True)))
+
+
+@app.command()
+def solution(context: Context, name: Annotated[str, typer.Argument(metavar="NAME", help="The playbook.")]) -> None:
+    """Print a solution of a playbook's exercise."""
+    from playbook.kit import answers
+
+    print(answers.solution(_course(context).get(name)))
+
+
+@app.command()
+def progress(context: Context) -> None:
+    """Show the playbooks in course order: done, next, open; the core path; the hours that are left."""
+    from rich import box
+    from rich.table import Table
+
+    from playbook.kit import overview, workbook
+    from playbook.kit.progress import read
+
+    course, console = _course(context), _console()
+    _texts(course.playbooks)
+    try:
+        found = read(workbook.folder(course))
+    except OSError as error:
+        raise InputError(f"workbook/progress.jsonl cannot be read: {error.strerror}") from None
+    seen = overview.overview(course, found)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("", "name", "core", "min", "what the checker said last"):
+        shown.add_column(heading, justify="right" if heading == "min" else "left", no_wrap=heading == "name")
+    for page in course.playbooks:
+        status, core = seen.status(page), "core" if page in course.core else ""
+        style = {overview.DONE: "green", overview.NEXT: "bold"}.get(status, "")
+        shown.add_row(status, page.name, core, str(page.minutes), found.verdicts.get(page.key, ""), style=style)
+    console.print(shown)
+    for name, pages in (("core path", course.core), ("all pages", course.playbooks)):
+        done, left = seen.count(pages)
+        _say(console, f"{name}: {done} done, {left} left", "bold")
+    if seen.next:
+        _say(console, f"next: playbook lab {seen.next.name}", "cyan")
+    lines = [f"line {n} of workbook/progress.jsonl cannot be read, and is left out" for n in found.unreadable]
+    for line in [*lines, *workbook.notices(course)]:
+        _say(console, line, "yellow")
+
+
 # ---------------------------------------------------------------- take along
 
 
@@ -516,27 +569,46 @@ def lab(
     name: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]", help="The playbook to open; the landing page when none.")
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="A new copy of NAME; the old one is kept beside it.")] = False,
+    edit: Annotated[bool, typer.Option("--edit", help="Open the original, which git tracks, not your copy.")] = False,
+    pack: Annotated[
+        bool, typer.Option("--zip", help="Write workbook/workbook.zip to take along, open nothing.")
+    ] = False,
+    on_binder: Annotated[bool, typer.Option("--on-binder", hidden=True)] = False,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Jupyter chooses a free one from 8888 on.")] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")] = False,
 ) -> None:
-    """Open the course in JupyterLab. Options it does not know are handed on to JupyterLab."""
+    """Open your own copies of the pages in JupyterLab: workbook/, made at the first time and never overwritten.
+
+    Options it does not know are handed on to JupyterLab.
+    """
     from importlib.util import find_spec
 
-    from playbook.kit import ready
+    from playbook.kit import jupyter, ready, workbook
 
     course, rest = _course(context), list(name or ())
-    page = course.get(rest.pop(0)) if rest and not rest[0].startswith("-") else course.index
+    if pack or on_binder:  # `--on-binder` makes the workbook and opens nothing: binder/postBuild
+        made = [workbook.pack(course)] if pack else workbook.make(course, fleeting=True)[:1]
+        for path in made:
+            typer.echo(f"wrote  {path.relative_to(course.root).as_posix()}")
+        return
+    named = bool(rest) and not rest[0].startswith("-")
+    page = course.get(rest.pop(0)) if named else course.index
+    if fresh and (edit or not named):
+        raise InputError("--fresh begins your copy of one page again: `playbook lab --fresh NAME`, without `--edit`")
     if not page.notebook.is_file():
         raise InputError(f"notebooks/{page.key}.ipynb does not exist: make it with `playbook refresh {page.name}`")
     if find_spec("jupyterlab") is None:
         raise InputError("JupyterLab is not installed: `python -m pip install -r binder/requirements.txt`")
-    # Not the file itself as an argument: JupyterLab would take its folder for the root and hide the texts beside it.
-    where = f"--LabApp.default_url=/lab/tree/{page.notebook.relative_to(course.root).as_posix()}"
-    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={course.root}", where]
     if port is not None:
         ready.listen("127.0.0.1", port).close()
-        command += [f"--port={port}", "--ServerApp.port_retries=0"]
+    shown, lines = (page.notebook, []) if edit else workbook.prepare(course, page, fresh)
+    for line in [*lines, *jupyter.running(course.root)]:
+        typer.echo(line)
+    command = [sys.executable, "-m", "jupyterlab", *jupyter.options(course.root, shown)]
+    command += [f"--port={port}", "--ServerApp.port_retries=0"] if port is not None else []
     command += ["--no-browser"] if no_browser else []
+    os.environ |= jupyter.environment()
     _become([*command, *rest, *context.args], course.root)
 
 

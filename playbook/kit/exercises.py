@@ -7,7 +7,9 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
-RIGHT = "right"
+from playbook.kit import progress
+
+RIGHT = progress.RIGHT
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -30,7 +32,8 @@ class Verdict:
 def checker(check: Callable[..., str]) -> Callable[..., Verdict]:
     """Make `check` a checker. It gets the reader's work and returns "right", or "not yet: ..." with what is wrong.
 
-    Whatever the reader's code raises becomes a sentence that names the error and the line it came from.
+    Whatever the reader's code raises becomes a sentence that names the error and the line it came from. In a notebook
+    of the workbook the verdict is remembered.
     """
 
     @functools.wraps(check)
@@ -43,6 +46,7 @@ def checker(check: Callable[..., str]) -> Callable[..., Verdict]:
             text = f"not yet: the checker itself gave no verdict, but {text!r}"
         verdict = Verdict(text)
         print(text)
+        progress.remember(check.__module__, text)
         return verdict
 
     return run

@@ -219,13 +219,20 @@ def _kept_metadata(cell: Any) -> dict[str, Any]:
 
 def _folding(cell: Any) -> dict[str, Any]:
     """The metadata that fold `cell`, from its role; to be put over what the text keeps."""
-    tags = list(cell.metadata.get("tags", ()))
+    tags = list(cell["metadata"].get("tags", ()))
     found: dict[str, Any] = {}
     for role in FOLDED.keys() & set(tags):
         option, book = FOLDED[role]
         found.setdefault("jupyter", {})[option] = True
         found["tags"] = [*_kept_metadata(cell)["tags"], book]
     return found
+
+
+def fold(notebook: Notebook, old_form: bool) -> None:
+    """Fold each cell as its role says, and no other cell; the rest of its metadata stays."""
+    for cell in notebook["cells"]:
+        others = {key: value for key, value in cell["metadata"].items() if key not in ("jupyter", "tags")}
+        cell["metadata"] = others | _kept_metadata(cell) | _folding(cell)
 
 
 def _is_string(source: str) -> bool:

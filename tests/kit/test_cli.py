@@ -132,6 +132,9 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
         "list",
         "find",
         "run",
+        "hint",
+        "solution",
+        "progress",
         "lift",
         "lifted",
         "lab",
@@ -732,8 +735,8 @@ def test_lab_opens_the_landing_page_and_hands_options_on(root: Path, tmp_path: P
     env = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind) for kind in ("RUNTIME", "CONFIG", "DATA")}
     options = ["--port", str(port), "--no-browser", "--IdentityProvider.token=t", "--allow-root"]
     with started("--course", root, "lab", *options, env=env) as process:
-        assert first_line(process, rf"http://\S*:{port}/lab/tree/notebooks/index\.ipynb")
-        assert answers(f"http://127.0.0.1:{port}/api/contents/notebooks/index.ipynb?token=t") == 200
+        assert first_line(process, rf"http://\S*:{port}/lab/tree/workbook/index\.ipynb")
+        assert answers(f"http://127.0.0.1:{port}/api/contents/workbook/index.ipynb?token=t") == 200
         process.terminate()  # JupyterLab itself: it has taken the command's place
         process.stdout.read()
         assert process.wait(DEADLINE) is not None
@@ -751,7 +754,7 @@ def test_bench_runs_the_scripts_that_are_named(root: Path) -> None:
     assert refused(call("--course", root, "bench", "bulkload")).endswith("did you mean bulk_load?")
 
 
-LINK = "?urlpath=lab/tree/notebooks/index.ipynb"
+LINK = "?urlpath=lab/tree/workbook/index.ipynb"
 REMOTES = [
     ("https://github.com/me/course", "gh/me/course/HEAD"),
     ("https://github.com/me/course.git/", "gh/me/course/HEAD"),

@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from playbook.kit import binder, jupyter
 from playbook.kit.data import ROOT
 from playbook.kit.pairing import clean_environment
 
@@ -141,9 +142,12 @@ def test_a_fresh_environment_is_built_as_binder_does(clone: Path, folder: Path) 
     assert installed == versions(), "the list has everything that is installed, and nothing else is"
     run(["pip", "check"], folder, environment)
 
-    viewers = folder / "env" / "etc" / "jupyter" / "labconfig" / "default_setting_overrides.json"
-    overrides = json.loads(viewers.read_text(encoding="utf-8"))
-    assert overrides["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"] == {"python": "Jupytext Notebook"}
+    for path in jupyter.DEFAULTS.rglob("*.json"):  # JupyterLab as `playbook lab` starts it
+        assert (
+            folder / "env" / "etc" / "jupyter" / path.relative_to(jupyter.DEFAULTS)
+        ).read_bytes() == path.read_bytes()
+    opened = clone / binder.LANDING_PAGE.removeprefix("lab/tree/")
+    assert "Binder forgets your work" in json.loads(opened.read_text(encoding="utf-8"))["cells"][0]["source"]
     assert not list(home.glob(".jupyter*")), "postBuild must leave the user's own Jupyter settings alone"
 
     assert "Usage: playbook" in run(["playbook", "--help"], folder, environment)

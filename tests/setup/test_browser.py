@@ -1,11 +1,11 @@
-"""A reader with a browser: the landing page, its link to a playbook, every cell run, the checks passing.
+"""A reader with a browser: the workbook's landing page, a page changed and run, the course untouched.
 
-A real JupyterLab serves a copy of the repository to a real Chromium. Skipped where none is installed, unless
+`playbook lab` serves a copy of the repository to a real Chromium. Skipped where none is installed, unless
 `REQUIRE_BROWSER` is set, as it is in CI.
 """
 
 import json
-import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+import nbformat
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
-from playbook.kit import exercises, pairing
+from playbook.kit import answers, exercises, pairing, progress, workbook
 from playbook.kit.course import Course
 
 START_SECONDS = 30  # for JupyterLab, which takes about 3
-TEST_SECONDS = 75  # for each of the two tests; the longer one takes about 12
+TEST_SECONDS = 75  # for each of the two tests; the longer one takes about 20
 FLAGS = [
     "--no-sandbox",  # Chromium's own sandbox refuses to run as root
     "--disable-gpu",
@@ -32,9 +33,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-NOBODY_ASKS = {  # the question about Jupyter's news, which would cover the page
-    "@jupyterlab/apputils-extension:notification": {"checkForUpdates": False, "fetchNews": "false"}
-}
 
 
 class Deadline:
@@ -85,34 +83,35 @@ class Lab:
     url: str
     token: str
 
-    def page(self, path: str) -> str:
-        return f"{self.url}lab/tree/{path}?{urlencode({'token': self.token})}"
+    def page(self, path: str = "") -> str:
+        """What the browser opens first when there is no path. No tab of an earlier test is opened again."""
+        where = f"lab/tree/{path}" if path else ""
+        return f"{self.url}{where}?{urlencode({'token': self.token, 'reset': ''})}"
 
 
-def as_on_binder(clone: Path, config: Path) -> None:
-    """The settings that `binder/postBuild` makes, in a folder of our own."""
-    settings = config / "labconfig" / "default_setting_overrides.json"
-    settings.parent.mkdir(parents=True)
-    settings.write_text(json.dumps(NOBODY_ASKS), encoding="utf-8")
-    lines = (clone / "binder" / "postBuild").read_text(encoding="utf-8").splitlines()
-    command = shlex.split(next(line for line in lines if line.startswith("jupytext-config ")))
-    command[command.index("--settings-file") + 1] = str(settings)
-    subprocess.run([sys.executable, "-m", "jupytext_config", *command[1:]], check=True)
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def lab(clone: Path, private: dict[str, str], browser_program: str) -> Iterator[Lab]:
-    """JupyterLab over the copy. It chooses its port and its token, and writes both into a file."""
+    """`playbook lab` over the copy, which is committed. It chooses its port and its token, and writes both down."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed: nobody can tell what has changed")
+    who = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
+    git(clone, "init", "-q")
+    git(clone, "add", "-A")
+    git(clone, *who, "commit", "-q", "-m", "as it stands")
     deadline = Deadline(START_SECONDS)
-    as_on_binder(clone, Path(private["JUPYTER_CONFIG_DIR"]))
-    log = Path(private["HOME"]) / "lab.log"
-    options = ["--no-browser", "--ip=127.0.0.1", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={clone}"]
+    log, runtime = Path(private["HOME"]) / "lab.log", Path(private["JUPYTER_RUNTIME_DIR"])
+    options = ["lab", "--no-browser", "--ip=127.0.0.1", "--ServerApp.allow_root=True"]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], cwd=clone, env=private, stdout=output, stderr=output
-        )
+        command = [sys.executable, "-m", "playbook.kit.cli", *options]
+        process = subprocess.Popen(command, cwd=clone, env=private, stdout=output, stderr=output)
     try:
-        written = Path(private["JUPYTER_RUNTIME_DIR"]) / f"jpserver-{process.pid}.json"
+        written = runtime / f"jpserver-{process.pid}.json"  # JupyterLab takes the command's place
 
         def ready() -> bool:
             assert process.poll() is None, f"JupyterLab ended: {log.read_text(errors='replace')[-2000:]}"
@@ -189,61 +188,36 @@ def last_check(stored: pairing.Notebook) -> tuple[int, str]:
     return found, printed.strip().splitlines()[-1]
 
 
-def test_a_reader_follows_the_landing_page_to_a_playbook_and_runs_it(
-    lab: Lab, browser: BrowserContext, clone: Path, tmp_path: Path, deadline: Deadline
-) -> None:
-    course = Course(clone)
-    chosen = course.get("identity")
-    assert pairing.differences(chosen) == [], "JupyterLab would show the text's cells, not the notebook's"
-    stored = pairing.read_notebook(chosen)
-    check, says = last_check(stored)
-    solution = next(i for i, cell in enumerate(stored.cells) if "solution" in cell.metadata.get("tags", ()))
-    text = chosen.text.read_bytes()
-
-    page = browser.new_page()
-    with picture_of_failure(page, tmp_path):
-        page.goto(lab.page("notebooks/index.ipynb"))
-        index = notebook_panel(page)
-        expect(index.get_by_role("heading", level=1)).to_contain_text(course.index.title, timeout=deadline.left())
-        index.get_by_role("link", name=chosen.title, exact=True).click()
-
-        panel = notebook_panel(page)
-        expect(panel.get_by_role("heading", level=1)).to_contain_text(chosen.title, timeout=deadline.left())
-        expect(panel.locator(".jp-Cell")).to_have_count(len(stored.cells), timeout=deadline.left())
-        expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=deadline.left())
-
-        # The stored outputs already say that all is well: what is seen afterwards must come from this run.
-        choose(page, "Edit", "Clear Outputs of All Cells")
-        expect(panel.locator(".jp-OutputArea-output")).to_have_count(0)
-        choose(page, "Run", "Run All Cells")
-        run_to_the_end(page, panel, stored, deadline)
-
-        outcome = panel.locator(".jp-Cell").nth(check).locator(".jp-OutputArea-output").last
-        outcome.scroll_into_view_if_needed()
-        expect(outcome).to_be_visible()
-        expect(outcome).to_contain_text(says)
-        drawings = panel.locator(".jp-RenderedMermaid img")
-        expect(drawings).to_have_count(json.dumps(stored).count("```mermaid"), timeout=deadline.left())
-        answer = panel.locator(".jp-Cell").nth(solution)
-        answer.scroll_into_view_if_needed()
-        expect(answer.locator(".jp-OutputArea-output")).to_have_text(exercises.RIGHT)
-        save(page, chosen.notebook, deadline)
-        assert chosen.text.read_bytes() == text, "running and saving a notebook must leave its text alone"
-        # JupyterLab unfolds the outputs that it clears; the cells are the same.
-        assert [line for line in pairing.differences(chosen) if "is not folded as its tags" not in line] == []
-
-        expect(answer.locator(".jp-InputArea-editor")).to_have_count(0)  # folded away until the reader opens it
-        answer.locator(".jp-Placeholder-content").first.click()
-        expect(answer.locator(".jp-InputArea-editor")).to_be_visible()
-    page.close()
+def cell(panel: Locator, notebook: pairing.Notebook, tag: str, number: int = 0) -> Locator:
+    """The cell with this tag, where there are several the one with this number."""
+    found = [i for i, cell in enumerate(notebook.cells) if tag in cell.metadata.get("tags", ())]
+    return panel.locator(".jp-Cell").nth(found[number])
 
 
-def run_to_the_end(page: Page, panel: Locator, stored: pairing.Notebook, deadline: Deadline) -> None:
-    """Wait until every code cell has its number and the kernel is idle; an error in a cell ends the waiting.
+def write(page: Page, where: Locator, text: str, over: bool = False) -> None:
+    """Put `text` at the top of a code cell, or over all of it."""
+    where.scroll_into_view_if_needed()
+    where.locator(".cm-content").click()
+    page.keyboard.press("ControlOrMeta+a" if over else "ControlOrMeta+Home")
+    page.keyboard.insert_text(text)
+
+
+def opened(page: Page, title: str, notebook: pairing.Notebook, deadline: Deadline) -> Locator:
+    """The notebook with this title, once all its cells are there and its kernel waits."""
+    panel = notebook_panel(page)
+    expect(panel.get_by_role("heading", level=1)).to_contain_text(title, timeout=deadline.left())
+    expect(panel.locator(".jp-Cell")).to_have_count(len(notebook.cells), timeout=deadline.left())
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=deadline.left())
+    return panel
+
+
+def run_all(page: Page, panel: Locator, notebook: pairing.Notebook, deadline: Deadline) -> None:
+    """Run every cell, and wait until each code cell has its number and the kernel is idle; no cell may fail.
 
     A cell that is folded away shows no number, but it runs between others.
     """
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    choose(page, "Run", "Run All Cells")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     shown = [f"[{n}]:" for n, cell in enumerate(code, 1) if "source_hidden" not in cell.metadata.get("jupyter", ())]
     prompts = panel.locator(".jp-CodeCell .jp-InputArea-prompt")
     errors = panel.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]')
@@ -256,25 +230,87 @@ def run_to_the_end(page: Page, panel: Locator, stored: pairing.Notebook, deadlin
     expect(page.locator("#jp-main-statusbar")).to_contain_text("| Idle", timeout=deadline.left())
 
 
-def test_a_text_opens_as_a_notebook_with_the_stored_outputs(
+def test_a_reader_works_in_the_workbook_and_the_course_stays_as_it_is(
+    lab: Lab, browser: BrowserContext, clone: Path, tmp_path: Path, deadline: Deadline
+) -> None:
+    course = Course(clone)
+    chosen, follows = course.get("identity"), course.get("natural_keys")
+    where = workbook.places(course)
+    copies = {page: nbformat.read(where[page], as_version=4) for page in (course.index, chosen, follows)}
+    copy = copies[chosen]
+    check, says = last_check(pairing.read_notebook(chosen))
+    answer = answers.solution(chosen).replace(f"assert {answers.call(chosen)}", "")
+
+    page = browser.new_page()
+    with picture_of_failure(page, tmp_path):
+        page.goto(lab.page())
+        index = opened(page, course.index.title, copies[course.index], deadline)
+        listed = page.locator(".jp-DirListing-itemText").all_text_contents()
+        assert listed == [f"{n:02}-{track.name}" for n, track in enumerate(course.tracks, 1)] + ["index.ipynb"]
+        expect(page.locator(".Toastify__toast, .jp-Dialog")).to_have_count(0)  # JupyterLab asks nothing
+        index.get_by_role("link", name=chosen.title, exact=True).last.click()
+
+        panel = opened(page, chosen.title, copy, deadline)
+        write(page, cell(panel, copy, "export"), "print('my own change')\n")
+        write(page, cell(panel, copy, "exercise"), answer, over=True)
+        run_all(page, panel, copy, deadline)
+        expect(cell(panel, copy, "export").locator(".jp-OutputArea-output")).to_have_text("my own change")
+        outcome = panel.locator(".jp-Cell").nth(check + 1).locator(".jp-OutputArea-output").last  # below "your copy"
+        expect(outcome).to_contain_text(says)
+        expect(cell(panel, copy, "predict").locator(".jp-OutputArea-output").first).to_be_visible()
+        hint = panel.locator("details").first  # no cell, or running all would have shown it
+        expect(hint.locator("p")).not_to_be_visible()
+        hint.locator("summary").click()
+        expect(hint.locator("p")).to_be_visible()
+        drawings = panel.locator(".jp-RenderedMermaid img")
+        expect(drawings).to_have_count(json.dumps(pairing.read_notebook(chosen)).count("```mermaid"))
+        save(page, where[chosen], deadline)
+        assert "my own change" in where[chosen].read_text(encoding="utf-8")
+        assert progress.read(clone / "workbook") == progress.Progress({chosen.key}, {chosen.key: exercises.RIGHT})
+
+        panel.get_by_role("link", name=follows.title, exact=True).last.click()
+        run_all(page, opened(page, follows.title, copies[follows], deadline), copies[follows], deadline)
+        save(page, where[follows], deadline)
+
+        page.get_by_role("tab", name="index.ipynb").click()
+        index.locator(".jp-CodeCell").nth(1).locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        seen = index.locator(".jp-CodeCell").nth(1).locator(".jp-OutputArea-output")
+        expect(seen).to_contain_text(f"1 of {len(course.playbooks)}", timeout=deadline.left())
+        expect(seen.get_by_role("link", name=course.core[0].title).first).to_be_visible()
+        assert git(clone, "status", "--porcelain") == ""
+    page.close()
+
+
+def test_an_original_that_is_opened_run_and_saved_stays_a_pair(
     lab: Lab, browser: BrowserContext, clone: Path, tmp_path: Path, deadline: Deadline
 ) -> None:
     settings = Course(clone).get("settings")
     stored = pairing.read_notebook(settings)
-    _, says = last_check(stored)
+    check, says = last_check(stored)
     text = settings.text.read_bytes()
 
     page = browser.new_page()
     with picture_of_failure(page, tmp_path):
         page.goto(lab.page(f"playbook/{settings.key}.py"))
-        panel = notebook_panel(page)
-        expect(panel.get_by_role("heading", level=1)).to_contain_text(settings.title, timeout=deadline.left())
-        expect(panel.locator(".jp-Cell")).to_have_count(len(stored.cells), timeout=deadline.left())
+        panel = opened(page, settings.title, stored, deadline)
         deadline.wait_for(lambda: says in " ".join(panel.locator(".jp-OutputArea-output").all_text_contents()), says)
         save(page, settings.text, deadline)
         assert settings.text.read_bytes() == text, "opening and saving a text in JupyterLab must leave it as it is"
-        # Folding is written by `playbook refresh`; a text that JupyterLab saves has none, and `check` says so.
-        lost = pairing.differences(settings)  # of the cells that are folded, and nothing else
-        assert lost
-        assert [line for line in lost if "is not folded as its tags" not in line] == []
+        assert pairing.differences(settings) == []
+
+        page.goto(lab.page(f"notebooks/{settings.key}.ipynb"))
+        panel = opened(page, settings.title, stored, deadline)
+        # The stored outputs already say that all is well: what is seen afterwards must come from this run.
+        choose(page, "Edit", "Clear Outputs of All Cells")
+        expect(panel.locator(".jp-OutputArea-output")).to_have_count(0)
+        run_all(page, panel, stored, deadline)
+        expect(panel.locator(".jp-Cell").nth(check).locator(".jp-OutputArea-output").last).to_contain_text(says)
+        answer = cell(panel, stored, "solution")
+        expect(answer.locator(".jp-OutputArea-output")).to_have_text(exercises.RIGHT)
+        expect(answer.locator(".jp-InputArea-editor")).to_have_count(0)  # folded away until the reader opens it
+        save(page, settings.notebook, deadline)
+        assert settings.text.read_bytes() == text, "running and saving a notebook must leave its text alone"
+        assert pairing.differences(settings) == []
+        assert not progress.read(clone / "workbook").verdicts.get(settings.key), "the original is not the reader's"
     page.close()
