@@ -19,5 +19,5 @@ def fold_before_save(model: dict[str, Any], path: str, contents_manager: Any, **
     for page in Course().pairs:
         if page.notebook == file:
             notebook = copy.deepcopy(model["content"])
-            pairing.fold(notebook, page.old_form)
+            pairing.fold(notebook)
             model["content"] = notebook

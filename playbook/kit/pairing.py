@@ -228,7 +228,7 @@ def _folding(cell: Any) -> dict[str, Any]:
     return found
 
 
-def fold(notebook: Notebook, old_form: bool) -> None:
+def fold(notebook: Notebook) -> None:
     """Fold each cell as its role says, and no other cell; the rest of its metadata stays."""
     for cell in notebook["cells"]:
         others = {key: value for key, value in cell["metadata"].items() if key not in ("jupyter", "tags")}
