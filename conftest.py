@@ -95,6 +95,7 @@ LONG = (
     "test_cli.py",
     "test_scripts.py",
     "test_sabotage.py",
+    "test_book.py",
     ".ipynb",
     "test_postgres.py",
 )

@@ -630,6 +630,36 @@ def _become(command: list[str], folder: Path) -> NoReturn:
 
 
 @app.command()
+def book(
+    context: Context,
+    into: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder of the site; `book` in the repository.")
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser afterwards.")] = False,
+) -> None:
+    """Build the course as a web site to read and search, from the stored notebooks: no cell is run."""
+    from playbook.kit import book as books
+
+    course, console = _course(context), _console()
+    with _progress(console, books.steps(course)) as (progress, task):
+
+        def report(page: str) -> None:
+            progress.update(task, description=page, advance=1)
+
+        try:
+            first = books.build(course, into or course.root / books.FOLDER, report)
+        except books.BookError as error:
+            for line in error.complaints:
+                _complain(line)
+            raise typer.Exit(FAILED) from None
+    _say(console, f"open the book: {first}", "cyan")
+    if open_:
+        import webbrowser
+
+        webbrowser.open(first.as_uri())
+
+
+@app.command()
 def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",

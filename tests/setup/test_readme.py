@@ -70,7 +70,8 @@ def test_both_commands_do_the_same_set_up() -> None:
 def test_there_is_one_pinned_list_and_both_commands_name_it() -> None:
     for line in (command("run"), command("test")):
         assert re.findall(r"-r (\S+)", line) == ["binder/requirements.txt"]
-    asked = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*requirements*", "*.lock", "*.yml"]
+    lists = ["*requirements*", "*.lock", "*environment*.yml"]
+    asked = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *lists]
     listed = subprocess.run(asked, cwd=ROOT, capture_output=True, encoding="utf-8")
     if listed.returncode == 0:
         assert listed.stdout.split() == ["binder/requirements.txt"]
