@@ -114,7 +114,7 @@ What tells your page's request from theirs?
 | option | good | costs |
 |---|---|---|
 | `SameSite`, and nothing else | one word | subdomains, ports, sign-in |
-| a token in each form (Django, Flask-WTF) | old browsers | each page must have one |
+| a [token](../glossary.md#token) in each form (Django, Flask-WTF) | old browsers | each page must have one |
 | take JSON only | no state | no plain form; one CORS mistake |
 | **`Origin`, else `Referer`** | no state; one middleware | a list of origins |
 
@@ -460,7 +460,7 @@ assert check(way_back)
 | seam | what your project does |
 |---|---|
 | list of origins | names itself and each front end, exactly, without wildcards |
-| application | any ASGI application; the middleware stands before the routes |
+| application | any [ASGI](../glossary.md#asynchronous-server-gateway-interface) application; the middleware stands before the routes |
 | answer | a plain 403; for your format, call `forgery_fault` in a dependency |
 | redirects | asks `trusted_redirect` where the URL is *used*, and sends `location` |
 
@@ -478,7 +478,8 @@ Traps:
 
 - **GET.** A route that changes something by GET has no protection here.
 - **CORS.** `allow_origins=["*"]` with credentials opens what this closes.
-- **Proxy.** It must pass `Origin`, `Referer` and `Sec-Fetch-*` on.
+- **[Proxy](../glossary.md#proxy).** It must pass `Origin`, `Referer` and `Sec-Fetch-*`
+  on.
 - **Trust.** Each origin on the list can act as the user. A hole there is a hole here.
 
 Hand it over:

@@ -154,9 +154,10 @@ for route in iter_route_contexts(app.routes):
 
 Two words declare a route: the dependency that `caller_of` makes, or `anyone`. You hand
 in `find_caller`, which gets an `HTTPConnection`, a request or a websocket, and knows
-cookies or tokens. `connection.scope` is a dictionary that lives as long as the request.
-A request without a caller gets 401. RFC 9110 demands a `WWW-Authenticate` header there.
-It names the *scheme*, a way to sign in, and is called the *challenge*.
+cookies or [tokens](../glossary.md#token). `connection.scope` is a dictionary that lives
+as long as the request. A request without a caller gets 401. RFC 9110 demands a
+`WWW-Authenticate` header there. It names the *scheme*, a way to sign in, and is called
+the *challenge*.
 """
 
 # %% tags=["export"]

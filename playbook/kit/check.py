@@ -12,7 +12,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator
 
-from playbook.kit import anatomy, lift, maps, pairing, scaffold
+from playbook.kit import anatomy, glossary, lift, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
 from playbook.kit.reading import Cell, cells, finding, in_section, line_of
@@ -473,7 +473,7 @@ def names(course: Course) -> list[str]:
 
 
 PAGE_RULES = (opening, sections, contents, length, to_do, code, exports, updates, machine_paths, *anatomy.PAGE_RULES)
-COURSE_RULES = (order, names, maps.outdated, lift.findings, *anatomy.COURSE_RULES)
+COURSE_RULES = (order, names, maps.outdated, glossary.outdated, glossary.findings, lift.findings, *anatomy.COURSE_RULES)
 
 
 def findings(course: Course) -> list[str]:

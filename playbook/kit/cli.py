@@ -115,9 +115,11 @@ def find(
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 8,
 ) -> None:
     """Find the playbook for a topic: `playbook find lost update`."""
-    from playbook.kit import lookup
+    from playbook.kit import glossary, lookup
 
     console, query = _console(), " ".join(words)
+    for term in glossary.named(_course(context), query):
+        _say(console, f"{term.term}: {term.sentence} (glossary)")
     answer = lookup.find(_course(context), query)
     if not answer.found:
         typer.echo(f"nothing found: {answer.hint} (`playbook list` shows all playbooks)", err=True)
@@ -344,7 +346,7 @@ def refresh(
 
     Nothing is written for a playbook that fails.
     """
-    from playbook.kit import maps, pairing, running
+    from playbook.kit import glossary, maps, pairing, running
 
     course, console = _course(context), _console()
     chosen = list(dict.fromkeys(course.get(name) for name in names)) if names else list(course.pairs)
@@ -363,6 +365,8 @@ def refresh(
     _texts(course.pairs)
     for path in maps.update(course):
         _say(console, f"wrote  {path.relative_to(course.root).as_posix()} (course map, links)")
+    for path in glossary.update(course):
+        _say(console, f"wrote  {path.relative_to(course.root).as_posix()}")
     failed = 0
     with _progress(console, len(chosen)) as (progress, task):
 
