@@ -208,7 +208,8 @@ Some cells have the tag *export* (in JupyterLab, see the *Property Inspector*). 
 the **recipe** of the page. `playbook lift NAME INTO` copies it into your own project,
 with tests. What your project hands to it, such as an engine or a clock, are its
 **seams**. To find a page, ask with your own words: `playbook find "lost update"`.
-`playbook run NAME` runs a page as a script.
+`playbook run NAME` runs a page as a script. A term that may be new to you leads to one
+sentence in the [glossary](../glossary.md).
 
 ## On PostgreSQL
 

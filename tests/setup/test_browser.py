@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
-from playbook.kit import exercises, pairing
+from playbook.kit import exercises, glossary, pairing
 from playbook.kit.course import Course
 
 START_SECONDS = 30  # for JupyterLab, which takes about 3
@@ -235,6 +235,23 @@ def test_a_reader_follows_the_landing_page_to_a_playbook_and_runs_it(
         expect(answer.locator(".jp-InputArea-editor")).to_have_count(0)  # folded away until the reader opens it
         answer.locator(".jp-Placeholder-content").first.click()
         expect(answer.locator(".jp-InputArea-editor")).to_be_visible()
+    page.close()
+
+
+@pytest.mark.parametrize("term", ["token", "load balancer"])
+def test_a_term_leads_to_its_sentence_in_the_glossary(
+    term: str, lab: Lab, browser: BrowserContext, clone: Path, tmp_path: Path, deadline: Deadline
+) -> None:
+    course = Course(clone)
+    known = {found.term: found for found in glossary.terms(course)}
+    chosen = course.get({"token": "sessions", "load balancer": "expand_and_contract"}[term])
+    page = browser.new_page()
+    with picture_of_failure(page, tmp_path):
+        page.goto(lab.page(f"notebooks/{chosen.key}.ipynb"))
+        notebook_panel(page).get_by_role("link", name=term, exact=True).click()
+        # The glossary has 100 entries: without its anchor the page would stand at the first of them.
+        expect(page.get_by_role("heading", name=term, exact=True)).to_be_in_viewport(timeout=deadline.left())
+        expect(page.get_by_text(known[term].sentence, exact=True)).to_be_in_viewport()
     page.close()
 
 
