@@ -117,9 +117,12 @@ def find(
     from playbook.kit import glossary, lookup
 
     console, query = _console(), " ".join(words)
-    for term in glossary.named(_course(context), query):
+    named = glossary.named(_course(context), query)
+    for term in named:
         _say(console, f"{term.term}: {term.sentence} (glossary)")
     answer = lookup.find(_course(context), query)
+    if named and not answer.found:
+        return  # the glossary has answered
     if not answer.found:
         typer.echo(f"nothing found: {answer.hint} (`playbook list` shows all playbooks)", err=True)
         raise typer.Exit(FAILED)

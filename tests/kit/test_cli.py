@@ -361,6 +361,14 @@ def test_find_says_when_there_is_nothing(root: Path) -> None:
     )
 
 
+def test_find_shows_the_sentence_of_the_glossary_first(root: Path) -> None:
+    text = '[[term]]\nterm = "hash flooding"\nsentence = "Many keys with one hash."\n'
+    (root / "playbook" / "glossary.toml").write_text(text, encoding="utf-8")
+    done = call("--course", root, "find", "hash", "flooding")
+    assert (done.returncode, done.stdout) == (0, "hash flooding: Many keys with one hash. (glossary)\n")
+    assert call("--course", root, "find", "flooding").returncode == 1
+
+
 # ---------------------------------------------------------------- run
 
 
