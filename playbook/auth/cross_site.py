@@ -101,7 +101,8 @@ show(table(tell(service), COLUMNS))
 """
 A **site** is `pantry.localhost` with all its subdomains and ports. This is what the
 browser does by itself: with `SameSite=Lax` it sends no cookie with a POST of another
-site. The blog is the same site. `Strict` does not change that.
+site. The blog is the [same site](../glossary.md#same-site). `Strict` does not change
+that.
 
 Nobody needed a cookie in the third story. Bob is signed in as Mallory, and the packages
 that he publishes now are Mallory's: **login CSRF**. In the fourth, the link begins with

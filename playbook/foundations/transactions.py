@@ -184,10 +184,11 @@ report the conflict? Which errors are conflicts? When must the loop end?
 
 ### Does the database report it?
 
-PostgreSQL reports a conflict only at the isolation level REPEATABLE READ. Its default
-is READ COMMITTED. SQLite needs a [write-ahead log](../glossary.md#write-ahead-log)
-(WAL) for snapshots, and a `BEGIN` before the first read, which Python's driver leaves
-out. Below the definition, the two uploads run on SQLite, without and with it.
+PostgreSQL reports a conflict only at the [isolation
+level](../glossary.md#isolation-level) REPEATABLE READ. Its default is READ COMMITTED.
+SQLite needs a [write-ahead log](../glossary.md#write-ahead-log) (WAL) for snapshots,
+and a `BEGIN` before the first read, which Python's driver leaves out. Below the
+definition, the two uploads run on SQLite, without and with it.
 """
 
 # %% tags=["export"]
