@@ -119,8 +119,9 @@ print("stored:", two_editors(plain_wiki(new_engine(lesson_url()))))
 
 # %% [markdown]
 """
-Nobody was told that Ada's correction is gone: a **lost update**. No transaction can
-help. Each request was one, and the gap lies on Bob's screen.
+Nobody was told that Ada's correction is gone: a **[lost
+update](../glossary.md#lost-update)**. No transaction can help. Each request was one,
+and the gap lies on Bob's screen.
 
 ## The decision
 
@@ -195,9 +196,9 @@ print(etag(b'{"text": "Pakages"}'), etag(b'{"text": "Packages"}'))
 
 `If-Match` asks for a write only if one of its tags is current. `If-None-Match` asks for
 an answer only if none is: a reader sends the tag of its copy. Both hold a list, a tag
-may contain a comma, and `*` stands for any content. A proxy that compresses changes
-tags: Apache appends `-gzip`, which names the same content and is taken off. nginx puts
-`W/` before: a *weak* tag.
+may contain a comma, and `*` stands for any content. A [proxy](../glossary.md#proxy)
+that compresses changes tags: Apache appends `-gzip`, which names the same content and
+is taken off. nginx puts `W/` before: a *weak* tag.
 """
 
 # %% tags=["export"]
@@ -306,8 +307,9 @@ for field in ('"1"', '"2"', '"1', "*"):
 ### In the transaction that writes
 
 Two requests can both pass the check before either has written. So the check is part of
-the transaction. `transaction` runs the work again if it meets a conflict, and the check
-with it. The next section passes `after_check`, a place to wait between the two.
+the transaction. `transaction` runs the work again if it meets a
+[conflict](../glossary.md#conflict), and the check with it. The next section passes
+`after_check`, a place to wait between the two.
 """
 
 # %%
@@ -395,7 +397,8 @@ result.
 
 Many services use a plain `Session` with `commit()`, at PostgreSQL's default isolation
 READ COMMITTED. There no conflict is reported, so the row must be locked before it is
-read. SQLite has no row locks: an UPDATE that changes nothing takes its only lock.
+read. SQLite has no [row locks](../glossary.md#row-lock): an UPDATE that changes nothing
+takes its only lock.
 """
 
 # %% tags=["export"]

@@ -131,10 +131,10 @@ itself, but the client is the one that sends it:
 | option | good | costs |
 |---|---|---|
 | plain key, `after=...` | a client can build it | any edit reaches the database |
-| base64: DRF's `CursorPagination` | looks opaque | an edit still works |
+| base64: DRF's `CursorPagination` | looks [opaque](../glossary.md#opaque) | an edit still works |
 | **signed**: library itsdangerous, `hmac` | edits are refused | a secret to keep |
 | encrypted | hides the key, too | a library; longer text |
-| stored, with a token | nothing to forge | a write per page |
+| stored, with a [token](../glossary.md#token) | nothing to forge | a write per page |
 
 We choose **signed**, for one list only. Django and Flask sign cookies in the same way,
 but neither brings cursors. Choose encryption if a key must not be seen, such as a

@@ -124,7 +124,7 @@ in plain text, and the author of the stock had an idea of his own.
 
 The author meant the stack trace to help. But no line of the shop sends the password
 back: a validation error of FastAPI repeats the input, which then stands in the log of
-each proxy and monitor on the way.
+each [proxy](../glossary.md#proxy) and monitor on the way.
 
 ## The decision
 
@@ -133,7 +133,7 @@ each proxy and monitor on the way.
 | `{"error": "..."}` by hand | one line | a program can only compare sentences |
 | the framework's default | no work | Django, Flask: HTML; DRF: two formats |
 | 200 with `errors` (GraphQL) | partial answers | caches and monitors see a success |
-| **problem details** | one format, its own media type | a catalogue to keep |
+| **problem details** | one format, its own [media type](../glossary.md#media-type) | a catalogue to keep |
 
 We choose **problem details**, for every error. Spring and ASP.NET Core bring them, so
 client libraries know them. Choose GraphQL's way if one request asks for twenty things
@@ -365,9 +365,9 @@ def add_handlers(app: FastAPI, problems: Problems) -> None:
 
 # %% [markdown]
 """
-A **request id** names one request in the answer and in the log, so that support finds
-the cause. It is always `r-1` here. Predict: which of the five mistakes still get
-another format?
+A **[request id](../glossary.md#request-id)** names one request in the answer and in the
+log, so that support finds the cause. It is always `r-1` here. Predict: which of the
+five mistakes still get another format?
 """
 
 # %% tags=["predict"]
@@ -425,9 +425,9 @@ after = make_mistakes(app)
 """
 ## On PostgreSQL
 
-A database can say "not now" in many ways: no connection, a conflict, a timeout. The
-folded cell defines `fail(url)`, which makes one for real. A statement takes longer than
-its limit.
+A database can say "not now" in many ways: no connection, a
+[conflict](../glossary.md#conflict), a timeout. The folded cell defines `fail(url)`,
+which makes one for real. A statement takes longer than its limit.
 """
 
 # %% tags=["stage"]

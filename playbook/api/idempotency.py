@@ -106,8 +106,8 @@ keeps the key **and the answer**.
 | key and answer in Redis | fast, expires by itself | two commits |
 | Django, DRF, Flask, Starlette | | have nothing for this |
 
-We choose the **table**. Choose `PUT` where clients name the resource. Choose Redis
-where acting twice does no harm.
+We choose the **table**. Choose `PUT` where clients name the
+[resource](../glossary.md#resource). Choose Redis where acting twice does no harm.
 
 ## Build it
 
@@ -337,9 +337,9 @@ What the work returns is kept. What it raises is not:
 | is slower than its lease | rolled back if claimed again | gets the other's value |
 | calls outside, and that fails | none | calls again, same reference |
 
-A `transact` may repeat the work after a database conflict. So `work` touches only the
-database. What happens outside stands in `call`, which runs once per request, without an
-open transaction, and returns the work.
+A `transact` may repeat the work after a database [conflict](../glossary.md#conflict).
+So `work` touches only the database. What happens outside stands in `call`, which runs
+once per request, without an open transaction, and returns the work.
 """
 
 # %% tags=["export"]

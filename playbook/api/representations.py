@@ -594,7 +594,8 @@ Hand it over:
 - **Reviewer**: every body is a `Strict` model of its own, never the table's model.
 - **Security**: a field that only the service sets is in no such model.
 - **Tests**: keep the tables of the RFC and of the `Accept` headers.
-- **Operations**: a proxy has a limit for bodies, too. Keep it above the service's.
+- **Operations**: a [proxy](../glossary.md#proxy) has a limit for bodies, too. Keep it
+  above the service's.
 
 ## In short
 

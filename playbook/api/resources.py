@@ -204,7 +204,7 @@ with serving(hasty_shop) as client:
 Caches store such answers, and mails hold such links: they send others to the attacker.
 RFC 9110 allows a path in `Location`, and a path has no host. `path_of` also encodes it,
 because names can hold spaces and question marks. `root_of` puts back a prefix such as
-`/api` that a proxy cut off.
+`/api` that a [proxy](../glossary.md#proxy) cut off.
 """
 
 # %% tags=["export"]
@@ -251,9 +251,10 @@ check_links(new_shop(), "/orders", "HEAD")
 
 # %% [markdown]
 """
-A **middleware** wraps the whole application and sees each request first. In ASGI, the
-interface below FastAPI, `scope` describes the request, and `receive` and `send` carry
-its messages. This one runs HEAD as GET, and empties the body.
+A **middleware** wraps the whole application and sees each request first. In
+[ASGI](../glossary.md#asynchronous-server-gateway-interface), the interface below
+FastAPI, `scope` describes the request, and `receive` and `send` carry its messages.
+This one runs HEAD as GET, and empties the body.
 """
 
 # %% tags=["export"]

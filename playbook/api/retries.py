@@ -99,7 +99,7 @@ stops sending. A longer pause delays the storm, but the waiting requests still a
 |---|---|---|
 | no retry | adds no load | the user sees each lost packet as an error |
 | fixed pause | simple | clients send again together; load adds up |
-| **backoff, jitter, budget** | bounded load | some requests fail early |
+| **backoff, [jitter](../glossary.md#jitter), budget** | bounded load | some requests fail early |
 | a queue, work later | survives hours | the answer comes later |
 | urllib3 `Retry`, Celery, tenacity | backoff, jitter | no budget |
 
@@ -134,8 +134,9 @@ for attempt in (1, 2, 3, 4):
 
 Two questions decide. *Can it help?* A 404 stays a 404; a 503 may pass. *Can it do
 harm?* If the answer was lost, the server may have acted. Then only a request that may
-be repeated is safe: an **idempotent** method, or a POST with an idempotency key. One
-failure is always safe: no connection, so the server has seen nothing.
+be repeated is safe: an **[idempotent](../glossary.md#idempotent)** method, or a POST
+with an [idempotency key](../glossary.md#idempotency-key). One failure is always safe:
+no connection, so the server has seen nothing.
 """
 
 # %% tags=["export"]

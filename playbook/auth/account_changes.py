@@ -258,7 +258,8 @@ print(taken)
 
 # %% [markdown]
 """
-Look at the token. Ada's request was answered before, so she learns nothing of Bob.
+Look at the [token](../glossary.md#token). Ada's request was answered before, so she
+learns nothing of Bob.
 
 An old address that was never proven is not asked: a stranger may have signed up with
 it. There, call `approve_change` at once, with the token of `start_change`.
@@ -462,7 +463,8 @@ print(here, "the same" if there == here else there)
 
 # %% [markdown]
 """
-The unique index refused the slower one. Its transaction was undone.
+The [unique index](../glossary.md#unique-index) refused the slower one. Its transaction
+was undone.
 
 ## Check it
 """

@@ -115,7 +115,7 @@ one beside it.
 | plain cookie | simple | anybody edits it: a language, a theme |
 | **signed cookie** | nobody else can make one | everybody can read and copy it |
 | encrypted cookie | nobody can read it | a copy of it still works |
-| token, row in a table | can be ended | a look-up: [sessions](sessions.ipynb) |
+| [token](../glossary.md#token), row in a table | can be ended | a look-up: [sessions](sessions.ipynb) |
 | Flask's and Starlette's session | ready | signed JSON; no `__Host-` name |
 
 We choose a **signed cookie** with all attributes that browsers offer. Choose a token
@@ -126,8 +126,9 @@ Django's `signing` and `set_signed_cookie` sign in the same way.
 
 ### The idea
 
-The server signs with a key that only it knows. The **signature** is an HMAC: a hash of
-key and text. Whoever changes the text needs another signature, and cannot make it.
+The server signs with a key that only it knows. The **signature** is an
+[HMAC](../glossary.md#message-authentication-code): a hash of key and text. Whoever
+changes the text needs another signature, and cannot make it.
 """
 
 # %%

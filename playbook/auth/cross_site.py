@@ -101,7 +101,8 @@ show(table(tell(service), COLUMNS))
 """
 A **site** is `pantry.localhost` with all its subdomains and ports. This is what the
 browser does by itself: with `SameSite=Lax` it sends no cookie with a POST of another
-site. The blog is the same site. `Strict` does not change that.
+site. The blog is the [same site](../glossary.md#same-site). `Strict` does not change
+that.
 
 Nobody needed a cookie in the third story. Bob is signed in as Mallory, and the packages
 that he publishes now are Mallory's: **login CSRF**. In the fourth, the link begins with
@@ -114,7 +115,7 @@ What tells your page's request from theirs?
 | option | good | costs |
 |---|---|---|
 | `SameSite`, and nothing else | one word | subdomains, ports, sign-in |
-| a token in each form (Django, Flask-WTF) | old browsers | each page must have one |
+| a [token](../glossary.md#token) in each form (Django, Flask-WTF) | old browsers | each page must have one |
 | take JSON only | no state | no plain form; one CORS mistake |
 | **`Origin`, else `Referer`** | no state; one middleware | a list of origins |
 
@@ -460,7 +461,7 @@ assert check(way_back)
 | seam | what your project does |
 |---|---|
 | list of origins | names itself and each front end, exactly, without wildcards |
-| application | any ASGI application; the middleware stands before the routes |
+| application | any [ASGI](../glossary.md#asynchronous-server-gateway-interface) application; the middleware stands before the routes |
 | answer | a plain 403; for your format, call `forgery_fault` in a dependency |
 | redirects | asks `trusted_redirect` where the URL is *used*, and sends `location` |
 
@@ -478,7 +479,8 @@ Traps:
 
 - **GET.** A route that changes something by GET has no protection here.
 - **CORS.** `allow_origins=["*"]` with credentials opens what this closes.
-- **Proxy.** It must pass `Origin`, `Referer` and `Sec-Fetch-*` on.
+- **[Proxy](../glossary.md#proxy).** It must pass `Origin`, `Referer` and `Sec-Fetch-*`
+  on.
 - **Trust.** Each origin on the list can act as the user. A hole there is a hole here.
 
 Hand it over:

@@ -36,10 +36,10 @@ in, as an API should.
 The folded cell defines `server(...)`, the old server and each new one, and
 `story(client)`: it asks who is signed in, signs in twice, asks again, signs out, and
 asks a last time. `front_end(app)` runs it; it returns the status codes and what the
-person sees. `CHANGES` has the changes, `FORMS` what tokens, ids and times look like,
-`DETAIL` the body of the 401. The cell also imports `show`, `table`, `serving`,
-`on_postgres` and `lesson_url`. What does the person see after each change, and which
-does a test of status codes notice?
+person sees. `CHANGES` has the changes, `FORMS` what [tokens](../glossary.md#token), ids
+and times look like, `DETAIL` the body of the 401. The cell also imports `show`,
+`table`, `serving`, `on_postgres` and `lesson_url`. What does the person see after each
+change, and which does a test of status codes notice?
 """
 
 # %% tags=["stage"]

@@ -173,8 +173,9 @@ print(visit("/sign-up", host="evil.example"))
 # %% [markdown]
 """
 Whoever sends the request chooses the header `Host`. Ada would get a link to Mallory's
-machine, with Ada's token in it. So `link` takes the service's own address, an
-**origin**, from the settings. It encodes values as JavaScript's `encodeURIComponent`.
+machine, with Ada's [token](../glossary.md#token) in it. So `link` takes the service's
+own address, an **[origin](../glossary.md#origin)**, from the settings. It encodes
+values as JavaScript's `encodeURIComponent`.
 """
 
 # %% tags=["export"]

@@ -102,8 +102,9 @@ list, with the time when it is **due**: it is not tried before.
 ### The pause
 
 A server may refuse strangers at first (*greylisting*) and take the mail ten minutes
-later. So each pause is longer than the last, which is called **backoff**. Half of it is
-random, so that mails do not come back at the same moment.
+later. So each pause is longer than the last, which is called
+**[backoff](../glossary.md#exponential-backoff)**. Half of it is random, so that mails
+do not come back at the same moment.
 """
 
 # %% tags=["export"]
@@ -387,9 +388,9 @@ threads goes on from here.
 ## On PostgreSQL
 
 Is a mail added in the transaction, or after it? Two owners invite somebody at the same
-moment. Each stores an invitation with a token. Both also write the organization's row,
-so one of the two transactions runs again. `two_invite` returns how many mails went out,
-and how many of their tokens are stored. Predict both.
+moment. Each stores an invitation with a [token](../glossary.md#token). Both also write
+the organization's row, so one of the two transactions runs again. `two_invite` returns
+how many mails went out, and how many of their tokens are stored. Predict both.
 """
 
 

@@ -464,7 +464,8 @@ Traps:
 
 - **The budget is shared.** Requests get their seconds first, and all of it ends before
   the platform kills.
-- **`close` blocks.** Call it in a thread, not in the event loop.
+- **`close` blocks.** Call it in a thread, not in the [event
+  loop](../glossary.md#event-loop).
 - **Several processes** have their own threads: the share is per process.
 - **A kill** still loses what is queued.
 

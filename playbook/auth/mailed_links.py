@@ -25,7 +25,7 @@ link = take_link(db, token, "confirm", now)  # the row, once; then None
 ## See it break
 
 Ada gives a service her address, and the service mails her a link with a random
-**token**. If the token comes back, somebody reads that mailbox.
+**[token](../glossary.md#token)**. If the token comes back, somebody reads that mailbox.
 
 There are two usual ways. Opening the link uses it. Or the link opens a page with a
 `button`, which uses it. In both, `run(engine, statement)` commits each statement, as
@@ -416,9 +416,9 @@ show(table([{"way": way} | ends for way, ends in ways.items()]))
 ## On PostgreSQL
 
 The folded cell defines `fifty(url)`: one link, fifty requests at once. On DuckDB two
-DELETEs of one row conflict. On PostgreSQL the second waits for the row, and above READ
-COMMITTED it conflicts too. After a conflict `transaction` runs `work` again. Predict:
-how many requests succeed on each?
+DELETEs of one row [conflict](../glossary.md#conflict). On PostgreSQL the second waits
+for the row, and above READ COMMITTED it conflicts too. After a conflict `transaction`
+runs `work` again. Predict: how many requests succeed on each?
 """
 
 

@@ -120,9 +120,9 @@ show(table(before.items(), ["Mallory tries", "first version"]))
 # %% [markdown]
 """
 Look at the first row. That mail is genuine, from the service to Ada's mailbox, and its
-link brings Ada's token to Mallory. `find_link` only looks: between the look and the
-write another request has room. And 404 is not the only answer that tells: so does the
-time that a look-up and a mail take.
+link brings Ada's [token](../glossary.md#token) to Mallory. `find_link` only looks:
+between the look and the write another request has room. And 404 is not the only answer
+that tells: so does the time that a look-up and a mail take.
 
 ## The decision
 
@@ -313,8 +313,8 @@ print(here, "the same" if there == here else there)
 
 # %% [markdown]
 """
-On DuckDB most requests met a conflict, and `shop.run` ran them again. On PostgreSQL
-they waited for the row first. By then the row was gone.
+On DuckDB most requests met a [conflict](../glossary.md#conflict), and `shop.run` ran
+them again. On PostgreSQL they waited for the row first. By then the row was gone.
 
 ## Check it
 """

@@ -180,9 +180,10 @@ for text in ["ada.lovelace@bakery!26", "my bakery in wonderland"]:
 """
 ### The rules
 
-A length is counted in **code points** after NFKC, the normalization of the page before:
-`🍅` counts as one, and `ä` counts the same from each keyboard. NIST wants 15 at least
-where the password is all that protects the account. With a second factor, 8 are enough.
+A length is counted in **code points** after
+[NFKC](../glossary.md#unicode-normalization), the normalization of the page before: `🍅`
+counts as one, and `ä` counts the same from each keyboard. NIST wants 15 at least where
+the password is all that protects the account. With a second factor, 8 are enough.
 Normalizing makes at most four code points one, so more than four times the maximum is
 refused unseen.
 """

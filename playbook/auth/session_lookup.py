@@ -53,8 +53,9 @@ With her phone Ada signs out everywhere, after both processes have answered the 
 The folded cell defines `stolen_laptop(make, url)`. It makes two processes of
 `make(look_up)` and asks both as the thief: before Ada signs out, and some seconds
 after. It imports `lesson_url`, `on_postgres`, `show`, `table`, and from the last page
-`Lifetimes` and `find_session`. `signed_in(url)` is an engine and Ada's token, `monday`
-is now. Predict: in which process does the thief stay signed in, and until when?
+`Lifetimes` and `find_session`. `signed_in(url)` is an engine and Ada's
+[token](../glossary.md#token), `monday` is now. Predict: in which process does the thief
+stay signed in, and until when?
 """
 
 # %% tags=["stage"]
@@ -128,10 +129,11 @@ pictures, a public page.
 What is long about the usual way? The next visible cell has the route as most services
 have it. The folded cell imports `cost(app, engine, token, requests)`, which sends
 requests at once, without a network, and counts what they take. BEGIN and ROLLBACK are
-statements too. A **hand-over** gives work from the event loop to another thread, and
-its result back. `in_a_loop(coroutine)` runs a coroutine to its end; `error_of(query)`
-asks a query and returns the name of its error; `plain(url)` is a URL in psycopg's form.
-Predict: how many hand-overs and statements does one request take?
+statements too. A **hand-over** gives work from the [event
+loop](../glossary.md#event-loop) to another thread, and its result back.
+`in_a_loop(coroutine)` runs a coroutine to its end; `error_of(query)` asks a query and
+returns the name of its error; `plain(url)` is a URL in psycopg's form. Predict: how
+many hand-overs and statements does one request take?
 """
 
 # %% tags=["stage"]
@@ -251,8 +253,9 @@ The first read came before the end, so it may see the session.
 
 SQLAlchemy's pool opens a transaction around each statement. So the look-up has a
 connection of its own, in autocommit. PostgreSQL can keep the plan of a statement
-(*prepare*), but not where a pooler shares the server's process among connections.
-`pg_backend_pid` tells: behind a pooler it is not the process that was announced.
+(*prepare*), but not where a [pooler](../glossary.md#pooler) shares the server's process
+among connections. `pg_backend_pid` tells: behind a pooler it is not the process that
+was announced.
 """
 
 # %% tags=["export"]
@@ -498,7 +501,7 @@ assert check(in_parts, Together)
 | seam | what your project does |
 |---|---|
 | statement | any table: the key first, as text, then columns, `WHERE key = ANY(%s)` |
-| connection | a psycopg conninfo that leads to the primary, no replica |
+| connection | a psycopg conninfo that leads to the primary, no [replica](../glossary.md#replica) |
 | event loop | one `Together` and one `KeyedQuery` per process; `close` at the end |
 | failure | catches `psycopg.Error` and `OSError`, and takes the long way |
 

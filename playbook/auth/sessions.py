@@ -24,8 +24,9 @@ end_sessions(db, user_id, keep=token)  # after a change of password
 
 ## See it break
 
-During a **session** a service remembers who signed in. It makes a random token, and the
-browser keeps it in a cookie. In this first service a dictionary stands for the table:
+During a **session** a service remembers who signed in. It makes a random
+[token](../glossary.md#token), and the browser keeps it in a cookie. In this first
+service a dictionary stands for the table:
 """
 
 # %%
@@ -511,8 +512,8 @@ assertion fail:
 Each user may have at most `most` sessions. Write `start_limited`: it starts a session
 and returns its token; the oldest sessions of the user end. Two sign-ins can happen at
 once, on DuckDB and on PostgreSQL (READ COMMITTED). Each runs in a transaction and again
-after a conflict. The table `users` has an `id` and a counter `sign_ins`. DuckDB has no
-row locks (`with_for_update`).
+after a [conflict](../glossary.md#conflict). The table `users` has an `id` and a counter
+`sign_ins`. DuckDB has no [row locks](../glossary.md#row-lock) (`with_for_update`).
 """
 
 
@@ -563,7 +564,7 @@ assert check(start_limited, sessions)
 | user id | passes `str(user.id)`; ends all sessions of a user who is deleted |
 | clock | passes `now` with a time zone |
 | cookie | `HttpOnly`, `Secure`, `Max-Age` of what is left: `playbook lift cookies` |
-| cross-site check | refuses writes of other origins |
+| cross-site check | refuses writes of other [origins](../glossary.md#origin) |
 | cleanup | calls `purge_sessions` once a day |
 
 **Without a cross-site check the recipe is not safe.** Another site's page causes a

@@ -386,9 +386,9 @@ for keep in (look, write):
 
 # %% [markdown]
 """
-A look reads the committed row, which still has the old hash, and conflicts with
-nothing. Two writes of one row conflict, whatever their order. The loser runs again and
-finds no row with the old hash.
+A look reads the committed row, which still has the old hash, and
+[conflicts](../glossary.md#conflict) with nothing. Two writes of one row conflict,
+whatever their order. The loser runs again and finds no row with the old hash.
 
 ## See it work
 
@@ -564,7 +564,7 @@ assert check(before, after)
 | `check(password, stored)` | something true; the same work for None |
 | `keep(db, user, stored)` | writes the row with that hash; false if it is gone |
 | `start(db, user)` | a new session, in the same transaction |
-| `network_of(address)` | the address of the client, from a proxy that you trust |
+| `network_of(address)` | the address of the client, from a [proxy](../glossary.md#proxy) that you trust |
 | engine, table, cleanup | as for [throttling](throttling.ipynb) |
 
 With customers, who have integer ids, and the page [sessions](sessions.ipynb):
@@ -596,9 +596,9 @@ def sign_in(engine: Engine, email: str, password: str, address: str):
         return 401, "wrong e-mail address or password"
 ```
 
-Instead of `old=None`, pass the token of the browser's cookie, so that this session
-ends. `keep` can store a better hash when `proven.verdict` says that the old one is
-outdated. Compute it before `enter`.
+Instead of `old=None`, pass the [token](../glossary.md#token) of the browser's cookie,
+so that this session ends. `keep` can store a better hash when `proven.verdict` says
+that the old one is outdated. Compute it before `enter`.
 
 Traps:
 
@@ -611,7 +611,8 @@ Traps:
 
 Hand it over:
 
-- **Front end**: 429 can mean days. Offer "set a new password" with it.
+- **Front end**: [429](../glossary.md#too-many-requests) can mean days. Offer "set a new
+  password" with it.
 - **Reviewer**: nothing is compared before `Attempt.spend`; no session without `keep`.
 - **Security**: neighbours in Ada's network can find out that she signs in from there.
 - **Operations**: `DELETE FROM throttles` forgets attempts and known networks.

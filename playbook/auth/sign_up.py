@@ -365,9 +365,10 @@ assertion fail:
 ## Your turn
 
 Members of a team invite others by their address. An inviter must not learn who has an
-account. Write `invite`. It returns the token of a link for the mail, good for seven
-days, and enters the address into the table `members` (`team`, `email`, `state`), which
-the inviter sees. The state is `"invited"` until the link is used, then `"member"`.
+account. Write `invite`. It returns the [token](../glossary.md#token) of a link for the
+mail, good for seven days, and enters the address into the table `members` (`team`,
+`email`, `state`), which the inviter sees. The state is `"invited"` until the link is
+used, then `"member"`.
 
 An address stands once in the list of a team. Invited again, it gets a new link, and its
 state stays as it is. A link opens one team only. `users` is the table of accounts.
@@ -416,7 +417,7 @@ tests. `playbook lift mailed_links INTO` adds their URL, form and cleanup.
 | `find_user(db, email)` | returns an id as text, or None; `email` in one normal form |
 | `add_user(db, email)` | adds the user, whose address is proven; returns the id |
 | `transact(work)` | runs `work(db)` in one transaction |
-| unique address | a unique index on the table of users |
+| unique address | a [unique index](../glossary.md#unique-index) on the table of users |
 | mail | one to each address, after the answer: a link, or a notice |
 | rules and hash | between `find_sign_up` and `finish_sign_up` |
 

@@ -275,9 +275,10 @@ with sa.create_engine("sqlite://").connect() as db:
 ### Spend
 
 `spend` runs the statement and **commits at once, before the attempt**. A count that
-waits for the end of the request would let fifty requests through again. The isolation
-level is AUTOCOMMIT. At REPEATABLE READ PostgreSQL would refuse most of the fifty,
-because the row has changed since their transaction began.
+waits for the end of the request would let fifty requests through again. The [isolation
+level](../glossary.md#isolation-level) is AUTOCOMMIT. At REPEATABLE READ PostgreSQL
+would refuse most of the fifty, because the row has changed since their transaction
+began.
 """
 
 # %% tags=["export"]
@@ -430,8 +431,8 @@ The folded cell imports `on_postgres`, `serving` and `show_http`. It defines
 Mallory sends fifty wrong passwords at once, to both, from fifty addresses of one IPv6
 household. Then Ada signs in eight times from home. The function returns how many of
 Mallory's passwords were compared, what Mallory heard, and what Ada heard.
-`proxied(address)` makes the header of a proxy that the server trusts. Predict: what do
-Mallory and Ada hear?
+`proxied(address)` makes the header of a [proxy](../glossary.md#proxy) that the server
+trusts. Predict: what do Mallory and Ada hear?
 """
 
 # %% tags=["stage"]
@@ -568,7 +569,7 @@ and SQLite.
 | seam | what your project does |
 |---|---|
 | engine | passes the engine: `spend` takes a connection of its own and commits |
-| transaction | passes its own to `give_back` and `forget`; retries conflicts |
+| transaction | passes its own to `give_back` and `forget`; retries [conflicts](../glossary.md#conflict) |
 | table | `throttles.metadata.create_all`; Alembic: `target_metadata` may be a list |
 | key | passes a tuple of texts: purpose, account, network |
 | clock | passes `now` with a time zone |

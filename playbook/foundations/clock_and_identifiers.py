@@ -482,7 +482,8 @@ Each run of this evening gives the same bytes.
 
 The index of a primary key is a B-tree, sorted pages of 8 kB. A UUIDv7 goes to the last
 page. A UUIDv4 can go to any page. After a checkpoint (all pages are saved), the first
-change to a page writes the **whole page** to the write-ahead log, which replicas and
+change to a page writes the **whole page** to the [write-ahead
+log](../glossary.md#write-ahead-log), which [replicas](../glossary.md#replica) and
 backups receive.
 
 The folded cell defines `compare(url)`. A table has 23,000 rows, then 500 more come.
@@ -626,7 +627,8 @@ Traps:
 Hand it over:
 
 - **Reviewer**: accept no `datetime.now`, `time.time`, `uuid4` or `random` elsewhere.
-- **Front end**: an id is an opaque string. Its time is no promise.
+- **Front end**: an id is an [opaque](../glossary.md#opaque) string. Its time is no
+  promise.
 - **Security**: a few UUIDv7 tell how often rows are made. Register the prefix with a
   secret scanner.
 - **Tests**: call `advance` instead of sleeping. Test on both sides of a boundary.

@@ -154,9 +154,10 @@ for route in iter_route_contexts(app.routes):
 
 Two words declare a route: the dependency that `caller_of` makes, or `anyone`. You hand
 in `find_caller`, which gets an `HTTPConnection`, a request or a websocket, and knows
-cookies or tokens. `connection.scope` is a dictionary that lives as long as the request.
-A request without a caller gets 401. RFC 9110 demands a `WWW-Authenticate` header there.
-It names the *scheme*, a way to sign in, and is called the *challenge*.
+cookies or [tokens](../glossary.md#token). `connection.scope` is a dictionary that lives
+as long as the request. A request without a caller gets 401. RFC 9110 demands a
+`WWW-Authenticate` header there. It names the *scheme*, a way to sign in, and is called
+the *challenge*.
 """
 
 # %% tags=["export"]
@@ -193,9 +194,9 @@ async def anyone() -> None:
 
 # %% [markdown]
 """
-The folded cell defines `find_caller`, which looks a bearer token up and notes that it
-did. `who_am_i(caller)` serves one route, first to a stranger with a guessed token and
-then to Ada.
+The folded cell defines `find_caller`, which looks a [bearer
+token](../glossary.md#bearer-token) up and notes that it did. `who_am_i(caller)` serves
+one route, first to a stranger with a guessed token and then to Ada.
 """
 
 

@@ -93,9 +93,11 @@ Which database does a developer have?
 | Django: SQLite at first | nothing to install | types and locks differ |
 | **one set of models, by URL** | starts everywhere | only what both can do |
 
-We choose **one set of models** on DuckDB and PostgreSQL. Both have snapshot isolation,
-strict types and time zones. Choose PostgreSQL alone if you need what only it has, for
-example row-level security. Choose SQLite if several processes write to one file.
+We choose **one set of models** on DuckDB and PostgreSQL. Both have [snapshot
+isolation](../glossary.md#snapshot-isolation), strict types and time zones. Choose
+PostgreSQL alone if you need what only it has, for example [row-level
+security](../glossary.md#row-level-security). Choose SQLite if several processes write
+to one file.
 
 ## Build it
 
@@ -219,9 +221,9 @@ def leave_out_foreign_keys(key: sa.Constraint, compiler: Any, **options: Any) ->
 """
 One transaction counts a download and commits. A second one, which began earlier, then
 renames the package. They change different columns of one row. The folded cell defines
-`written_by_two(count, rename)`, which returns the total or "conflict". It has the two
-statements as SQL in `text`, and as SQLAlchemy has `built` them. Predict: what is left
-of the download in each case?
+`written_by_two(count, rename)`, which returns the total or `"conflict"`. It has the
+two statements as SQL in `text`, and as SQLAlchemy has `built` them. Predict: what is
+left of the download in each case?
 """
 
 
@@ -260,13 +262,13 @@ print(f"as text: {as_text}, built: {as_built}")
 """
 DuckDB does an UPDATE of an indexed column as a DELETE and an INSERT. It inserts the row
 *as its snapshot has it*, and so takes back what another transaction has written to
-other columns. With a RETURNING, DuckDB reports the conflict.
+other columns. With a RETURNING, DuckDB reports the [conflict](../glossary.md#conflict).
 
 ### Open a DuckDB file
 
-After a crash DuckDB reads its write-ahead log when the file is opened. If the file is
-closed again before its indexes were used, their new entries are lost. A `CHECKPOINT` as
-the first statement keeps them.
+After a crash DuckDB reads its [write-ahead log](../glossary.md#write-ahead-log) when
+the file is opened. If the file is closed again before its indexes were used, their new
+entries are lost. A `CHECKPOINT` as the first statement keeps them.
 """
 
 # %% tags=["export"]

@@ -134,7 +134,8 @@ Frameworks bring the third option: Django's `ATOMIC_REQUESTS` (also under DRF), 
 commit by hand.
 
 We choose the **function**. A reviewer sees where the transaction begins and ends, and a
-conflict can be retried. Choose the third option for small writes that never conflict.
+[conflict](../glossary.md#conflict) can be retried. Choose the third option for small
+writes that never conflict.
 
 ## Build it
 
@@ -486,7 +487,7 @@ after_race_there = on_postgres(lambda url: race(airline, url))
 # %% [markdown]
 """
 A commit can fail on PostgreSQL too: by a constraint that is `DEFERRABLE`, at the level
-SERIALIZABLE, or because the connection breaks.
+[SERIALIZABLE](../glossary.md#serializable), or because the connection breaks.
 
 ## Check it
 """
@@ -563,7 +564,8 @@ assert check(transact_then)
 # %% [markdown]
 """
 A process can still end between the commit and the mail. A mail that must not be lost
-needs an *outbox*: a row in the same transaction, sent by a worker.
+needs an *[outbox](../glossary.md#outbox)*: a row in the same transaction, sent by a
+worker.
 
 ## Take it with you
 

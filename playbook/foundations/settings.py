@@ -463,9 +463,10 @@ assertion fail:
 
 ## Your turn
 
-Behind a load balancer, each request comes from the balancer's address. The address of
-the client stands in the header `X-Forwarded-For`, which any client can write. So the
-shop has to know whose header it may believe. Write the setting `trusted_proxies`:
+Behind a [load balancer](../glossary.md#load-balancer), each request comes from the
+balancer's address. The address of the client stands in the header `X-Forwarded-For`,
+which any client can write. So the shop has to know whose header it may believe. Write
+the setting `trusted_proxies`:
 
 - `SHOP_TRUSTED_PROXIES=10.0.0.0/8, 192.168.1.7` becomes a tuple of networks
   (`ipaddress.ip_network`). Without the variable the tuple is empty.

@@ -547,7 +547,7 @@ Its seams:
 
 | seam | what your project does |
 |---|---|
-| app | passes any ASGI app; adds the two endpoints, open to the platform |
+| app | passes any [ASGI](../glossary.md#asynchronous-server-gateway-interface) app; adds the two endpoints, open to the platform |
 | checks | functions without arguments; only what every request needs |
 | times | passes `StopTimes` that fit the balancer and the platform |
 | start | runs this program: `serve` replaces `uvicorn.run` and the command |

@@ -206,8 +206,10 @@ three changes; make one, run all cells again, and see the assertion fail.
 
 Some cells have the tag *export* (in JupyterLab, see the *Property Inspector*). They are
 the **recipe** of the page. `playbook lift NAME INTO` copies it into your own project,
-with tests. To find a page, ask with your own words: `playbook find "lost update"`.
-`playbook run NAME` runs a page as a script.
+with tests. What your project hands to it, such as an engine or a clock, are its
+**seams**. To find a page, ask with your own words: `playbook find "lost update"`.
+`playbook run NAME` runs a page as a script. A term that may be new to you leads to one
+sentence in the [glossary](../glossary.md).
 
 ## On PostgreSQL
 

@@ -146,7 +146,7 @@ an error: a **conflict**. Nothing is lost, but Bob's client sees status 500.
 | option | good | costs |
 |---|---|---|
 | one statement: `SET used = used + 60` | fastest, cannot race | few rules fit in one |
-| row lock: `SELECT ... FOR UPDATE` | no work is repeated | waiting, deadlocks |
+| [row lock](../glossary.md#row-lock): `SELECT ... FOR UPDATE` | no work is repeated | waiting, [deadlocks](../glossary.md#deadlock) |
 | SQLAlchemy's `version_id_col` | works at every level | a column; still a retry |
 | **snapshot isolation and retry** | any rule, any engine | the work may run twice |
 | Django's `atomic()`, Flask's session | commit and rollback | a weak level, no retry |
@@ -184,10 +184,11 @@ report the conflict? Which errors are conflicts? When must the loop end?
 
 ### Does the database report it?
 
-PostgreSQL reports a conflict only at the isolation level REPEATABLE READ. Its default
-is READ COMMITTED. SQLite needs a write-ahead log (WAL) for snapshots, and a `BEGIN`
-before the first read, which Python's driver leaves out. Below the definition, the two
-uploads run on SQLite, without and with it.
+PostgreSQL reports a conflict only at the [isolation
+level](../glossary.md#isolation-level) REPEATABLE READ. Its default is READ COMMITTED.
+SQLite needs a [write-ahead log](../glossary.md#write-ahead-log) (WAL) for snapshots,
+and a `BEGIN` before the first read, which Python's driver leaves out. Below the
+definition, the two uploads run on SQLite, without and with it.
 """
 
 # %% tags=["export"]

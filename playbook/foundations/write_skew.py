@@ -54,10 +54,10 @@ def publish(session, meanwhile=lambda: None):
 
 # %% [markdown]
 """
-Both run in `transaction`, which retries conflicts. The publication comes in the middle
-of the deletion. Predict: what is each of them told, and which rows are left? The folded
-cell defines the models `Organization` and `Package`, and
-`meet(url, first, second)`, which runs `second` in the middle of `first`. It imports
+Both run in `transaction`, which retries [conflicts](../glossary.md#conflict). The
+publication comes in the middle of the deletion. Predict: what is each of them told, and
+which rows are left? The folded cell defines the models `Organization` and `Package`,
+and `meet(url, first, second)`, which runs `second` in the middle of `first`. It imports
 `lesson_url`, the address of a new DuckDB, `lesson_folder` and `on_postgres`.
 """
 
@@ -123,7 +123,7 @@ only, because a parent with children cannot be updated on DuckDB.
 | option | good | costs |
 |---|---|---|
 | foreign key, as Django makes it | the database checks | only parents; not on DuckDB |
-| SERIALIZABLE | keeps any rule | PostgreSQL only; more retries |
+| [SERIALIZABLE](../glossary.md#serializable) | keeps any rule | PostgreSQL only; more retries |
 | `FOR UPDATE` on the parent | simple | PostgreSQL only; children wait |
 | **both write or lock the parent** | any rule and engine | code must name the row |
 
@@ -226,7 +226,7 @@ print([value for key, value in parents_of(Package(name="httpx", organization="ac
 """
 The set `held` is kept in `session.info`, a dictionary for notes about a session. It
 saves a second UPDATE of the same parent. Parents that the same transaction makes are in
-it too. It ends with the transaction, and at each savepoint:
+it too. It ends with the transaction, and at each [savepoint](../glossary.md#savepoint):
 """
 
 
@@ -381,7 +381,7 @@ assert check(leave)
 | seam | what your project does |
 |---|---|
 | retry | runs the work in a loop that retries conflicts, such as `transaction` |
-| engine | snapshot isolation: `make_engine`, or `notice_conflicts` on SQLite |
+| engine | [snapshot isolation](../glossary.md#snapshot-isolation): `make_engine`, or `notice_conflicts` on SQLite |
 | models | declare foreign keys; the listener reads them |
 
 A shop on SQLite with integer ids. The foreign key is declared, and PostgreSQL would

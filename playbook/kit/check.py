@@ -10,9 +10,9 @@ import io
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from playbook.kit import anatomy, lift, maps, pairing, scaffold
+from playbook.kit import anatomy, glossary, lift, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
 from playbook.kit.reading import Cell, cells, finding
@@ -306,13 +306,22 @@ def names(course: Course) -> list[str]:
 
 
 PAGE_RULES = (opening, to_do, code, exports, updates, machine_paths, *anatomy.PAGE_RULES)
-COURSE_RULES = (order, names, maps.outdated, lift.findings, *anatomy.COURSE_RULES)
+COURSE_RULES = (order, names, maps.outdated, glossary.outdated, glossary.findings, lift.findings, *anatomy.COURSE_RULES)
 
 
-def findings(course: Course) -> list[str]:
-    """Everything that breaks a rule, page by page in course order, then what concerns the course as a whole."""
-    found = [line for playbook in course.pairs for rule in PAGE_RULES for line in rule(playbook)]
-    return found + [line for rule in COURSE_RULES for line in rule(course)]
+def findings(course: Course, step: Callable[[str], None] = lambda name: None) -> list[str]:
+    """Everything that breaks a rule, page by page in course order, then what concerns the course as a whole.
+
+    `step` is called with the name of each page and of each rule of the course, before it is looked at.
+    """
+    found = []
+    for playbook in course.pairs:
+        step(playbook.key)
+        found += [line for rule in PAGE_RULES for line in rule(playbook)]
+    for whole in COURSE_RULES:
+        step(whole.__name__)
+        found += whole(course)
+    return found
 
 
 def drift(course: Course) -> list[str]:

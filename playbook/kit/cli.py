@@ -8,7 +8,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,6 @@ from playbook.kit.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
     from playbook.kit.course import Course, Playbook
     from playbook.kit.pairing import CellFailure
@@ -117,10 +116,15 @@ def find(
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 5,
 ) -> None:
     """Find the playbook for a topic or a question: `playbook find lost update`."""
-    from playbook.kit import lookup
+    from playbook.kit import glossary, lookup
 
     console, query = _console(), " ".join(words)
+    named = glossary.named(_course(context), query)
+    for term in named:
+        _say(console, f"{term.term}: {term.sentence} (glossary)")
     answer = lookup.find(_course(context), query)
+    if named and not answer.found:
+        return  # the glossary has answered
     if not answer.found:
         advice = "(try one word of the subject, or `playbook list`, which shows all pages)"
         typer.echo(f"nothing found: {answer.hint} {advice}", err=True)
@@ -145,14 +149,23 @@ def find(
 # ---------------------------------------------------------------- run
 
 
-@contextmanager
-def _progress(console: "Console", total: int) -> Iterator[tuple["Progress", "TaskID"]]:
-    """A progress bar on a terminal, nothing elsewhere; lines printed through its console stand above it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; print failures and the last line only.")]
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress, progress.add_task("running", total=total)
+
+@contextmanager
+def _told(what: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block, and `what()` says in one line what was done and what was not."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print("interrupted:", what(), file=sys.stderr)
+        raise
+
+
+def _named(keys: Sequence[str]) -> str:
+    """The first names of many: `a, b, c and 4 more`."""
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return ", ".join(keys[:3]) + more
 
 
 @app.command()
@@ -167,6 +180,7 @@ def run(
         bool, typer.Option("--postgres", help="Run on PostgreSQL: DATABASE_URL's server, or else the packaged one.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what a failing playbook printed.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Run playbooks as scripts, each on a fresh embedded database, several at a time."""
     import time
@@ -174,6 +188,7 @@ def run(
 
     from playbook.kit import data, ready, running
     from playbook.kit.postgres import reach, server
+    from playbook.kit.status_line import Progress
 
     course, console = _course(context), _console()
     chosen = [course.get(name) for name in names] if names else list(course.playbooks)
@@ -194,14 +209,19 @@ def run(
             (reach if database.startswith("postgresql") else ready.reach)(database)
         elif postgres:
             database = stack.enter_context(server())
-        progress, task = stack.enter_context(_progress(console, len(chosen)))
+        left = [p.key for p in chosen]
+        stack.enter_context(_told(lambda: f"{len(chosen) - len(left)} of {len(chosen)} ran; not: {_named(left)}"))
+        progress = stack.enter_context(Progress(len(chosen), quiet))
         width = max(len(p.key) for p in chosen)
 
         def report(result: "Result") -> None:
-            progress.advance(task)
-            _show_result(progress.console, result, width, verbose)
+            left.remove(result.playbook.key)
+            progress.end(result.playbook.key)
+            if not (quiet and result.passed):
+                with progress.above():
+                    _show_result(console, result, width, verbose)
 
-        results = running.run_many(chosen, jobs or running.cores(), database, report)
+        results = running.run_many(chosen, jobs or running.cores(), database, report, progress.begin)
     failed = sum(not result.passed for result in results)
     seconds = time.perf_counter() - started
     noun = "playbook" if len(results) == 1 else "playbooks"
@@ -400,12 +420,14 @@ def refresh(
         bool, typer.Option("--from-notebook", help="First write the notebooks' cells into the texts.")
     ] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="How many at a time; as many as there are cores.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make notebooks from the texts: run every cell in a fresh kernel and store the outputs.
 
     Nothing is written for a playbook that fails.
     """
-    from playbook.kit import maps, pairing, running
+    from playbook.kit import glossary, maps, pairing, running
+    from playbook.kit.status_line import Progress
 
     course, console = _course(context), _console()
     chosen = list(dict.fromkeys(course.get(name) for name in names)) if names else list(course.pairs)
@@ -424,22 +446,31 @@ def refresh(
     _texts(course.pairs)
     for path in maps.update(course):
         _say(console, f"wrote  {path.relative_to(course.root).as_posix()} (course map, links)")
+    for path in glossary.update(course):
+        _say(console, f"wrote  {path.relative_to(course.root).as_posix()}")
     failed = 0
-    with _progress(console, len(chosen)) as (progress, task):
+    left = [playbook.key for playbook in chosen]
+
+    def told() -> str:
+        return f"{len(chosen) - len(left)} of {len(chosen)} refreshed; as they were: {_named(left)}"
+
+    with _told(told), Progress(len(chosen), quiet) as progress:
 
         def report(playbook: "Playbook", result: bool | Exception) -> None:
             nonlocal failed
-            progress.advance(task)
-            if isinstance(result, Exception):
-                failed += 1
-                _say(progress.console, f"FAIL   {playbook.key}", "bold red")
-                _say(progress.console, f"       {_reason(playbook, result)}")
-                if playbook.text in before:
-                    pairing.write_whole(playbook.text, before[playbook.text])
-            else:
-                _say(progress.console, f"{'wrote' if result else 'same '}  notebooks/{playbook.key}.ipynb")
+            left.remove(playbook.key)
+            progress.end(playbook.key)
+            with progress.above():
+                if isinstance(result, Exception):
+                    failed += 1
+                    _say(console, f"FAIL   {playbook.key}", "bold red")
+                    _say(console, f"       {_reason(playbook, result)}")
+                elif not quiet:
+                    _say(console, f"{'wrote' if result else 'same '}  notebooks/{playbook.key}.ipynb")
+            if isinstance(result, Exception) and playbook.text in before:
+                pairing.write_whole(playbook.text, before[playbook.text])
 
-        pairing.refresh_many(chosen, jobs or running.cores(), report)
+        pairing.refresh_many(chosen, jobs or running.cores(), report, progress.begin)
     _say(console, f"{len(chosen) - failed} refreshed, {failed} failed", "bold")
     if failed:
         raise typer.Exit(FAILED)
@@ -460,9 +491,11 @@ def _reason(playbook: "Playbook", error: "Exception | CellFailure") -> str:
 def check(context: Context) -> None:
     """Check every page: text and notebook agree, anatomy, order, exports, generated parts."""
     from playbook.kit import check as rules
+    from playbook.kit.status_line import Progress
 
     course = _course(context)
-    findings, drift = rules.findings(course), rules.drift(course)
+    with Progress(len(course.pairs) + len(rules.COURSE_RULES)) as progress:
+        findings, drift = rules.findings(course, progress.step), rules.drift(course)
     for line in findings:
         typer.echo(line)
     for line in drift:
@@ -672,6 +705,7 @@ def serve(
     from playbook.kit import ready
     from playbook.kit.data import data_path
     from playbook.kit.database_errors import in_one_line
+    from playbook.kit.status_line import Filling
 
     listening = ready.listen(host, port)
     try:
@@ -694,7 +728,11 @@ def serve(
             production = settings.environment == "production"
             believed = proxies.trusted_networks(os.environ.get(proxies.VARIABLE, ""), production)
             # An empty database is filled with the course's real packages; one with packages stays as it is.
-            pantry = service.pantry(settings, data_path("packages.csv"), stop=stop)
+            with (
+                _told(lambda: "the service had not started; packages are loaded as a whole or not at all"),
+                Filling() as fill,
+            ):
+                pantry = service.pantry(settings, data_path("packages.csv"), stop=stop, step=fill.step)
         except ValueError as error:
             raise InputError(str(error)) from None
         except _database_errors() as error:

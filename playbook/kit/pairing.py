@@ -392,8 +392,12 @@ def write_whole(path: Path, text: str) -> None:
     """Write `text` to `path`, with LF on every system, so that a reader sees the old file or the new one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(beside, path)
+    except BaseException:  # Ctrl-C, too, leaves nothing beside it
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def refresh(playbook: Playbook) -> bool:
@@ -406,27 +410,41 @@ def refresh(playbook: Playbook) -> bool:
 
 
 def refresh_many(
-    playbooks: Sequence[Playbook], workers: int, report: Callable[[Playbook, bool | Exception], None]
+    playbooks: Sequence[Playbook],
+    workers: int,
+    report: Callable[[Playbook, bool | Exception], None],
+    begin: Callable[[str], None] = lambda key: None,
 ) -> int:
-    """Refresh several at a time; `report` gets each result as it comes. Returns how many failed.
+    """Refresh several at a time; `begin` gets the key of each that starts, `report` each result as it comes.
 
-    Threads are enough: every kernel is a process of its own. Whatever ends this early interrupts the cells that run,
-    and waits until their kernels have ended.
+    Returns how many failed. Threads are enough: every kernel is a process of its own. Whatever ends this early
+    interrupts the cells that run, waits until their kernels have ended, and still reports what was stored meanwhile.
     """
     failed = 0
+
+    def work(playbook: Playbook) -> bool | Exception:
+        begin(playbook.key)
+        return _refresh_one(playbook)
+
     with ThreadPoolExecutor(max(1, min(workers, len(playbooks)))) as pool:
-        futures = {pool.submit(_refresh_one, p): p for p in playbooks}
+        futures = {pool.submit(work, p): p for p in playbooks}
+        unreported = dict(futures)
         try:
             for future in as_completed(futures):
                 result = future.result()
                 failed += isinstance(result, Exception)
-                report(futures[future], result)
+                report(unreported.pop(future), result)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            while wait(futures, timeout=0.1).not_done:  # kernels that are only starting are stopped in the next round
+            # A future that was cancelled before it began would never count as done.
+            begun = [future for future in futures if not future.cancelled()]
+            while wait(begun, timeout=0.1).not_done:  # kernels that are only starting are stopped in the next round
                 while _running:
                     with contextlib.suppress(RuntimeError):  # it has ended by itself
                         _running.pop()()
+            for future, playbook in unreported.items():
+                if not future.cancelled() and future.exception() is None:
+                    report(playbook, future.result())
             raise
     return failed
 

@@ -112,13 +112,25 @@ class Runner:
 
 
 def run_many(
-    playbooks: Sequence[Playbook], jobs: int, database: str | None, report: Callable[[Result], None]
+    playbooks: Sequence[Playbook],
+    jobs: int,
+    database: str | None,
+    report: Callable[[Result], None],
+    begin: Callable[[str], None] = lambda key: None,
 ) -> list[Result]:
-    """Run the scripts, `jobs` at a time; `report` gets each result as it comes. Returns all, in the order given."""
+    """Run the scripts, `jobs` at a time; `begin` gets the key of each that starts, `report` each result as it comes.
+
+    Returns all results, in the order given.
+    """
     runner = Runner(database)
+
+    def run(playbook: Playbook) -> Result:
+        begin(playbook.key)
+        return runner.run(playbook)
+
     results: dict[str, Result] = {}
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
-        futures = [pool.submit(runner.run, playbook) for playbook in playbooks]
+        futures = [pool.submit(run, playbook) for playbook in playbooks]
         try:
             for future in as_completed(futures):
                 result = future.result()

@@ -24,7 +24,7 @@ assert drift(engine, metadata) == []  # in a test, and every night in production
 ## See it break
 
 A service calls `create_all` when it starts. Its new release has two changes in the
-model: a column `summary`, and a unique index on `name`.
+model: a column `summary`, and a [unique index](../glossary.md#unique-index) on `name`.
 
 The folded cell imports `sa` (SQLAlchemy), `make_engine`, `lesson_url`, `on_postgres`,
 `show` and `table`. `models(*more)` is metadata with a table `packages`: an `id`, a
@@ -77,7 +77,7 @@ When does a program find out?
 | option | good | costs |
 |---|---|---|
 | at a request | nothing to write | one in a thousand fails, or none |
-| the revision, at the start | one SELECT | does not see a change by hand |
+| the [revision](../glossary.md#revision), at the start | one SELECT | does not see a change by hand |
 | Django: `makemigrations --check` | no database needed | compares files only |
 | **revision at the start, tables at night** | both are seen | one job more |
 

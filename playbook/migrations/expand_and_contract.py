@@ -49,7 +49,8 @@ def model(column):
 # %% [markdown]
 """
 A platform replaces a release without a pause. The new release starts beside the old
-one, a **load balancer** sends requests to both in turn, and then the old one stops.
+one, a **[load balancer](../glossary.md#load-balancer)** sends requests to both in turn,
+and then the old one stops.
 
 Two clients write and read through it and never stop. Before the first step of a rename,
 and after each step, we count how many of their next 12 requests fail.
@@ -524,10 +525,10 @@ assert check(go_back)
 
 | seam | what your project does |
 |---|---|
-| engine | passes an engine; `backfill` retries conflicts, at any isolation level |
+| engine | passes an engine; `backfill` retries [conflicts](../glossary.md#conflict), at any [isolation level](../glossary.md#isolation-level) |
 | table | has a primary key of one column; `Customer.__table__` serves |
 | change | a function of a connection: DDL, or Alembic on that connection |
-| rollout | one release after the other; a release accepts both revisions |
+| rollout | one release after the other; a release accepts both [revisions](../glossary.md#revision) |
 | DuckDB | holds the requests while it calls `migrate` |
 
 A shop, in the release that writes both columns. `migrate(engine, to_revision)` needs an

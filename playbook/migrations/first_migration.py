@@ -624,10 +624,11 @@ run_environment(lambda: engine, lambda: metadata, connect=limited)
 An engine of `make_engine` sets its own limits at each BEGIN. There, write yours into
 `connection.info["transaction"]`.
 
-A **backfill**, an UPDATE of many rows, may take longer. It gets a revision without any
-ALTER, whose lock would last as long. That revision lifts the limit until its
-transaction ends: `op.execute("SET LOCAL statement_timeout = 0")`. Pantry also handles a
-pooler and processes that start at once (`playbook/pantry/migrating.py`).
+A **[backfill](../glossary.md#backfill)**, an UPDATE of many rows, may take longer. It
+gets a revision without any ALTER, whose lock would last as long. That revision lifts
+the limit until its transaction ends: `op.execute("SET LOCAL statement_timeout = 0")`.
+Pantry also handles a [pooler](../glossary.md#pooler) and processes that start at once
+(`playbook/pantry/migrating.py`).
 
 Traps:
 

@@ -89,7 +89,7 @@ offered to all users again.
 | up, down, up, empty | one test | sees no lost value, no lost index |
 | pytest-alembic | a maintained plugin | rows by hand, no DuckDB |
 | Django, Flask-Migrate | | bring no such test |
-| **each revision, with rows, compared** | finds what is lost | some code, here |
+| **each [revision](../glossary.md#revision), with rows, compared** | finds what is lost | some code, here |
 | a copy of production | real rows | hours, and personal data |
 
 We choose **each revision with rows**. What a downgrade cannot bring back, the revision

@@ -4,7 +4,7 @@ Read from `pantry()` down. The package's docstring is the map; it walks one requ
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -58,12 +58,13 @@ MIRROR = "mirror"  # the organization that owns the packages of the catalogue
 
 def pantry(
     settings: Settings, catalog: Path | None = None, clock: Clock | None = None, sender: Sender | None = None,
-    stop: Stop | None = None,
+    stop: Stop | None = None, step: Callable[[str], None] = lambda name: None,
 ) -> FastAPI:  # fmt: skip
     """The service over the database of `settings`. An empty database is brought to head and filled from `catalog`.
 
-    `stop` is the budget of an orderly stop, which the mails share with the requests. Raises ValueErrors that say what
-    to do: WrongSchema for a database that is behind, DamagedDatabase.
+    `stop` is the budget of an orderly stop, which the mails share with the requests. `step` is told how far the filling
+    is, as `load_catalog` says. Raises ValueErrors that say what to do: WrongSchema for a database that is behind,
+    DamagedDatabase.
     """
     engine, clock = make_engine(settings.database_url), clock or SystemClock()
     ids = Identifiers(clock)
@@ -72,7 +73,7 @@ def pantry(
     if catalog is not None:
         mirror, filled = transaction(engine, lambda session: mirror_of(session, clock, ids), retry=somebody_was_first)
         if not filled:
-            load_catalog(engine, catalog, mirror, clock.now())
+            load_catalog(engine, catalog, mirror, clock.now(), step)
     sender = sender or sender_for(settings, clock)
     if settings.rate_limits:
         sender = PerMailbox(sender, clock, proven_in(engine))

@@ -18,10 +18,11 @@ Pantry is the service that uses the recipes of this course. Its code is in the f
 
 ## See it break
 
-Pantry keeps two contracts. Its resources, such as `/packages`, answer errors as problem
-details (RFC 9457) and refuse what they do not know. Under `/api/auth` it answers as
-Better Auth does, a sign-in library with a front end that exists already. That front end
-looks for the member `code` of an error. These are four of its requests:
+Pantry keeps two contracts. Its resources, such as `/packages`, answer errors as
+[problem details](../glossary.md#problem-details) (RFC 9457) and refuse what they do not
+know. Under `/api/auth` it answers as Better Auth does, a sign-in library with a front
+end that exists already. That front end looks for the member `code` of an error. These
+are four of its requests:
 
 | request | Better Auth answers |
 |---|---|
@@ -86,7 +87,7 @@ somebody writes will not have it.
 | one application | one list of routes | each layer must know both contracts |
 | `app.mount`, as FastAPI has it | built in | the outer layers see everything |
 | Django's `include` | built in | its middleware sees everything |
-| two services behind a proxy | deployed apart | two of everything to run |
+| two services behind a [proxy](../glossary.md#proxy) | deployed apart | two of everything to run |
 | **two applications in one process** | no layer sees both | a joined start and stop |
 
 We choose **two applications in one process**. The first segments of the path decide,
@@ -103,10 +104,11 @@ show(table(zip(requests, real, strict=True), ["request", "Pantry"]))
 """
 ### The layers
 
-An ASGI application is a function of three arguments: `scope` describes the request,
-`receive` gives its body piece by piece, `send` takes the answer piece by piece. A
-**layer** is such an application that has another one inside. `own_layers` asks the
-running service for its layers, from the outside:
+An [ASGI](../glossary.md#asynchronous-server-gateway-interface) application is a
+function of three arguments: `scope` describes the request, `receive` gives its body
+piece by piece, `send` takes the answer piece by piece. A **layer** is such an
+application that has another one inside. `own_layers` asks the running service for its
+layers, from the outside:
 """
 
 # %%
@@ -205,10 +207,12 @@ show(table(walk[-1][3], columns))
 The first transaction finds who asks, the second what they may do. Only the third one
 writes. There the row is read, its tag compared, and the row changed. If another request
 commits between the two statements, the database refuses this commit. Then `transact`
-runs the work again, the comparison included, and the client hears 412.
+runs the work again, the comparison included, and the client hears
+[412](../glossary.md#precondition-failed).
 
 The answer leaves after the commit, and each layer adds its own on the way out: a
-request id, a renewed cookie, security headers, and a line in the log.
+[request id](../glossary.md#request-id), a renewed cookie, security headers, and a line
+in the log.
 
 ### Where the next thing goes
 
@@ -216,7 +220,7 @@ request id, a renewed cookie, security headers, and a line in the log.
 |---|---|
 | a resource | a module beside `organizations.py`; its router in `app.resource_api` |
 | a sign-in flow | a module in `auth/`; its router in `auth/better_auth.py` |
-| a table | a revision in `revisions/`; its model beside the code that uses it |
+| a table | a [revision](../glossary.md#revision) in `revisions/`; its model beside the code that uses it |
 | a setting | `settings.Fields`, with a default that is safe or refused in production |
 | a layer | inside of one part; around both only if both contracts allow it |
 
@@ -247,8 +251,9 @@ print(shared)
 ## Check it
 
 `rows_holding` counts the rows that hold a text, in all tables. It must find the name
-that Ada has given. It must not find the **token** of her cookie, which proves who she
-is: Pantry stores its hash only, so a stolen database signs nobody in.
+that Ada has given. It must not find the **[token](../glossary.md#token)** of her
+cookie, which proves who she is: Pantry stores its hash only, so a stolen database signs
+nobody in.
 """
 
 # %%

@@ -551,7 +551,7 @@ assert check(mark_gone)
 |---|---|
 | transaction | passes a `Connection`: `engine.begin()`, or `session.connection()` |
 | error | lets ValueError and OSError end the transaction; shows their words |
-| target | any table with a unique index on `key`; `rows` gives each column |
+| target | any table with a [unique index](../glossary.md#unique-index) on `key`; `rows` gives each column |
 | ids | `prepare` makes them: a default of the column is not used |
 | checks | in `prepare` for one row; in SQL for what other rows say |
 
@@ -579,8 +579,9 @@ with engine.begin() as db:
 Traps:
 
 - **A key twice** in a file is an IntegrityError without `repeated`.
-- **Two loads at once.** One gets an IntegrityError or a conflict. Repeat its
-  transaction, which then finds the rows.
+- **Two loads at once.** One gets an IntegrityError or a
+  [conflict](../glossary.md#conflict). Repeat its transaction, which then finds the
+  rows.
 - **Casts** belong into `rows`: in a check, `cast('many' AS INTEGER)` ends the load.
 - **No value** is an empty text: for a NULL, write `sa.func.nullif(raw.c.end, "")`.
 - **`repeated` counts refused rows, too**: a good row after a bad one is refused.

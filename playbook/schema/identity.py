@@ -84,7 +84,8 @@ print(two_at_once(lesson_url(), people, look_then_insert, timeline=True), "rows"
 # %% [markdown]
 """
 Both looked before one of them had inserted. The two transactions wrote different rows,
-so even snapshot isolation sees no conflict. Only a **unique index** compares the rows.
+so even [snapshot isolation](../glossary.md#snapshot-isolation) sees no
+[conflict](../glossary.md#conflict). Only a **unique index** compares the rows.
 
 ## The decision
 
@@ -104,8 +105,9 @@ Where is the password?
 | a column of the user | one table | each other way to sign in is a new column |
 | **a row of `accounts`** | a way to sign in is a row | a join at sign-in |
 
-We choose a **UUID** and **accounts**. Choose a natural key (one that means something)
-when an authority gives it out and never takes it back, as ISO does with currencies.
+We choose a **UUID** and **accounts**. Choose a [natural
+key](../glossary.md#natural-key) (one that means something) when an authority gives it
+out and never takes it back, as ISO does with currencies.
 
 ## Build it
 
@@ -134,8 +136,9 @@ lower case, because to every large provider `Maria@` and `maria@` are one mailbo
 keeps dots and `+tags`: at some providers these are other mailboxes. A wrong guess would
 give an account to somebody else.
 
-Unicode can write `ä` as one character or as two, an `a` and two dots. The form NFC has
-one. Predict: what do the four texts in the second cell become?
+Unicode can write `ä` as one character or as two, an `a` and two dots. The form
+[NFC](../glossary.md#unicode-normalization) has one. Predict: what do the four texts in
+the second cell become?
 """
 
 # %% tags=["export"]

@@ -447,7 +447,7 @@ assert check(installed)
 | seam | what your project does |
 |---|---|
 | columns | keeps the text as it was typed, and its key; both are `NOT NULL` |
-| index | a unique index on the keys |
+| index | a [unique index](../glossary.md#unique-index) on the keys |
 | write | computes the keys in the one place that writes the row |
 | look-up | compares keys: `name_key(typed)` |
 | errors | answers a ValueError with 422 |

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -364,6 +364,14 @@ def test_find_says_when_there_is_nothing(root: Path) -> None:
     assert done.stderr == f"nothing found: 'updaet' occurs nowhere: did you mean 'update'? {advice}\n"
 
 
+def test_find_shows_the_sentence_of_the_glossary_first(root: Path) -> None:
+    text = '[[term]]\nterm = "hash flooding"\nsentence = "Many keys with one hash."\n'
+    (root / "playbook" / "glossary.toml").write_text(text, encoding="utf-8")
+    done = call("--course", root, "find", "hash", "flooding")
+    assert (done.returncode, done.stdout) == (0, "hash flooding: Many keys with one hash. (glossary)\n")
+    assert call("--course", root, "find", "flooding").returncode == 1
+
+
 # ---------------------------------------------------------------- run
 
 
@@ -503,27 +511,71 @@ def wait_for(happened) -> None:
         time.sleep(0.02)
 
 
-def test_a_terminal_gets_a_progress_bar_and_a_file_does_not(root: Path) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "--course", str(root), "run"],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(TERM="xterm", COLUMNS="100"),
-    )
-    os.close(theirs)
-    shown = b""
-    while select.select([ours], [], [], DEADLINE)[0]:
-        try:
-            shown += os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
+def on_a_terminal(*arguments: str | Path, interrupt: Callable[[], bool] = lambda: False, **env: str) -> tuple[int, str]:
+    """Exit code and screen, without colours, of a command on a terminal of its own.
+
+    Ctrl-C is typed once `interrupt()` is true.
+    """
+    process, ours = pty.fork()
+    if process == 0:
+        os.execve(COMMAND[0], [*COMMAND, *map(str, arguments)], environment(TERM="xterm", **env))
+    shown, typed, until = b"", False, time.monotonic() + DEADLINE
+    while time.monotonic() < until:
+        if not typed and interrupt():
+            os.write(ours, b"\x03")
+            typed = True
+        if select.select([ours], [], [], 0.05)[0]:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+    else:
+        os.kill(process, signal.SIGKILL)
     os.close(ours)
-    assert process.wait(DEADLINE) == 0
-    assert "━" in shown.decode()
-    assert "3/3" in shown.decode()
-    assert "━" not in call("--course", root, "run").stdout
+    screen = re.sub(r"\x1b\[[\d;]*m", "", shown.decode())
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), screen
+
+
+def test_a_terminal_gets_one_line_of_progress_and_a_file_does_not(root: Path) -> None:
+    code, screen = on_a_terminal("--course", root, "run", "--jobs", "1")
+    assert code == 0
+    assert re.search(r"\r\x1b\[2K1 of 3 · \d+ s · foundations/second", screen)
+    assert "3 of 3" in screen
+    assert "\r\x1b[2Kok    foundations/first" in screen  # the line makes room for a result
+    done = call("--course", root, "run")
+    assert (done.stderr, done.stdout.count("ok  ")) == ("", 3)
+
+
+def test_quiet_leaves_failures_and_the_sum(root: Path) -> None:
+    small_course.replace(Course(root).get("third"), 'print("no database")', "1 / 0")
+    code, screen = on_a_terminal("--course", root, "run", "-q")
+    assert (code, " of 3" in screen, "ok  " in screen) == (1, False, False)
+    assert screen.startswith("FAIL  api/third")
+    assert "3 playbooks: 2 passed, 1 failed" in screen
+
+
+@pytest.mark.parametrize("command", ["run", "refresh"])
+def test_ctrl_c_says_what_was_done_and_leaves_nothing_half_done(root: Path, tmp_path: Path, command: str) -> None:
+    waits = (
+        "import threading\nfrom pathlib import Path\n\n"
+        f"here = Path({str(tmp_path)!r})\ntry:\n    (here / 'started').touch()\n    threading.Event().wait(200)\n"
+        "finally:\n    (here / 'cleaned').touch()"
+    )
+    course, temporary = Course(root), tmp_path / "temporary"
+    temporary.mkdir()
+    small_course.replace(course.get("second"), 'print("no database")', waits)
+    pages = ("first", "second", "third")
+    code, screen = on_a_terminal(
+        "--course", root, command, *pages, "--jobs", "1", interrupt=(tmp_path / "started").exists, TMPDIR=str(temporary)
+    )
+    assert code == 130
+    said = {"run": "1 of 3 ran; not: ", "refresh": "1 of 3 refreshed; as they were: "}[command]
+    assert screen.rstrip().splitlines()[-1].endswith(f"interrupted: {said}foundations/second, api/third")
+    assert (tmp_path / "cleaned").exists()
+    assert list(temporary.iterdir()) == []
+    stored = [course.get(name).notebook.exists() for name in pages]
+    assert stored == [command == "refresh", False, False]
+    assert not list(root.rglob("*.tmp"))
 
 
 def test_run_on_the_packaged_postgresql(root: Path) -> None:
@@ -706,6 +758,21 @@ def test_serve_answers_and_stops_cleanly(tmp_path: Path, number: int, code: int)
         assert process.wait(DEADLINE) == code
         assert "Traceback" not in rest
         assert "Application shutdown complete" in rest
+
+
+def test_ctrl_c_during_the_first_load_loads_nothing(tmp_path: Path) -> None:
+    import duckdb
+
+    path = tmp_path / "pantry.duckdb"
+    env = {"DATABASE_URL": f"duckdb:///{path}", "PANTRY_MAIL_URL": "memory:"}
+    with started("serve", "--port", "0", env=env) as process:
+        assert first_line(process, "the database is empty: loading the catalogue")
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(DEADLINE) == 130
+    assert rest == "interrupted: the service had not started; packages are loaded as a whole or not at all\n"
+    with duckdb.connect(str(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM packages").fetchone() == (0,)
 
 
 def test_postgres_runs_until_it_is_interrupted() -> None:

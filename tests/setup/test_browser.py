@@ -19,7 +19,7 @@ import nbformat
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
-from playbook.kit import answers, exercises, pairing, progress, workbook
+from playbook.kit import answers, exercises, glossary, pairing, progress, workbook
 from playbook.kit.course import Course
 
 START_SECONDS = 30  # for JupyterLab, which takes about 3
@@ -313,4 +313,21 @@ def test_an_original_that_is_opened_run_and_saved_stays_a_pair(
         assert settings.text.read_bytes() == text, "running and saving a notebook must leave its text alone"
         assert pairing.differences(settings) == []
         assert not progress.read(clone / "workbook").verdicts.get(settings.key), "the original is not the reader's"
+    page.close()
+
+
+def test_a_term_leads_to_its_sentence_in_the_glossary(
+    lab: Lab, browser: BrowserContext, clone: Path, tmp_path: Path, deadline: Deadline
+) -> None:
+    """From the reader's copy, and to a term of two words: the harder case of each."""
+    course, term = Course(clone), "load balancer"
+    known = {found.term: found for found in glossary.terms(course)}
+    chosen = course.get("expand_and_contract")
+    page = browser.new_page()
+    with picture_of_failure(page, tmp_path):
+        page.goto(lab.page(str(workbook.places(course)[chosen].relative_to(clone))))
+        notebook_panel(page).get_by_role("link", name=term, exact=True).click()
+        # The glossary has 100 entries: without its anchor the page would stand at the first of them.
+        expect(page.get_by_role("heading", name=term, exact=True)).to_be_in_viewport(timeout=deadline.left())
+        expect(page.get_by_text(known[term].sentence, exact=True)).to_be_in_viewport()
     page.close()
