@@ -392,7 +392,8 @@ left)`, with `keep_cookies` of the page [cookies](cookies.ipynb): the cookie is
 `HttpOnly` and is set on an error too. `Max-Age` is what is left of the session.
 (`Secure` is off: the lesson speaks http.) `run(engine, function, ...)` calls
 `function(db, ...)` in the course's [transaction](../foundations/transactions.ipynb),
-which repeats it after a conflict. The cell imports `AnswerCookies`, `Cookie`,
+which repeats it after a
+[conflict](../glossary.md#conflict). The cell imports `AnswerCookies`, `Cookie`,
 `Depends`, `HTTPException`, `on_postgres`, `some_weeks` and `two_tabs`.
 `values_in_table` is for Mallory, and `clock` can be advanced.
 """

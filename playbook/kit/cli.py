@@ -672,15 +672,12 @@ def book(
 ) -> None:
     """Build the course as a web site to read and search, from the stored notebooks: no cell is run."""
     from playbook.kit import book as books
+    from playbook.kit.status_line import Progress
 
     course, console = _course(context), _console()
-    with _progress(console, books.steps(course)) as (progress, task):
-
-        def report(page: str) -> None:
-            progress.update(task, description=page, advance=1)
-
+    with Progress(books.steps(course)) as progress:
         try:
-            first = books.build(course, into or course.root / books.FOLDER, report)
+            first = books.build(course, into or course.root / books.FOLDER, progress.step)
         except books.BookError as error:
             for line in error.complaints:
                 _complain(line)
