@@ -39,6 +39,7 @@ LIBRARIES = (
     "nbformat",
     "packaging.version",
     "psycopg",
+    "pytest",
     "pydantic_settings",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.orm",
@@ -50,6 +51,7 @@ LIBRARIES = (
 )
 # What a fork does as the interpreter would. Any other PYTHON... variable is read at an interpreter's own start.
 READ = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING"})
+FLAGS = frozenset({"-I", "-B"})  # options of the interpreter that a fork can do as well
 LARGEST = 200_000  # bytes of a request: arguments and environment
 
 
@@ -92,12 +94,13 @@ def server() -> Server:
 
 def may_fork(command: list[str], env: dict[str, str], options: dict[str, Any]) -> bool:
     """Whether a fork would be like a process of its own."""
+    what = next((word for word in command[1:] if word not in FLAGS), "-")
     inherited = {name: value for name, value in env.items() if name in ("LANG", "LC_ALL", "LC_CTYPE")}
     return (
         hasattr(os, "pidfd_open")
         and command[0] == sys.executable
-        and (command[1] in ("-m", "-c") or not command[1].startswith("-"))
-        and not any(name.startswith("PYTHON") and name not in READ for name in env)
+        and (what in ("-m", "-c") or not what.startswith("-"))
+        and ("-I" in command[1:3] or not any(name.startswith("PYTHON") and name not in READ for name in env))
         and all(os.environ.get(name) == value for name, value in inherited.items())
         and not any(options.get(name) for name in ("preexec_fn", "pass_fds", "shell", "start_new_session"))
         and len(json.dumps([command, env])) < LARGEST
@@ -174,7 +177,11 @@ def be_the_program(command: list[str], cwd: str, env: dict[str, str]) -> None:
     os.environ.update(env)
     time.tzset()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
+    flags = [word for word in command[1:3] if word in FLAGS]
+    what, *rest = command[1 + len(flags) :]
+    if "-I" in flags:
+        env = {name: value for name, value in env.items() if not name.startswith("PYTHON")}
+    sys.dont_write_bytecode = "-B" in flags or bool(env.get("PYTHONDONTWRITEBYTECODE"))
     encoding = env.get("PYTHONIOENCODING", "utf-8")
     sys.stdin = open(0, encoding=encoding, closefd=False)  # noqa: SIM115  # until the process ends
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
@@ -182,9 +189,8 @@ def be_the_program(command: list[str], cwd: str, env: dict[str, str]) -> None:
         sys.stdout.reconfigure(line_buffering=True)
     sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
-    what, *rest = command[1:]
-    first = {"-m": cwd, "-c": ""}.get(what, str(Path(what).parent))
-    sys.path[0:1] = [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    first = [] if "-I" in flags else [{"-m": cwd, "-c": ""}.get(what, str(Path(what).parent))]
+    sys.path[0:1] = [*first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     main = types.ModuleType("__main__")
     main.__dict__.update(__builtins__=__builtins__)
     sys.modules["__main__"] = main

@@ -43,7 +43,14 @@ def test_as_in_a_process_of_its_own(source: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (own.returncode, own.stdout, own.stderr)
 
 
-@pytest.mark.parametrize("how", [["-m", "beside"], ["-c", "import beside, sys; print(beside.NAME, sys.argv)"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["-m", "beside"],
+        ["-c", "import beside, sys; print(beside.NAME, sys.argv)"],
+        ["-I", "-B", "-c", "import sys; print('' in sys.path, sys.argv, sys.dont_write_bytecode); import beside"],
+    ],
+)
 def test_a_module_and_code(how: list[str], tmp_path: Path) -> None:
     source = "import sys\nNAME = 'beside'\nprint(__name__, sys.argv[1:], sys.path[0])\nsys.exit(len(sys.argv))"
     (tmp_path / "beside.py").write_text(source if how[0] == "-m" else "NAME = 'beside'", encoding="utf-8")
@@ -77,7 +84,7 @@ def test_many_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "env", "options"),
     [
-        (["-I", "-c", "0"], {}, {}),
+        (["-O", "-c", "0"], {}, {}),
         (["-c", "0"], {"PYTHONOPTIMIZE": "1"}, {}),
         (["-c", "0"], {"LC_ALL": "C.elsewhere"}, {}),
         (["-c", "0"], {}, {"preexec_fn": os.getpid}),

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import small_course
 
@@ -857,11 +858,8 @@ WITH_TESTS = tuple(name for name in LIFTED if (ROOT / "tests" / "recipes" / f"te
 def alone(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run code with `-I`, so that neither the environment nor the working folder gives a path to the course."""
     before = f"ROOT = {str(ROOT)!r}\n{ALONE}"
-    return subprocess.run(
-        [sys.executable, "-I", "-B", "-c", before + code, str(folder)],
-        cwd=folder, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-    )  # fmt: skip
+    command = [sys.executable, "-I", "-B", "-c", before + code, str(folder)]
+    return forked.run(command, 300, folder, os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, text=True)
 
 
 def tool(folder: Path, *arguments: str) -> str:
