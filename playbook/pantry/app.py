@@ -31,6 +31,7 @@ from playbook.pantry.auth.wire import AnswerCookies, Auth
 from playbook.pantry.callers import quick_session_caller, session_caller
 from playbook.pantry.catalog import Package
 from playbook.pantry.catalog_file import load_catalog
+from playbook.pantry.connections import look_before_asking
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems
@@ -66,7 +67,7 @@ def pantry(
     `stop` is the budget of an orderly stop, which the mails share with the requests. Raises ValueErrors that say what
     to do: WrongSchema for a database that is not at head, DamagedDatabase.
     """
-    engine, clock = make_engine(settings.database_url), clock or SystemClock()
+    engine, clock = look_before_asking(make_engine(settings.database_url)), clock or SystemClock()
     ids = Identifiers(clock)
     prepare(engine, baseline=BASELINE)
     mend_indexes(engine)
