@@ -31,7 +31,7 @@ from playbook.pantry.auth.wire import AnswerCookies, Auth
 from playbook.pantry.callers import quick_session_caller, session_caller
 from playbook.pantry.catalog import Package
 from playbook.pantry.catalog_file import load_catalog
-from playbook.pantry.connections import look_before_asking
+from playbook.pantry.connections import do_without_pandas, look_before_asking
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems
@@ -69,6 +69,8 @@ def pantry(
     """
     engine, clock = look_before_asking(make_engine(settings.database_url)), clock or SystemClock()
     ids = Identifiers(clock)
+    if engine.dialect.name == "duckdb":
+        do_without_pandas()
     prepare(engine, baseline=BASELINE)
     mend_indexes(engine)
     if catalog is not None:

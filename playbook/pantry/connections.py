@@ -7,11 +7,20 @@ connection and told nobody, the server is asked.
 """
 
 import select
+import sys
 import time
+from importlib.util import find_spec
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
+
+
+def do_without_pandas() -> None:
+    """Say once that there is no pandas. DuckDB looks for it at each statement with values, on all of `sys.path`."""
+    if "pandas" not in sys.modules and find_spec("pandas") is None:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # `import pandas` fails as before, at once
+
 
 SILENCE = 30  # seconds in the pool
 

@@ -1,7 +1,9 @@
 """Packages: what is published. The name in a URL may be spelled in any of its ways; answers have the normalized one."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, HTTPException, Query, Response
@@ -16,7 +18,7 @@ from playbook.pantry.catalog import NO_RANK, File, Package, PackageRole, Release
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, permission
-from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
+from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
 from playbook.schema.identity import Organization
 
 router = APIRouter(dependencies=[Depends(gives_json)])
@@ -60,17 +62,31 @@ NEWEST = (
     .correlate(Package)
     .scalar_subquery()
 )
-# Columns and not objects: what is read to be shown needs no unit of work, and rows are a third of the cost.
-PACKAGES = sa.select(
-    Package.normalized_name, Organization.slug, Package.summary, Package.popularity_rank, NEWEST, Package.created_at,
-    Package.updated_at,
-).join(Organization, Organization.id == Package.organization_id)  # fmt: skip
+
+
+def packages_with(newest: Any) -> sa.Select[Any]:
+    """What is shown of packages, with `newest` in the place of the newest version.
+
+    Columns and not objects: what is read to be shown needs no unit of work.
+    """
+    return sa.select(
+        Package.normalized_name, Organization.slug, Package.summary, Package.popularity_rank, newest,
+        Package.created_at, Package.updated_at,
+    ).join(Organization, Organization.id == Package.organization_id)  # fmt: skip
+
+
+PACKAGES = packages_with(NEWEST)
 PACKAGE_SORTS = {
     "name": (Package.normalized_name,),
     "popularity": (sa.func.coalesce(Package.popularity_rank, NO_RANK), Package.normalized_name),
     "updated": (Package.updated_at, Package.normalized_name),
 }
-PACKAGE_LIST = Listing(PACKAGES, PackageQuery, PACKAGE_SORTS, {"organization": Organization.slug})
+FILTERS = {"organization": Organization.slug}
+PACKAGE_LIST = Listing(PACKAGES, PackageQuery, PACKAGE_SORTS, FILTERS)
+
+# DuckDB looks for the newest version of all packages, and then throws away what is not on the page: four fifths of the
+# list's time. So there the page comes first, and the versions of its packages in a second statement of the transaction.
+PAGE_LIST = Listing(packages_with(Package.id), PackageQuery, PACKAGE_SORTS, FILTERS)
 
 
 SHOWN = tuple(PackageOut.model_fields)  # in the order of the columns of PACKAGES
@@ -79,6 +95,24 @@ SHOWN = tuple(PackageOut.model_fields)  # in the order of the columns of PACKAGE
 def package_out(row: Any) -> PackageOut:
     """A row of PACKAGES, or one that begins like one, as it is shown."""
     return PackageOut(**dict(zip(SHOWN, row, strict=False)))
+
+
+def newest_of(session: orm.Session, ids: Sequence[UUID]) -> dict[UUID, str]:
+    """The newest version of each package, by the rule of NEWEST."""
+    versions = sa.select(Release.package_id, Release.version)
+    versions = versions.where(Release.package_id.in_(ids), Release.yanked_at.is_(None))
+    newest_last = versions.order_by(Release.is_prerelease.desc(), Release.version_key)
+    return {package: version for package, version in session.execute(newest_last)}
+
+
+def page_of(db: Any, pager: Pager, query: PackageQuery) -> tuple[list[Any], dict[str, Any]]:
+    """The rows of a page, like those of PACKAGES, and its links."""
+    if not isinstance(db, orm.Session) or db.get_bind().dialect.name != "duckdb":
+        return pager.page(db, PACKAGE_LIST, query)
+    rows, links = pager.page(db, PAGE_LIST, query)
+    place = SHOWN.index("latest_version")
+    newest = newest_of(db, [row[place] for row in rows])
+    return [(*row[:place], newest.get(row[place]), *row[place + 1 :]) for row in rows], links
 
 
 def package_or_404(db: Any, name: str, *more: Any) -> Any:
@@ -100,7 +134,7 @@ def package_or_404(db: Any, name: str, *more: Any) -> Any:
 async def list_packages(
     query: Annotated[PackageQuery, Query()], pager: Paging, read: Read, conditions: Reading
 ) -> Response:
-    rows, links = await read(lambda db: pager.page(db, PACKAGE_LIST, query))
+    rows, links = await read(lambda db: page_of(db, pager, query))
     return conditions.answer(PackagePage(items=[package_out(row) for row in rows], **links))
 
 
