@@ -38,7 +38,11 @@ def by_membership(read: Reader) -> May:
             role = role.where(Organization.id.in_(owned))
         else:
             role = role.where(Organization.slug == (target.get("slug") or target.get("organization")))
-        found = await read(lambda db: db.execute(role).one_or_none())
+
+        def own_role(db: Any) -> Any:
+            return db.execute(role).one_or_none()
+
+        found = await read(own_role)
         return found is not None and ROLES.index(found[0]) >= ROLES.index(NEEDS[action])
 
     return may
