@@ -25,12 +25,13 @@ from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import somebody_was_first, transaction
 from playbook.pantry import organizations, packages
 from playbook.pantry.auth.better_auth import better_auth
-from playbook.pantry.auth.session_lookup import SessionLookup
+from playbook.pantry.auth.session_lookup import QuickSessions, SessionLookup
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.wire import AnswerCookies, Auth
-from playbook.pantry.callers import session_caller
+from playbook.pantry.callers import quick_session_caller, session_caller
 from playbook.pantry.catalog import Package
 from playbook.pantry.catalog_file import load_catalog
+from playbook.pantry.connections import do_without_pandas, look_before_asking
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems
@@ -45,6 +46,7 @@ from playbook.pantry.lists import sign_cursors
 from playbook.pantry.mail_senders import sender_of
 from playbook.pantry.mailboxes import PerMailbox, proven_in
 from playbook.pantry.postbox import Postbox
+from playbook.pantry.reads import Reader, reader_of
 from playbook.pantry.roles import by_membership
 from playbook.pantry.settings import Settings
 from playbook.pantry.stop import Stop
@@ -66,8 +68,10 @@ def pantry(
     is, as `load_catalog` says. Raises ValueErrors that say what to do: WrongSchema for a database that is behind,
     DamagedDatabase.
     """
-    engine, clock = make_engine(settings.database_url), clock or SystemClock()
+    engine, clock = look_before_asking(make_engine(settings.database_url)), clock or SystemClock()
     ids = Identifiers(clock)
+    if engine.dialect.name == "duckdb":
+        do_without_pandas()
     prepare(engine, baseline=BASELINE)
     mend_indexes(engine)
     if catalog is not None:
@@ -80,18 +84,20 @@ def pantry(
     postbox = Postbox(sender)
     accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
     auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
-    app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(engine))
+    read = reader_of(engine)
+    app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(read), read)
     add_auth(app, auth, stop or Stop(settings.stop_seconds))
     secure(app, settings)
     return app
 
 
 def resource_api(
-    engine: sa.Engine, settings: Settings, clock: Clock, ids: Identifiers, find_caller: FindCaller, may: May
-) -> FastAPI:
+    engine: sa.Engine, settings: Settings, clock: Clock, ids: Identifiers, find_caller: FindCaller, may: May,
+    read: Reader | None = None,
+) -> FastAPI:  # fmt: skip
     """Everything but /api/auth. Who asks and what they may do are given: a test brings its own."""
     routers = [organizations.router, packages.router]
-    app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes)
+    app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes, read)
     describe(app, public=settings.environment != "production")
     complete_methods(app)
     install_problems(app)
@@ -111,12 +117,14 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
     """
     limits = AddressLimits(auth)
     auth_part = better_auth(auth, limits)
+    quick = QuickSessions(auth)
+    app.state.quick_caller = quick_session_caller(auth, quick)
     networks = counts_for("network", auth.settings.network_rate, auth.settings.rate_limits)
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 
     def stack() -> ASGIApp:
         resources = AnswerCookies(build_stack())
-        service = SessionLookup(Handover(resources, "/api/auth", auth_part), auth, limits)
+        service = SessionLookup(Handover(resources, "/api/auth", auth_part), quick, limits)
         return RequestTarget(RequestLimits(service, networks, auth.ids.new))
 
     @asynccontextmanager

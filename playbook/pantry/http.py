@@ -7,9 +7,10 @@ app, and the routes stay as they are.
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from inspect import isawaitable
 from ipaddress import ip_address
 from typing import Annotated, Any
 
@@ -22,9 +23,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, permission_of, refuse_undeclared
+from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, refuse_undeclared
 from playbook.foundations.request_and_transaction import RequestId, T, Transact, request_id, transactions_of
 from playbook.foundations.start_and_stop import Health
+from playbook.pantry.reads import Reader, reader_of
 
 log = logging.getLogger("pantry")
 
@@ -38,7 +40,9 @@ class Caller:
 
 
 FindCaller = Callable[[Request], Caller | None]  # runs in a thread: it may ask the database
-May = Callable[[Caller, str, Mapping[str, Any]], bool]  # caller, action ("packages:write"), path parameters
+QuickCaller = Callable[[HTTPConnection], Awaitable[Caller | None]]  # on the event loop; None: ask `find_caller`
+# Caller, action ("packages:write"), path parameters. It runs on the event loop, so it awaits what it asks for.
+May = Callable[[Caller, str, Mapping[str, Any]], bool | Awaitable[bool]]
 
 
 def nobody(request: Request) -> Caller | None:
@@ -74,7 +78,18 @@ def find_by_app(connection: HTTPConnection) -> Caller | None:
     return found
 
 
-current_caller = caller_of(find_by_app, challenge=CHALLENGE)
+surely = caller_of(find_by_app, challenge=CHALLENGE)
+
+
+async def current_caller(connection: HTTPConnection) -> Caller:
+    """Who makes the request, or 401. The quick way finds most of them, and what it does not know is no stranger yet."""
+    scope, quick = connection.scope, connection.app.state.quick_caller
+    if "caller" not in scope and quick is not None and (found := await quick(connection)) is not None:
+        scope["caller"] = found
+    caller: Caller = await surely(connection)
+    return caller
+
+
 CurrentCaller = Annotated[Caller, Depends(current_caller)]
 
 
@@ -89,26 +104,32 @@ async def caller_if_any(connection: HTTPConnection) -> Caller | None:
     return caller
 
 
-async def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], None]:
-    """For an endpoint whose body, not its path, names what is acted on: `permit(action, target)`, or 403."""
+async def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+    """For an endpoint whose body, not its path, names what is acted on: `await permit(action, target)`, or 403."""
 
-    def permit(action: str, target: Mapping[str, Any]) -> None:
-        if not request.app.state.may(caller, action, target):
+    async def permit(action: str, target: Mapping[str, Any]) -> None:
+        allowed = request.app.state.may(caller, action, target)
+        if not (await allowed if isawaitable(allowed) else allowed):
             raise HTTPException(403, f"{caller.name} may not do this: {action}")
 
     return permit
 
 
-Permit = Annotated[Callable[[str, Mapping[str, Any]], None], Depends(permit_of)]
+Permit = Annotated[Callable[[str, Mapping[str, Any]], Awaitable[None]], Depends(permit_of)]
 
 
-def permitted(permit: Callable[[str, Mapping[str, Any]], None], action: str, target: Mapping[str, Any]) -> bool:
-    """True, or the 403 of `permit`, which names the caller and the action."""
-    permit(action, target)
-    return True
+def permission(action: str) -> Any:
+    """A dependency: 403 for a caller who may not do `action` on what the path names.
 
+    The recipe's `permission_of` calls `may` in a thread, since it may ask the database. Ours asks it on the event loop,
+    or not at all: for a read the way into a thread and back would be the greater part of the cost.
+    """
 
-permission = permission_of(permit_of, permitted)  # permission("packages:write"): on what the path names
+    async def check(request: Request, permit: Permit) -> None:
+        await permit(action, request.path_params)
+
+    check.__name__ = f"permission {action}"  # for those who list dependencies
+    return Depends(check)
 
 
 # What a request needs to do its work: a way to run a transaction, the time, and new identifiers. The dependencies wait
@@ -131,6 +152,13 @@ async def identifiers_of(request: Request) -> Identifiers:
     return identifiers
 
 
+async def read_of(request: Request) -> Reader:
+    """How a GET asks its one statement; see `reads`."""
+    reader: Reader = request.app.state.read
+    return reader
+
+
+Read = Annotated[Reader, Depends(read_of)]
 Transaction = Annotated[Transact, Depends(transact_of)]
 Now = Annotated[Clock, Depends(clock_of)]
 NewIds = Annotated[Identifiers, Depends(identifiers_of)]
@@ -217,6 +245,7 @@ def create_app(
     find_caller: FindCaller = nobody,
     may: May = nothing,
     max_body_bytes: int = 1_048_576,
+    read: Reader | None = None,
 ) -> FastAPI:
     """The service. Raises ValueError for a route that does not say who may use it.
 
@@ -227,6 +256,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await app.state.read.close()
         engine.dispose()
 
     # redirect_slashes would answer /packages/ with a link built from the Host header, which the client chooses.
@@ -234,7 +264,8 @@ def create_app(
     app.state.engine, app.state.clock = engine, clock or SystemClock()
     app.state.identifiers = identifiers or Identifiers(app.state.clock)
     app.state.find_caller, app.state.may = find_caller, may
-    app.state.transactions = transactions_of(engine)
+    app.state.quick_caller = None
+    app.state.transactions, app.state.read = transactions_of(engine), read or reader_of(engine)
     app.state.health = Health({"database": lambda: check_database(engine)}, READY_SECONDS)
     app.add_middleware(CallerFirst, caller=current_caller)
     app.add_exception_handler(Exception, answer_failure)

@@ -13,7 +13,6 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql
 
 from playbook.api import cursors as recipe
@@ -103,11 +102,11 @@ class Pager:
     path: str
     response: Response
 
-    def page(self, session: orm.Session, listing: Listing, query: PageQuery) -> tuple[list[Any], dict[str, Any]]:
+    def page(self, db: Any, listing: Listing, query: PageQuery) -> tuple[list[Any], dict[str, Any]]:
         """The rows of `listing` that `query` asks for; `next`, `prev`, `complete`. Raises Problem (400)."""
         asked = listing.asked(self.path, query)
         try:
-            found, links = read_list(session, listing.filtered(query), asked, query.limit, self.cursors, query.cursor)
+            found, links = read_list(db, listing.filtered(query), asked, query.limit, self.cursors, query.cursor)
         except HTTPException:  # of the cursor: the code over it and its list is wrong, and that is all that is known
             detail = "it was made for another list, filter or sort, by another service, or was changed on its way"
             raise Problem(BAD_CURSOR, detail) from None

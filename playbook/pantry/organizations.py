@@ -4,8 +4,9 @@ Each endpoint is one transaction. `Location` and all links are paths: a whole UR
 which the client chooses.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, HTTPException, Query, Response
@@ -18,7 +19,7 @@ from playbook.pantry.auth.tables import Invitation
 from playbook.pantry.catalog import Package
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import Name, Slug, Text
-from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Transaction, permission
+from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Read, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
 from playbook.schema.identity import Member, Organization, User
 
@@ -55,14 +56,26 @@ class OrganizationQuery(PageQuery):
 
 
 ORGANIZATION_SORTS = {"slug": (Organization.slug,), "updated": (Organization.updated_at, Organization.slug)}
-ORGANIZATION_LIST = Listing(sa.select(Organization), OrganizationQuery, ORGANIZATION_SORTS)
+SHOWN = tuple(OrganizationOut.model_fields)
+ORGANIZATIONS = sa.select(*(getattr(Organization, name) for name in SHOWN))
+ORGANIZATION_LIST = Listing(ORGANIZATIONS, OrganizationQuery, ORGANIZATION_SORTS)
+
+
+def no_organization(slug: str) -> HTTPException:
+    return HTTPException(404, f"there is no organization {slug!r}")
 
 
 def organization_or_404(session: orm.Session, slug: str) -> Organization:
+    """The organization, to be changed."""
     found = session.scalar(sa.select(Organization).where(Organization.slug == slug))
     if found is None:
-        raise HTTPException(404, f"there is no organization {slug!r}")
+        raise no_organization(slug)
     return found
+
+
+def organization_out(row: Sequence[Any]) -> OrganizationOut:
+    """A row of ORGANIZATIONS as it is shown."""
+    return OrganizationOut(**dict(zip(SHOWN, row, strict=True)))
 
 
 def shown(organization: Organization) -> OrganizationOut:
@@ -76,11 +89,11 @@ def shown(organization: Organization) -> OrganizationOut:
     responses=NOT_THIS_LIST | ON_READ,
     openapi_extra=IF_NONE_MATCH,
 )
-def list_organizations(
-    query: Annotated[OrganizationQuery, Query()], pager: Paging, transact: Transaction, conditions: Reading
+async def list_organizations(
+    query: Annotated[OrganizationQuery, Query()], pager: Paging, read: Read, conditions: Reading
 ) -> Response:
-    rows, links = transact(lambda session: pager.page(session, ORGANIZATION_LIST, query))
-    return conditions.answer(OrganizationPage(items=[shown(row[0]) for row in rows], **links))
+    rows, links = await read(lambda db: pager.page(db, ORGANIZATION_LIST, query))
+    return conditions.answer(OrganizationPage(items=[organization_out(row) for row in rows], **links))
 
 
 @router.post("/organizations", status_code=201, dependencies=[takes(JSON), permission("organizations:create")])
@@ -113,8 +126,11 @@ def create_organization(
     responses=ON_READ,
     openapi_extra=IF_NONE_MATCH,
 )
-def read_organization(slug: str, transact: Transaction, conditions: Reading) -> Response:
-    return conditions.answer(transact(lambda session: shown(organization_or_404(session, slug))))
+async def read_organization(slug: str, read: Read, conditions: Reading) -> Response:
+    row = await read(lambda db: db.execute(ORGANIZATIONS.where(Organization.slug == slug)).one_or_none())
+    if row is None:
+        raise no_organization(slug)
+    return conditions.answer(organization_out(row))
 
 
 @router.patch(

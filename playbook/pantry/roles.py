@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from packaging.utils import canonicalize_name
 
-from playbook.foundations.transactions import transaction
 from playbook.pantry.catalog import Package
 from playbook.pantry.http import Caller, May
+from playbook.pantry.reads import Reader
 from playbook.schema.identity import ROLES, Member, Organization
 
 OPEN = {"organizations:read", "packages:read", "organizations:create"}  # to everybody who is signed in
@@ -21,10 +21,10 @@ NEEDS = {
 }  # fmt: skip
 
 
-def by_membership(engine: sa.Engine) -> May:
+def by_membership(read: Reader) -> May:
     """Who may do what: by the caller's role in the organization that owns the thing. What is not listed, nobody may."""
 
-    def may(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
+    async def may(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
         if action in OPEN:
             return True
         if action not in NEEDS:
@@ -38,7 +38,11 @@ def by_membership(engine: sa.Engine) -> May:
             role = role.where(Organization.id.in_(owned))
         else:
             role = role.where(Organization.slug == (target.get("slug") or target.get("organization")))
-        found = transaction(engine, lambda db: db.scalar(role))
-        return found is not None and ROLES.index(found) >= ROLES.index(NEEDS[action])
+
+        def own_role(db: Any) -> Any:
+            return db.execute(role).one_or_none()
+
+        found = await read(own_role)
+        return found is not None and ROLES.index(found[0]) >= ROLES.index(NEEDS[action])
 
     return may

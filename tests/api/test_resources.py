@@ -18,6 +18,7 @@ from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.catalog import File, Package, PackageRole, Release
 from playbook.pantry.http import Caller, create_app
+from playbook.pantry.reads import OneStatement
 from playbook.schema.identity import Member, add_user
 from playbook.schema.natural_keys import version_key
 
@@ -333,14 +334,20 @@ def test_a_list_says_whether_it_is_complete(client: LiveClient) -> None:
         assert client.get(f"/packages?limit={limit}").status_code == 422
 
 
-def test_a_list_costs_one_statement_whatever_its_length(client: LiveClient) -> None:
+def test_a_list_costs_one_statement_whatever_its_length(client: LiveClient, monkeypatch: pytest.MonkeyPatch) -> None:
     from playbook.kit.stage import capture_sql
 
+    on_the_loop: list[str] = []
+    ask = OneStatement.ask
+    monkeypatch.setattr(
+        OneStatement, "ask", lambda self, sql, values: on_the_loop.append(sql) or ask(self, sql, values)
+    )
     for number in range(10):
         client.post("/packages", json={"name": f"p{number}", "organization": "acme"})
     with capture_sql(client.app.state.engine) as statements:  # type: ignore[attr-defined]
         assert len(client.get("/packages").json()["items"]) == 11
-    assert len([s for s in statements if s.sql.lstrip().startswith("SELECT packages")]) == 1
+    said = [*on_the_loop, *(s.sql for s in statements)]
+    assert len([sql for sql in said if sql.lstrip().startswith("SELECT packages")]) == 1
 
 
 def test_an_unknown_owner_is_a_conflict_with_what_is_there(client: LiveClient) -> None:
@@ -353,3 +360,39 @@ def test_what_is_not_there_is_404_for_every_method_it_would_have(client: LiveCli
     if path.count("/") == 2 and not path.endswith("/"):
         assert client.patch(path, content="{}", headers=PATCH).status_code == 404
         assert client.delete(path).status_code == 404
+
+
+NEWEST = {  # by package: versions, oldest first; `!` before one that was yanked; the newest that is shown
+    "plain": (["1.9", "1.10", "1.2"], "1.10"),
+    "only-pre": (["2.0a1", "2.0rc1"], "2.0rc1"),
+    "pre": (["1.0", "2.0rc1"], "1.0"),
+    "yanked": (["1.0", "!1.1", "1.1b1"], "1.0"),
+    "all-yanked": (["!1.0"], None),
+    "none": ([], None),
+}
+
+
+def test_the_list_and_the_package_name_the_same_newest_version(
+    client: LiveClient, clock: FixedClock, ids: Identifiers
+) -> None:
+    engine, now = client.app.state.engine, clock.now()  # type: ignore[attr-defined]
+    for name in NEWEST:
+        client.post("/packages", json={"name": name, "organization": "acme"}).raise_for_status()
+
+    def publish(session: sa.orm.Session) -> None:  # type: ignore[name-defined]
+        for package in session.scalars(sa.select(Package).where(Package.normalized_name.in_(NEWEST))).all():
+            for text in NEWEST[package.normalized_name][0]:
+                version = text.removeprefix("!")
+                key: dict[str, object] = {"version": version, "version_key": version_key(version)}
+                key["is_prerelease"] = any(letter.isalpha() for letter in version)
+                yanked = now if text != version else None
+                times = {"released_at": now, "created_at": now, "yanked_at": yanked}
+                session.add(Release(id=ids.new(), package_id=package.id, **key, **times))
+
+    transaction(engine, publish)
+    listed = {item["name"]: item["latest_version"] for item in client.get("/packages").json()["items"]}
+    for name, (_, newest) in NEWEST.items():
+        assert listed[name] == newest, name
+        assert client.get(f"/packages/{name}").json()["latest_version"] == newest, name
+    page = client.get("/packages?limit=3&sort=-name").json()
+    assert [item["latest_version"] for item in page["items"]] == [listed[item["name"]] for item in page["items"]]

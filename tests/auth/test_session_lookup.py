@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from playbook.foundations.clock_and_identifiers import hash_token
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.auth.better_auth import better_auth
-from playbook.pantry.auth.session_lookup import LOOK_UP, SessionLookup, query_of
+from playbook.pantry.auth.session_lookup import LOOK_UP, QuickSessions, SessionLookup, query_of
 from playbook.pantry.auth.sessions import REMEMBER, SESSION, cookies_of
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.tables import UserSession
@@ -56,7 +56,7 @@ def quick_way(service: Service) -> Iterator[Quick]:
         reached.append(scope["type"])
         await app(scope, receive, send)
 
-    lookup = SessionLookup(watched, service.auth, limits)
+    lookup = SessionLookup(watched, QuickSessions(service.auth), limits)
     with serving(lookup) as client:
         client.headers["origin"] = ORIGIN
         yield Quick(client, lookup, reached)
@@ -233,10 +233,11 @@ def test_no_request_that_begins_after_the_end_is_answered(auth_service: Start) -
 
 
 LOOKUP_PROCESS = PROCESS.replace(
-    "uvicorn.Config(better_auth(auth),", "uvicorn.Config(SessionLookup(better_auth(auth, limits), auth, limits),"
+    "uvicorn.Config(better_auth(auth),",
+    "uvicorn.Config(SessionLookup(better_auth(auth, limits), QuickSessions(auth), limits),",
 ).replace(
     "listening =",
-    "from playbook.pantry.auth.session_lookup import SessionLookup\n"
+    "from playbook.pantry.auth.session_lookup import QuickSessions, SessionLookup\n"
     "from playbook.pantry.auth.sign_in import AddressLimits\n"
     "limits = AddressLimits(auth)\n"
     "listening =",
@@ -278,12 +279,12 @@ def test_a_lost_connection_is_replaced(
         ends = sa.text(f"SELECT pg_terminate_backend(pid) FROM ({ours}) ours")
         assert connection.execute(ends).scalars().all() == [True]
         connection.rollback()
-        monkeypatch.setattr(way.lookup.query, "rest", 60.0)
+        monkeypatch.setattr(way.lookup.quick.query, "rest", 60.0)
         with caplog.at_level(logging.WARNING, "pantry.sessions"):
             answers = [way.ask(cookie) for _ in range(3)]
         assert [(a.json()["user"]["name"], quick) for a, quick in answers] == [("ada", False)] * 3
         assert caplog.messages == ["session look-up: AdminShutdown"], "tried once, then not for a while"
-        way.lookup.query.rest_until = 0.0
+        way.lookup.quick.query.rest_until = 0.0
         assert way.ask(cookie)[1]
         assert len(connection.execute(sa.text(ours)).all()) == 1
         connection.rollback()

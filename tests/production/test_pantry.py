@@ -1,5 +1,6 @@
 """`pantry`: the whole service, assembled, as `playbook serve` runs it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.history import drift, upgrade
 from playbook.pantry.housekeeping import EVERY, sweep
 from playbook.pantry.http import DOCUMENTATION, Caller, current_caller
+from playbook.pantry.reads import InThread
 from playbook.pantry.roles import NEEDS, OPEN, by_membership
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, User
@@ -192,8 +194,12 @@ def test_what_is_not_in_the_table_nobody_may(url: str) -> None:
         sign_up(client)
         client.post("/organizations", json={"slug": "acme", "name": "Acme"})
         user = client.get("/api/auth/get-session").json()["user"]
-        may = by_membership(client.app.state.engine)  # type: ignore[attr-defined]
+        asking = by_membership(InThread(client.app.state.engine))  # type: ignore[attr-defined]
         ada = Caller(__import__("uuid").UUID(user["id"]), "Ada")
+
+        def may(*asked: Any) -> bool:
+            return asyncio.run(asking(*asked))  # type: ignore[arg-type]
+
         assert may(ada, "organizations:delete", {"slug": "acme"})
         assert not may(ada, "organizations:sell", {"slug": "acme"})
         assert not may(ada, "packages:write", {"name": "no-such-package"})

@@ -96,8 +96,11 @@ def in_utc(row: Row) -> list[Any]:
 to_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-def body_of(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, row: Row) -> bytes | None:
-    """What get-session answers for a row of LOOK_UP; None when there is something to write or to clear."""
+Found = tuple[SessionRow, UserRow]
+
+
+def alive(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, row: Row) -> Found | None:
+    """Session and user of a row of LOOK_UP; None when there is something to write or to clear."""
     values = in_utc(row)
     session, user = SessionRow(*values[1:8]), UserRow(*values[8:])
     if session.expires_at <= now:
@@ -105,6 +108,11 @@ def body_of(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, 
     due = lifetimes.moved_end(session.created_at, session.expires_at, now) is not None
     if due and cookies.read(header, REMEMBER) is None:
         return None
+    return session, user
+
+
+def body_of(session: SessionRow, user: UserRow) -> bytes:
+    """What get-session answers."""
     views = {"session": session_view(cast(UserSession, session)), "user": user_view(cast(User, user))}
     return to_json(views).encode()
 
@@ -139,36 +147,54 @@ def closing(receive: Receive, query: KeyedQuery) -> Receive:
     return receive_and_close
 
 
-class SessionLookup:
-    """ASGI, outermost: answers get-session on the event loop, when that takes one look-up and no more.
+class QuickSessions:
+    """Sessions found on the event loop, many by one statement. On PostgreSQL; elsewhere it does not work.
 
-    On PostgreSQL. Its connection is closed when the service stops.
+    Nothing is kept, so a session that has ended is not found from that moment on.
     """
 
-    def __init__(self, app: ASGIApp, auth: Auth, limits: AddressLimits) -> None:
-        self.app, self.auth, self.limits = app, auth, limits
-        self.cookies, self.lifetimes = cookies_of(auth), lifetimes_of(auth)
+    def __init__(self, auth: Auth) -> None:
+        self.auth, self.cookies, self.lifetimes = auth, cookies_of(auth), lifetimes_of(auth)
         url = make_url(auth.settings.database_url)
         self.query = query_of(url) if url.get_backend_name() == "postgresql" else None
         self.read = Together(self.query.ask).read if self.query else None
 
+    @property
+    def works(self) -> bool:
+        return self.read is not None
+
+    async def find(self, token: str, cookie: str) -> Found | None:
+        """Session and user of `token`, from the header `cookie`; None when the long way must be taken."""
+        row = await self.read(hash_token(token)) if self.read is not None else None
+        return alive(self.auth.clock.now(), self.lifetimes, self.cookies, cookie, row) if row else None
+
+
+class SessionLookup:
+    """ASGI, outermost: answers get-session on the event loop, when that takes one look-up and no more.
+
+    The connection of the look-ups is closed when the service stops.
+    """
+
+    def __init__(self, app: ASGIApp, quick: QuickSessions, limits: AddressLimits) -> None:
+        self.app, self.quick, self.limits = app, quick, limits
+
     async def quick_answer(self, scope: Scope) -> bytes | None:
         """The body, or None when the long way must be taken."""
         cookie = Headers(scope=scope).get("cookie", "")
-        token = self.cookies.read(cookie, SESSION)
-        if token is None or self.read is None:
+        token = self.quick.cookies.read(cookie, SESSION) if self.quick.works else None
+        if token is None:
             return None
         try:
             self.limits.take(client_ip(scope) or "", scope["path"])
         except AuthError:
             return None  # the long way refuses it as well, and says so
         scope["counted"] = True
-        row = await self.read(hash_token(token))
-        return body_of(self.auth.clock.now(), self.lifetimes, self.cookies, cookie, row) if row else None
+        found = await self.quick.find(token, cookie)
+        return body_of(*found) if found else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if asks_who(scope) and (body := await self.quick_answer(scope)) is not None:
-            return await send_answer(scope, send, self.auth, body)
-        if scope["type"] == "lifespan" and self.query is not None:
-            receive = closing(receive, self.query)
+            return await send_answer(scope, send, self.quick.auth, body)
+        if scope["type"] == "lifespan" and self.quick.query is not None:
+            receive = closing(receive, self.quick.query)
         await self.app(scope, receive, send)

@@ -1,0 +1,151 @@
+"""How a request reads what one statement can say: on PostgreSQL without a transaction and without a thread.
+
+A single statement is a snapshot by itself, so BEGIN and COMMIT would only be two more questions to the server. And the
+event loop can wait for the answer by itself: the way into a thread and back costs more than the statement. Together
+that is a fifth of the processor time of a session in a transaction. What does not work in this way, because the
+database is away, or does not answer in time, is done again in the long one, which knows how to retry and what to say.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.conninfo import make_conninfo
+from sqlalchemy.dialects.postgresql.psycopg import dialect as psycopg_dialect
+from sqlalchemy.engine import URL
+from sqlalchemy.util import LRUCache, await_only, greenlet_spawn
+from starlette.concurrency import run_in_threadpool
+
+from playbook.auth.session_lookup import PATIENCE, open_cursor
+from playbook.foundations.transactions import transaction
+
+T = TypeVar("T")
+log = logging.getLogger("pantry.reads")
+
+
+class Reader(Protocol):
+    """Runs `work(db)` and returns what it returned. `work` executes one statement, which is a SELECT."""
+
+    async def __call__(self, work: Callable[[Any], T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+def reader_of(engine: sa.Engine) -> "Reader":
+    """The way to read on `engine`."""
+    in_thread = InThread(engine)
+    return OnLoop(engine.url, in_thread) if engine.dialect.name == "postgresql" else in_thread
+
+
+class InThread:
+    """A Reader: one transaction in a thread, with the one retry rule."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    async def __call__(self, work: Callable[[Any], T]) -> T:
+        return await run_in_threadpool(transaction, self.engine, work)
+
+    async def close(self) -> None:
+        """The engine closes its connections itself."""
+
+
+# ---------------------------------------------------------------- on the event loop
+
+CONNECTIONS = 4  # of one process: more do not make it quicker, since one loop reads their answers
+REST = 1  # seconds after a failure, in which all reads take the long way
+
+DIALECT: sa.Dialect = psycopg_dialect()  # type: ignore[no-untyped-call]
+COMPILED: LRUCache[Any, Any] = LRUCache(200)  # statements, as SQLAlchemy's engines keep theirs
+
+
+def sql_of(statement: sa.Select[Any]) -> tuple[str, dict[str, Any]]:
+    """`statement` for psycopg. It is compiled once, however often its values change.
+
+    The call is the one that SQLAlchemy's own connections make; there is no public name for it.
+    """
+    compiled: Any
+    compiled, given, *_ = statement._compile_w_cache(DIALECT, compiled_cache=COMPILED, column_keys=[])
+    assert not compiled.post_compile_params, "an IN with a list is not rendered here"
+    values = compiled.construct_params(extracted_parameters=given, escape_names=False)
+    convert = compiled._bind_processors
+    return compiled.string, {name: convert[name](v) if name in convert else v for name, v in values.items()}
+
+
+def in_utc(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row with its times in UTC: a connection has the zone of the server."""
+    return tuple([value.astimezone(UTC) if isinstance(value, datetime) else value for value in row])
+
+
+class Rows(list[tuple[Any, ...]]):
+    """The rows of an answer, for code that expects a Result."""
+
+    def all(self) -> list[tuple[Any, ...]]:
+        return self
+
+    def one_or_none(self) -> tuple[Any, ...] | None:
+        assert len(self) < 2, "a unique key has one row"
+        return self[0] if self else None
+
+
+class OneStatement:
+    """What `work` gets in place of a session. RuntimeError for a second statement: it would see a later state."""
+
+    def __init__(self, cursor: psycopg.AsyncCursor[Any]) -> None:
+        self.cursor, self.asked = cursor, False
+
+    def execute(self, statement: sa.Select[Any]) -> Rows:
+        if self.asked:
+            raise RuntimeError("one statement is one snapshot: read the rest in it, or use a transaction")
+        self.asked = True
+        return await_only(self.ask(*sql_of(statement)))  # `work` runs in a greenlet, so it can wait without `await`
+
+    async def ask(self, sql: str, values: dict[str, Any]) -> Rows:
+        async with asyncio.timeout(PATIENCE):
+            await self.cursor.execute(sql, values)
+            return Rows(map(in_utc, await self.cursor.fetchall()))
+
+
+class OnLoop:
+    """A Reader: a few connections in autocommit, on the event loop. `otherwise` does what they cannot."""
+
+    def __init__(self, url: URL, otherwise: Reader) -> None:
+        libpq = url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
+        self.conninfo, self.otherwise = make_conninfo(libpq, application_name="pantry reads"), otherwise
+        self.idle: list[psycopg.AsyncCursor[Any]] = []
+        self.places = asyncio.Semaphore(CONNECTIONS)
+        self.rest_until = 0.0
+
+    async def __call__(self, work: Callable[[Any], T]) -> T:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self.rest_until:
+            try:
+                async with self.places:
+                    return await self.on_connection(work)
+            except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
+                if not isinstance(error, psycopg.DataError):  # of a bad value: others can be read
+                    self.rest_until = loop.time() + REST
+                log.warning("read on the loop: %s", type(error).__name__)
+        return await self.otherwise(work)
+
+    async def on_connection(self, work: Callable[[Any], T]) -> T:
+        cursor = self.idle.pop() if self.idle else await open_cursor(self.conninfo)
+        try:
+            result = await greenlet_spawn(work, OneStatement(cursor))
+        except (psycopg.Error, OSError, asyncio.CancelledError):
+            await cursor.connection.close()
+            raise
+        except Exception:  # of the work itself, a 404 say: the connection is as good as before
+            self.idle.append(cursor)
+            raise
+        self.idle.append(cursor)
+        return result
+
+    async def close(self) -> None:
+        """Close the connections; the next read opens new ones."""
+        while self.idle:
+            await self.idle.pop().connection.close()

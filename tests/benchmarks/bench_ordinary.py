@@ -1,0 +1,401 @@
+"""Processor time of one request on Pantry's ordinary routes, beside its peer, another checkout, and bare FastAPI.
+
+Processor time and not requests per second: it does not depend on what else the machine does. A fixed number of requests
+goes over keep-alive connections; what the server's process has used meanwhile is divided by it (on PostgreSQL, beside
+it, what the backends have used). The servers take turns, round by round, and each ratio is one of a round: its lowest
+and highest show the noise, and a ratio whose range includes 1 is none. Aim: at most the peer's time, then two thirds.
+
+The peer (`peer/peer.mjs`) is Hono, better-auth and Drizzle doing the same from the same tables. It needs Node and npm,
+which puts its packages into the user's cache; without them it is left out. `--beside FOLDER` measures another checkout,
+`--routes` and `--engines` less. Linux only: it reads the times of other processes.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from measure import ROOT, Failed, at_least_one, main, new_table, parser, print_all
+
+sys.path.insert(0, str(ROOT / "tests" / "contract"))
+
+PACKAGES = ["uvicorn", "fastapi", "starlette", "pydantic", "sqlalchemy", "psycopg", "duckdb"]
+CONNECTIONS = 16
+START_SECONDS = 120
+PERSON = {"name": "Alice", "email": "alice@example.com", "password": "violet anchor rides a slow train"}
+SETTINGS = {"ENVIRONMENT": "test", "RATE_LIMITS": "off", "REQUIRE_EMAIL_VERIFICATION": "off"}
+ORGANIZATION = "bench"
+JSON = {"content-type": "application/json"}
+
+
+# ---------------------------------------------------------------- the servers, each in a process of its own
+
+
+@dataclass
+class Server:
+    """A running server. `backends` gives the processes that work for it in PostgreSQL."""
+
+    name: str
+    url: str
+    process: psutil.Process
+    backends: Callable[[], list[psutil.Process]] = list
+    headers: dict[str, str] = field(default_factory=dict)  # of every request: the session's cookie
+    tags: dict[str, str] = field(default_factory=dict)  # of what PATCH changes, as last answered
+
+    def used(self) -> dict[int, float]:
+        """Seconds of processor time so far, by process: of the server, of its backends."""
+        return {process.pid: seconds_of(process) for process in (self.process, *self.backends())}
+
+
+def seconds_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def started(command: list[str], folder: Path, env: Mapping[str, str], url: str) -> Iterator[psutil.Process]:
+    """A process that answers at `url`. Raises Failed, with its last words, when it does not."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+        try:
+            until = time.monotonic() + START_SECONDS
+            while not answers(url):
+                if process.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    raise Failed(f"{command[-1]} did not start: {log.read()[-500:]}")
+                time.sleep(0.1)
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(START_SECONDS)
+
+
+def answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+@contextmanager
+def pantry(name: str, folder: Path, database: str) -> Iterator[Server]:
+    """Pantry of the checkout in `folder`, with a user who owns an organization and its packages."""
+    from better_auth_server import free_port
+
+    from playbook.kit.running import environment
+
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    own = {"BASE_URL": base, "SECRET": "a secret of the benchmarks, for nobody", "MAIL_URL": f"file:{os.devnull}"}
+    env = environment(database) | {f"PANTRY_{key}": value for key, value in (SETTINGS | own).items()}
+    command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", str(port)]
+    env["PYTHONPATH"] = str(folder)
+    with started(command, folder, env, f"{base}/api/auth/ok") as process:
+        server = Server(name, base, process, backends_of(database))
+        sign_up(server)
+        send(server, "POST", "/organizations", JSON, {"slug": ORGANIZATION, "name": "Bench"}, 201)
+        yield server
+
+
+@contextmanager
+def peer(database: str) -> Iterator[Server]:
+    """The peer on a database that Pantry has filled."""
+    import psycopg
+    from better_auth_server import for_node, free_port, node, packages, plain_environment
+
+    source = Path(__file__).parent / "peer"
+    program, installed = node(), packages(source)
+    port = free_port()
+    base = f"http://127.0.0.1:{port}"
+    env = plain_environment() | {"NODE_ENV": "production", "DATABASE_URL": for_node(database), "PORT": str(port)}
+    with tempfile.TemporaryDirectory(prefix="playbook-peer-") as name:
+        folder = Path(name)
+        (folder / "node_modules").symlink_to(installed / "node_modules", target_is_directory=True)
+        for part in source.iterdir():
+            (folder / part.name).write_bytes(part.read_bytes())
+        with started([program, "peer.mjs"], folder, env, f"{base}/api/auth/ok") as process:
+            server = Server("peer", base, process, backends_of(database))
+            sign_up(server)
+            with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(
+                    "INSERT INTO organizations (id, slug, name, version, created_at, updated_at)"
+                    " VALUES (gen_random_uuid(), %s, 'Bench', 1, now(), now())",
+                    [ORGANIZATION],
+                )
+                connection.execute(
+                    "INSERT INTO member SELECT o.id, u.id, 'owner' FROM organizations o, \"user\" u WHERE o.slug = %s",
+                    [ORGANIZATION],
+                )
+            yield server
+
+
+def make_bare() -> Any:
+    """The floor: bare FastAPI, whose endpoint runs in a thread as Pantry's do, with the bytes of BENCH_BODY."""
+    from fastapi import FastAPI, Response
+
+    app, body = FastAPI(), Path(os.environ["BENCH_BODY"]).read_bytes()
+
+    @app.get("/packages")
+    def bare() -> Response:
+        return Response(body, media_type="application/json")
+
+    return app
+
+
+@contextmanager
+def bare(body: bytes) -> Iterator[Server]:
+    from better_auth_server import free_port
+
+    port = free_port()
+    with tempfile.NamedTemporaryFile(prefix="playbook-bench-") as file:
+        file.write(body)
+        file.flush()
+        command = [sys.executable, "-m", "uvicorn", "--factory", "bench_ordinary:make_bare", "--port", str(port)]
+        command += ["--log-level", "critical", "--no-access-log"]
+        url = f"http://127.0.0.1:{port}"
+        env = {**os.environ, "BENCH_BODY": file.name}
+        with started(command, Path(__file__).parent, env, f"{url}/packages") as process:
+            yield Server("bare FastAPI", url, process)
+
+
+def backends_of(database: str) -> Callable[[], list[psutil.Process]]:
+    """The processes of PostgreSQL that are connected to `database`; none where they run on another machine."""
+    if not database.startswith("postgresql"):
+        return list
+    import psycopg
+
+    def find() -> list[psutil.Process]:
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        with psycopg.connect(database.replace("+psycopg", "")) as connection:
+            pids = [row[0] for row in connection.execute(query)]
+        return [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+
+    return find
+
+
+# ---------------------------------------------------------------- requests
+
+
+Answer = tuple[Mapping[str, str], bytes]
+
+
+def exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, headers: Mapping[str, str], body: Any, status: int
+) -> Answer:
+    """Headers and body of the answer. Raises Failed when its status is another one."""
+    connection.request(method, path, json.dumps(body) if body is not None else None, dict(headers))
+    answer = connection.getresponse()
+    content = answer.read()
+    if answer.status != status:
+        raise Failed(f"{method} {path} answered {answer.status}: {content[:300]!r}")
+    return {name.lower(): value for name, value in answer.getheaders()}, content
+
+
+def send(server: Server, method: str, path: str, headers: Mapping[str, str], body: Any, status: int) -> Answer:
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    try:
+        return exchange(connection, method, path, {**server.headers, **headers}, body, status)
+    finally:
+        connection.close()
+
+
+def sign_up(server: Server) -> None:
+    """Make the user; from here on `server.headers` carry their session, and the Origin of a page."""
+    server.headers["origin"] = server.url
+    answer, _ = send(server, "POST", "/api/auth/sign-up/email", JSON, PERSON, 200)
+    server.headers["cookie"] = answer["set-cookie"].split(";")[0]
+
+
+@dataclass
+class Route:
+    """One request. `ask(server, connection, lane, number)`: `lane` is its connection's number, `number` its own."""
+
+    name: str
+    ask: Callable[[Server, http.client.HTTPConnection, int, str], None]
+
+
+def get(path: str) -> Route:
+    def ask(server: Server, connection: http.client.HTTPConnection, lane: int, number: str) -> None:
+        exchange(connection, "GET", path, server.headers, None, 200)
+
+    return Route(f"GET {path}", ask)
+
+
+def make(server: Server, connection: http.client.HTTPConnection, lane: int, number: str) -> None:
+    body = {"name": f"zz-{number}", "organization": ORGANIZATION, "summary": "made by the benchmark"}
+    exchange(connection, "POST", "/packages", server.headers | JSON, body, 201)
+
+
+def change(server: Server, connection: http.client.HTTPConnection, lane: int, number: str) -> None:
+    """Each connection changes a package of its own, whose tag it knows from the answer before."""
+    path = f"/packages/zz-lane-{lane}"
+    if path not in server.tags:
+        make(server, connection, lane, f"lane-{lane}")
+        server.tags[path] = exchange(connection, "GET", path, server.headers, None, 200)[0]["etag"]
+    headers = server.headers | JSON | {"if-match": server.tags[path]}
+    answer, _ = exchange(connection, "PATCH", path, headers, {"summary": f"changed by {number}"}, 200)
+    server.tags[path] = answer["etag"]
+
+
+ROUTES = {
+    "ok": get("/api/auth/ok"),
+    "session": get("/api/auth/get-session"),
+    "list": get("/packages"),
+    "one": get("/packages/numpy"),
+    "post": Route("POST /packages", make),
+    "patch": Route("PATCH /packages/{name}", change),
+}
+
+
+def ask_all(server: Server, route: Route, count: int, label: str) -> None:
+    """`count` requests over CONNECTIONS connections, each one after the other. Raises what one of them raised."""
+    failures: list[BaseException] = []
+
+    def lane(number: int) -> None:
+        connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+        try:
+            for each in range(number, count, CONNECTIONS):
+                route.ask(server, connection, number, f"{label}-{each}")
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=lane, args=[number]) for number in range(CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+# ---------------------------------------------------------------- the measurement
+
+
+@dataclass
+class Cost:
+    """What one request of a route costs one server: seconds of processor time, one entry a round."""
+
+    server: Server
+    own: list[float] = field(default_factory=list)
+    database: list[float] = field(default_factory=list)
+
+    def take(self, route: Route, count: int, label: str) -> None:
+        before = self.server.used()
+        ask_all(self.server, route, count, label)
+        took = {pid: after - before.get(pid, 0) for pid, after in self.server.used().items()}
+        self.own.append(took.pop(self.server.process.pid) / count)
+        self.database.append(sum(took.values()) / count)
+
+
+def measure(servers: Sequence[Server], route: Route, count: int, rounds: int) -> list[Cost]:
+    """Warm up (Node compiles what runs often), then let the servers take turns.
+
+    Every second round begins with the last of them.
+    """
+    costs = [Cost(server) for server in servers]
+    for cost in costs:
+        ask_all(cost.server, route, count, f"{route.name.split()[0].lower()}-warm")
+    for number in range(rounds):
+        for cost in costs if number % 2 == 0 else costs[::-1]:
+            cost.take(route, count, f"{route.name.split()[0].lower()}-{number}")
+    return costs
+
+
+def ms(seconds: float) -> str:
+    return f"{seconds * 1000:.2f}"
+
+
+def ratios(mine: Cost, other: Cost) -> str:
+    """The median of the rounds' ratios, with the lowest and the highest."""
+    each = sorted(a / b for a, b in zip(mine.own, other.own, strict=True))
+    return f"{median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})"
+
+
+def servers_on(engine: str, chosen: Any, stack: ExitStack) -> list[Server]:
+    """All that is to be compared on one engine, each on a database of its own; Pantry first."""
+    from better_auth_server import NodeUnavailable
+
+    from playbook.kit import postgres
+
+    checkouts = {"Pantry": ROOT} | {str(folder.name): folder for folder in chosen.beside}
+    if engine == "DuckDB":
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="playbook-bench-"))
+        found = [
+            stack.enter_context(pantry(name, checkout, f"duckdb:///{folder}/{name}.duckdb"))
+            for name, checkout in checkouts.items()
+        ]
+        body = send(found[0], "GET", "/packages", {}, None, 200)[1]
+        return [*found, stack.enter_context(bare(body))]
+    server = stack.enter_context(postgres.server())
+    found = []
+    for name, checkout in checkouts.items():
+        database = stack.enter_context(postgres.database(server))
+        found.append(stack.enter_context(pantry(name, checkout, database)))
+    body = send(found[0], "GET", "/packages", {}, None, 200)[1]
+    try:
+        database = stack.enter_context(postgres.database(server))
+        with pantry("to fill it", ROOT, database) as filled:
+            send(filled, "DELETE", f"/organizations/{ORGANIZATION}", {"if-match": "*"}, None, 204)
+        found.append(stack.enter_context(peer(database)))
+    except NodeUnavailable as error:
+        print(f"the peer is left out: {error}")
+    return [*found, stack.enter_context(bare(body))]
+
+
+def work() -> None:
+    from playbook.kit import postgres
+
+    arguments = parser(__doc__)
+    arguments.add_argument("--requests", type=at_least_one, default=400, help="of one round and route (default: 400)")
+    arguments.add_argument("--rounds", type=at_least_one, default=5, help="default: 5")
+    arguments.add_argument("--beside", type=Path, action="append", default=[], help="another checkout; repeatable")
+    arguments.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES))
+    arguments.add_argument("--engines", nargs="+", choices=["PostgreSQL", "DuckDB"], default=["PostgreSQL", "DuckDB"])
+    chosen = arguments.parse_args()
+    if not sys.platform.startswith("linux"):
+        raise Failed("this reads the processor times of other processes, which only Linux shows to everybody")
+    count, rounds = (80, 2) if chosen.quick else (chosen.requests, chosen.rounds)
+    headings = ["measured", "ms", "lowest to highest", "PostgreSQL", "Pantry's ratio to it"]
+    table = new_table("Processor time of one request", headings, headings[1:])
+    for engine in chosen.engines:
+        try:
+            with ExitStack() as stack:
+                servers = servers_on(engine, chosen, stack)
+                for name in chosen.routes:
+                    route = ROUTES[name]
+                    those = [each for each in servers if each.name != "bare FastAPI" or name == "list"]
+                    costs = measure(those, route, count, rounds)
+                    table.add_section()
+                    table.add_row(f"{engine}, {route.name}", style="bold")
+                    for cost in costs:
+                        span = f"{ms(min(cost.own))} to {ms(max(cost.own))}"
+                        backends = ms(median(cost.database)) if engine == "PostgreSQL" and any(cost.database) else ""
+                        ratio = "" if cost is costs[0] else ratios(costs[0], cost)
+                        table.add_row(cost.server.name, ms(median(cost.own)), span, backends, ratio)
+        except postgres.PostgresUnavailable as error:
+            print(f"PostgreSQL is left out: {error}")
+    remarks = [
+        f"{count} requests over {CONNECTIONS} connections in each of {rounds} rounds; medians of the rounds.",
+        "PostgreSQL: of the backends that are connected at the end. One whose connection was closed is not counted.",
+        "The floor, bare FastAPI, answers the list's bytes to everybody.",
+    ]
+    print_all(PACKAGES, table, remarks)
+
+
+if __name__ == "__main__":
+    main(work)

@@ -1,0 +1,160 @@
+"""Reads on the event loop: one statement, what breaks them, and that the long way answers then."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from playbook.foundations.engines import Base, make_engine
+from playbook.kit import postgres
+from playbook.pantry.reads import InThread, OnLoop, reader_of
+from playbook.schema.identity import Organization
+
+NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+READ = sa.select(Organization.name, Organization.created_at)
+
+
+class Noted(InThread):
+    """The long way, which notes that it was taken."""
+
+    taken = 0
+
+    async def __call__(self, work: Callable[[Any], Any]) -> Any:
+        self.taken += 1
+        return await super().__call__(work)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[sa.Engine]:
+    try:
+        with postgres.server() as server, postgres.database(server) as url:
+            engine = make_engine(url)
+            Base.metadata.create_all(engine)
+            with engine.begin() as connection:
+                row = {"id": "01890000-0000-7000-8000-000000000001", "slug": "acme", "name": "Acme", "version": 1}
+                connection.execute(sa.insert(Organization).values(**row, created_at=NOW, updated_at=NOW))
+            yield engine
+            engine.dispose()
+    except postgres.PostgresUnavailable as error:
+        pytest.skip(str(error))
+
+
+def run(engine: sa.Engine, story: Callable[[OnLoop, Noted], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        long = Noted(engine)
+        read = OnLoop(engine.url, long)
+        try:
+            await story(read, long)
+        finally:
+            await read.close()
+
+    asyncio.run(whole())
+
+
+def one(slug: str) -> Callable[[Any], Any]:
+    return lambda db: db.execute(READ.where(Organization.slug == slug)).one_or_none()
+
+
+def test_both_ways_find_the_same(engine: sa.Engine) -> None:
+    async def story(read: OnLoop, long: Noted) -> None:
+        for slug in ("acme", "nobody"):
+            quick = await read(one(slug))
+            assert long.taken == 0
+            slow = await InThread(engine)(one(slug))
+            assert quick == (None if slow is None else tuple(slow))
+        assert await read(one("acme")) == ("Acme", NOW)
+        assert (await read(one("acme")))[1].tzinfo is UTC
+        assert len(read.idle) == 1
+
+    run(engine, story)
+
+
+def test_each_engine_has_its_way(engine: sa.Engine) -> None:
+    assert isinstance(reader_of(engine), OnLoop)
+    assert isinstance(reader_of(make_engine("duckdb:///:memory:reads")), InThread)
+
+
+def test_a_second_statement_is_refused(engine: sa.Engine) -> None:
+    async def story(read: OnLoop, long: Noted) -> None:
+        def work(db: Any) -> None:
+            db.execute(READ)
+            db.execute(READ)
+
+        with pytest.raises(RuntimeError, match="one statement is one snapshot"):
+            await read(work)
+        assert await read(one("acme")) == ("Acme", NOW)
+        assert long.taken == 0
+
+    run(engine, story)
+
+
+def test_what_the_work_raises_passes_and_costs_no_connection(engine: sa.Engine) -> None:
+    async def story(read: OnLoop, long: Noted) -> None:
+        def work(db: Any) -> None:
+            raise LookupError("nothing here")
+
+        await read(one("acme"))
+        before = list(read.idle)
+        with pytest.raises(LookupError):
+            await read(work)
+        assert read.idle == before
+        assert long.taken == 0
+
+    run(engine, story)
+
+
+def test_a_connection_that_was_closed_is_replaced_and_the_read_is_answered(engine: sa.Engine) -> None:
+    async def story(read: OnLoop, long: Noted) -> None:
+        await read(one("acme"))
+        pid = read.idle[0].connection.info.backend_pid
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        assert tuple(await read(one("acme"))) == ("Acme", NOW)
+        assert (long.taken, read.idle) == (1, [])
+        await read(one("acme"))
+        assert long.taken == 2  # it rests
+        read.rest_until = 0
+        await read(one("acme"))
+        assert long.taken == 2
+        assert read.idle[0].connection.info.backend_pid != pid
+
+    run(engine, story)
+
+
+def test_a_bad_value_of_one_client_does_not_send_the_others_the_long_way(engine: sa.Engine) -> None:
+    async def story(read: OnLoop, long: Noted) -> None:
+        with pytest.raises(sa.exc.DBAPIError):
+            await read(one("a\0b"))
+        assert (long.taken, read.rest_until) == (1, 0)
+
+    run(engine, story)
+
+
+def test_a_request_that_is_given_up_leaves_no_half_read_connection(engine: sa.Engine) -> None:
+    async def story(read: OnLoop, long: Noted) -> None:
+        await read(one("acme"))
+        sleep = sa.select(sa.func.pg_sleep(30))
+        task = asyncio.create_task(read(lambda db: db.execute(sleep).all()))  # type: ignore[arg-type]
+        while read.idle:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert read.idle == []
+        assert await read(one("acme")) == ("Acme", NOW)
+
+    run(engine, story)
+
+
+def test_no_database_is_what_the_long_way_says() -> None:
+    engine = make_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+
+    async def story(read: OnLoop, long: Noted) -> None:
+        with pytest.raises(sa.exc.OperationalError):
+            await read(one("acme"))
+        assert long.taken == 1
+
+    run(engine, story)
