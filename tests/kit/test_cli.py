@@ -346,7 +346,7 @@ def test_find_gives_the_best_first_with_reason_and_command(root: Path) -> None:
     assert done.stdout.splitlines() == [
         "1. First (foundations/first, 16 minutes)",
         "   Keep a number between its bounds, whatever comes in.",
-        '   begin at "The decision"; found by topic "lost update"',
+        '   begin at "See it break"; found by topic "lost update"',
         "   open: playbook lab first   (notebooks/foundations/first.ipynb)",
     ]
 
