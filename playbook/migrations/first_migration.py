@@ -664,5 +664,5 @@ and S. Ambler, *Refactoring Databases*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Bulk load](../schema/bulk_load.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
+Previous: [Relationships](../schema/relationships.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
 """
