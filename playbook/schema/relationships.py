@@ -483,7 +483,7 @@ print("three statements, the same rows on both engines, no orphan")
 
 | change | to | the assertion says |
 |---|---|---|
-| `dict.fromkeys(key.columns)` | `dict.fromkeys(key.columns, "Ada")` | something of Ada's is left |
+| `values(nothing)` | `values(rank=0)` | something of Ada's is left |
 | `len(sent) > most` | `len(sent) > 999` | N+1 goes unnoticed |
 | `~sa.exists()` | `sa.exists()` | the audit finds other rows than Ada's |
 

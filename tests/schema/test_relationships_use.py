@@ -1,4 +1,4 @@
-"""The page on relationships: what it shows to take along is what the recipe's tests run; Pantry's lists and deletions."""
+"""What the page relationships shows to take along is run by the tests of its recipe; what Pantry makes of it."""
 
 import ast
 import re
