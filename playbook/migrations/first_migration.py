@@ -664,5 +664,5 @@ and S. Ambler, *Refactoring Databases*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Relationships](../schema/relationships.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
+Previous: [Indexes and plans](../schema/indexes_and_plans.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
 """

@@ -601,5 +601,5 @@ PostgreSQL documentation, 5.5.5 (foreign keys). DuckDB documentation, "Constrain
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Bulk load](bulk_load.ipynb) · [course map](../index.ipynb) · Next: [First migration](../migrations/first_migration.ipynb)
+Previous: [Bulk load](bulk_load.ipynb) · [course map](../index.ipynb) · Next: [Indexes and plans](indexes_and_plans.ipynb)
 """
