@@ -173,7 +173,14 @@ def test_keys_indexes_and_expressions_are_listed(db: sa.Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["lower(email)", "(lower(email))", "lower(email::text)", "lower((email)::text)", 'lower(t."email")']
+    "text",
+    [
+        "lower(email)",
+        "(lower(email))",
+        "lower(email::text)",
+        "lower((email)::text)",
+        'lower(t."email") DESC NULLS LAST',
+    ],
 )
 def test_an_expression_has_one_text(text: str) -> None:
     assert place(sa.text(text)) == "lower(email)"

@@ -79,7 +79,8 @@ def test_postgresql_is_asked_for_uses_partial_indexes_and_values(postgres_url: s
             "INSERT INTO things SELECT 'n' || i, 'k' || mod(i, 3) FROM generate_series(1, 5000) AS s(i)",
             "CREATE INDEX by_name ON things (name)",
             "CREATE INDEX by_lower ON things (lower(name))",
-            "CREATE INDEX some ON things (kind) WHERE kind = 'k1'",
+            "CREATE INDEX newest ON things (kind DESC NULLS LAST, name)",
+            "CREATE INDEX of_one_kind ON things (kind) WHERE kind = 'k1'",
             "ANALYZE things",
         ):
             db.exec_driver_sql(statement)
@@ -88,11 +89,12 @@ def test_postgresql_is_asked_for_uses_partial_indexes_and_values(postgres_url: s
         hidden = read_plan(db, sa.select(things).where(things.c.name.like("%'7%")))
         db.exec_driver_sql("SELECT pg_stat_force_next_flush()")
     with engine.connect() as db:
-        found = audit(db, meta, [("things", ("kind",)), ("things", ("lower(name)",))])
+        found = audit(db, meta, [("things", ("name", "kind")), ("things", ("kind", "name"))])
     engine.dispose()
     assert (plan.kind, plan.table, plan.read, plan.rows) == ("Index Scan", "things", 1, 1)
     assert (hidden.kind, hidden.read, hidden.rows) == ("Seq Scan", 5000, 0)
     assert found == [
-        Finding("missing", "things", ("kind",)),
+        Finding("unused", "things", ("kind", "name"), "newest"),
         Finding("unused", "things", ("lower(name)",), "by_lower"),
+        Finding("wrong order", "things", ("name", "kind"), "newest"),
     ]
