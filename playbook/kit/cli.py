@@ -577,7 +577,7 @@ def imports_(
 
 @app.command()
 def new(
-    context: Context, place: Annotated[str, typer.Argument(metavar="TRACK/NAME", help="Like schema/relationships.")]
+    context: Context, place: Annotated[str, typer.Argument(metavar="TRACK/NAME", help="Like schema/soft_deletion.")]
 ) -> None:
     """Make a new playbook with every section of the anatomy, and the module of its exercise, to be filled."""
     from playbook.kit import scaffold

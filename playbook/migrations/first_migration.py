@@ -665,5 +665,5 @@ and S. Ambler, *Refactoring Databases*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Bulk load](../schema/bulk_load.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
+Previous: [Indexes and plans](../schema/indexes_and_plans.ipynb) · [course map](../index.ipynb) · Next: [Drift](drift.ipynb)
 """

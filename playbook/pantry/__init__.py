@@ -30,7 +30,7 @@ Map
 `mailboxes`           how many mails one address gets
 `housekeeping`, `indexes`, `repair`
                       expired rows; index entries that a crash has cost, found and mended
-`revisions/`, `history`, `migrating`, `orphans`
+`revisions/`, `history`, `migrating`
                       the Alembic history, and the recipes that run it
 
 Where something new goes: a resource into a module of its own, with its router in `app.resource_api`; a table into a

@@ -14,12 +14,13 @@ from starlette.concurrency import run_in_threadpool
 
 from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
 from playbook.foundations.write_skew import hold
-from playbook.pantry.catalog import NO_RANK, File, Package, PackageRole, Release
+from playbook.pantry.catalog import NO_RANK, Package, Release
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
 from playbook.schema.identity import Organization
+from playbook.schema.relationships import delete_rows
 
 router = APIRouter(dependencies=[Depends(gives_json)])
 
@@ -213,11 +214,7 @@ def delete_package(name: str, transact: Transaction, conditions: Writing) -> Non
     def work(session: orm.Session) -> None:
         *row, package = package_or_404(session, name, Package)
         conditions.check(package_out(row))
-        releases = sa.select(Release.id).where(Release.package_id == package.id)
-        session.execute(sa.delete(File).where(File.release_id.in_(releases)))
-        for model in (Release, PackageRole):
-            session.execute(sa.delete(model).where(model.package_id == package.id))
-        session.delete(package)
-        session.flush()
+        packages = Package.metadata.tables["packages"]
+        delete_rows(session, packages, packages.c.id == package.id)
 
     transact(work)

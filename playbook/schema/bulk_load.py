@@ -608,5 +608,5 @@ documentation, "CSV Import".
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Natural keys](natural_keys.ipynb) · [course map](../index.ipynb) · Next: [First migration](../migrations/first_migration.ipynb)
+Previous: [Natural keys](natural_keys.ipynb) · [course map](../index.ipynb) · Next: [Relationships](relationships.ipynb)
 """

@@ -44,6 +44,7 @@ from playbook.pantry.packages import PACKAGE_LIST, PACKAGE_SORTS, PACKAGES, Pack
 from playbook.pantry.reads import OneStatement
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Organization, add_user
+from playbook.schema.relationships import at_most
 
 SECRET = "a secret of the tests, 32 characters"
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -362,6 +363,23 @@ def test_a_cursor_from_before_a_sort_changed_is_refused(before: tuple[Any, ...])
     object.__setattr__(order, "columns", before)
     object.__setattr__(order, "descending", False)
     assert refused(cursors_of(SECRET).sign(["next", ["a"] * len(before)], replace(now, order=order).name))
+
+
+def test_a_page_needs_as_many_statements_for_three_rows_as_for_one(
+    url: str, clock: FixedClock, ids: Identifiers
+) -> None:
+    app = app_of(url, clock, ids)
+    with serving(app) as client:
+        for slug in ("acme", "globex", "initech"):
+            client.post("/organizations", json={"slug": slug, "name": slug})
+            client.post("/packages", json={"name": f"{slug}-tool", "organization": slug})
+        for path in ("/packages", "/organizations"):
+            counts = []
+            for limit in (1, 3):
+                with at_most(app.state.engine, 3) as sent:
+                    assert len(client.get(f"{path}?limit={limit}").json()["items"]) == limit
+                counts.append(len(sent))
+            assert counts[0] == counts[1] > 0, path
 
 
 # ---------------------------------------------------------------- listings

@@ -36,7 +36,7 @@ NAMED = {
     "pglite": "engines",
     "environments": "settings",
     "configuration": "settings",
-    "query performance": "session_lookup",
+    "query performance": "indexes_and_plans",
     "security best practices": "cross_site",
     "next.js": "foreign_contract",
     "typescript client": "foreign_contract",

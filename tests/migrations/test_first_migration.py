@@ -33,8 +33,8 @@ from playbook.migrations.first_migration import current
 from playbook.pantry import history as history_of_pantry
 from playbook.pantry.history import drift, generate, upgrade
 from playbook.pantry.migrating import LIMITS, migration_connection
-from playbook.pantry.orphans import Orphan, orphans
 from playbook.pantry.settings import Settings
+from playbook.schema.relationships import Orphan, orphans
 
 WHEN = datetime(2026, 11, 2, tzinfo=UTC)
 
@@ -689,6 +689,11 @@ def test_the_history_is_part_of_what_is_installed(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- orphans
 
 
+def audit(engine: sa.Engine, metadata: sa.MetaData, limit: int = 100) -> list[Orphan]:
+    with engine.connect() as db:
+        return orphans(db, metadata, limit)
+
+
 def family() -> sa.MetaData:
     """A reference to a table itself, one of two columns, one that may be null, one to a unique column."""
     metadata = sa.MetaData()
@@ -720,7 +725,7 @@ def test_orphans_are_found_for_every_kind_of_reference(engine: sa.Engine) -> Non
         "INSERT INTO rooms VALUES ('north', 1), ('south', 2)",
         "INSERT INTO desks VALUES (1, 'north', 1, 'a@x'), (2, 'north', 2, NULL), (3, 'north', NULL, 'gone@x')",
     )
-    assert orphans(engine, metadata) == [
+    assert audit(engine, metadata) == [
         Orphan("desks(house, number) -> rooms", (2,)),
         Orphan("desks(of) -> people", (3,)),
         Orphan("people(boss) -> people", (3,)),
@@ -732,20 +737,20 @@ def test_orphans_are_limited_for_each_reference_and_sorted(engine: sa.Engine) ->
     metadata.create_all(engine)
     run(engine, "INSERT INTO things (id, parent) SELECT i, -1 FROM generate_series(1, 300) AS series(i)")
     declared = things(sa.Column("parent", sa.ForeignKey("things.id")))
-    assert [orphan.key for orphan in orphans(engine, declared)] == [(number,) for number in range(1, 101)]
-    assert len(orphans(engine, declared, limit=1000)) == 300
+    assert [orphan.key for orphan in audit(engine, declared)] == [(number,) for number in range(1, 101)]
+    assert len(audit(engine, declared, limit=1000)) == 300
 
 
 def test_pantry_has_no_orphans_and_an_orphan_of_pantry_is_found(engine: sa.Engine) -> None:
     upgrade(engine)
-    assert orphans(engine, Base.metadata) == []
+    assert audit(engine, Base.metadata) == []
     if engine.dialect.name == "postgresql":
         for name in ("fk_members_user_id", "fk_members_organization_id"):
             run(engine, f"ALTER TABLE members DROP CONSTRAINT {name}")
     lost = {"id": UUID(int=1), "organization_id": UUID(int=2), "user_id": UUID(int=3), "role": "owner"}
     with engine.begin() as connection:
         connection.execute(Base.metadata.tables["members"].insert().values(created_at=WHEN, **lost))
-    assert orphans(engine, Base.metadata) == [
+    assert audit(engine, Base.metadata) == [
         Orphan("members(organization_id) -> organizations", (UUID(int=1),)),
         Orphan("members(user_id) -> users", (UUID(int=1),)),
     ]

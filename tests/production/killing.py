@@ -42,9 +42,9 @@ from playbook.migrations.first_migration import current
 from playbook.pantry.app import pantry
 from playbook.pantry.catalog import Package
 from playbook.pantry.indexes import find_damage
-from playbook.pantry.orphans import orphans
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Organization, User
+from playbook.schema.relationships import orphans
 
 ORIGIN = {"origin": "http://localhost:8000"}
 PASSWORD = "violet anchor rides a slow train"
@@ -332,7 +332,8 @@ def audit(url: str, notes: Notes) -> dict[str, int]:
         for slug, name in of["renamed"]:
             now = session.scalar(sa.select(Organization.name).where(Organization.slug == slug))
             assert now == name, f"{slug} was renamed to {name!r}, and is {now!r}"
-    lost = orphans(engine, Base.metadata)
+    with engine.connect() as db:
+        lost = orphans(db, Base.metadata)
     assert not lost, f"orphans: {lost[:5]}"
     counts["doubles refused"] = insert_doubles(engine)
     leaving, left = names.get("ending session", set()), names.get("ended session", set())

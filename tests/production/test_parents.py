@@ -33,8 +33,8 @@ from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
 from playbook.pantry.auth.wire import Auth
 from playbook.pantry.catalog_file import load_catalog
-from playbook.pantry.orphans import Orphan, orphans
 from playbook.pantry.settings import Settings
+from playbook.schema.relationships import Orphan, orphans
 
 ORIGIN = "http://localhost:8000"
 PASSWORD = "four quiet rivers and a spoon"
@@ -64,7 +64,8 @@ class World:
 
     def new_orphans(self) -> list[Orphan]:
         """Those since the last look: a race that fails does not make the next ones fail."""
-        found = [orphan for orphan in orphans(self.engine, Base.metadata) if orphan not in self.known]
+        with self.engine.connect() as db:
+            found = [orphan for orphan in orphans(db, Base.metadata) if orphan not in self.known]
         self.known |= set(found)
         return found
 

@@ -112,6 +112,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Binder is Linux: postBuild is a bash script")
+@pytest.mark.timeout(1200)  # what is installed comes over the network
 def test_a_fresh_environment_is_built_as_binder_does(clone: Path, folder: Path) -> None:
     run([sys.executable, "-m", "venv", str(folder / "env")], folder, dict(os.environ))
     programs = folder / "env" / "bin"

@@ -11,7 +11,8 @@ from sqlalchemy import orm
 from sqlalchemy.orm import Mapped, mapped_column
 
 from playbook.foundations.engines import Base
-from playbook.schema.identity import Account, Member, User
+from playbook.schema.identity import User
+from playbook.schema.relationships import delete_rows
 
 HASH = sa.String(64)  # SHA-256 in hex: enough for a random token, never for a password
 
@@ -75,13 +76,10 @@ class Invitation(Base):
 
 
 def delete_user(db: orm.Session, user_id: UUID) -> bool:
-    """Delete a user with sessions, accounts, links and memberships; invitations stay, without an inviter.
+    """Delete a user and what the foreign keys of the models let go with them; the rest stays, without the user.
 
     Returns whether there was such a user. Does not look whether an organization loses its last owner. PostgreSQL would
     cascade; DuckDB has no foreign keys here. The same statements run on both, so both keep the same rows.
     """
-    db.execute(sa.update(Invitation).where(Invitation.inviter_id == user_id).values(inviter_id=None))
-    for model in (UserSession, Account, Verification, Member):
-        db.execute(sa.delete(model).where(model.user_id == user_id))
-    found = db.scalars(sa.delete(User).where(User.id == user_id).returning(User.id)).all()
-    return bool(found)
+    users = User.metadata.tables["users"]
+    return bool(delete_rows(db, users, users.c.id == user_id)["users"])
