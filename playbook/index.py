@@ -97,7 +97,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-45 playbooks, 35 h 19 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+45 playbooks, 35 h 22 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 40 min)
 

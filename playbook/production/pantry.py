@@ -229,7 +229,8 @@ in the log.
 In production several processes serve Pantry, and share nothing but the database. Ada
 signs up at the first server. `two_servers` returns whom the second one then sees, and,
 when she has signed out there, whom the first one sees. Here the questions of who asks
-and what they may do need no transaction: each is one statement, sent by the event loop.
+and what they may do need no transaction: each is one statement, sent by the
+[event loop](../glossary.md#event-loop).
 """
 
 

@@ -24,9 +24,10 @@ faults = audit(db, metadata, [("orders", ("customer_id", "placed_on"))])
 
 ## See it break
 
-Pantry wants each name once in an organization. So Ada makes a unique index on `(name,
-organization)`. It has the column `organization`, and this query is slow all the same. A
-second index is on `name`, and the second query is slow, too:
+Pantry wants each name once in an organization. So Ada makes a
+[unique index](../glossary.md#unique-index) on `(name, organization)`. It has the
+column `organization`, and this query is slow all the same. A second index is on
+`name`, and the second query is slow, too:
 
 ```sql
 SELECT * FROM packages WHERE organization = 'google';
@@ -470,7 +471,8 @@ Traps:
 - **`read_plan` runs the query.** Give it a `statement_timeout` in production.
 - **A small table** is read row by row even with a right index. Test with as many rows
   as production has, and after `ANALYZE`, which counts values.
-- **"unused"** counts since the statistics began, and not on replicas. Look again after
+- **"unused"** counts since the statistics began, and not on
+  [replicas](../glossary.md#replica). Look again after
   a month, and never drop what keeps a rule.
 - **Unique order.** `UNIQUE (organization, name)` keeps the same rule as
   `(name, organization)`, and also serves the list of an organization.

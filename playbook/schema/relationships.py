@@ -268,7 +268,7 @@ show(table(rows))
 # %% [markdown]
 """
 On DuckDB, everything of hers has stayed. A row whose reference points to no row is an
-**orphan**. If another Ada joins, she has Ada's rights.
+**[orphan](../glossary.md#orphan)**. If another Ada joins, she has Ada's rights.
 
 The recipe reads the rules from the models and carries them out on any engine. First it
 finds all rows that go. `references_to` gives the foreign keys that lead to a table.
