@@ -131,7 +131,7 @@ and the gap lies on Bob's screen.
 | a lock while editing | no work in vain | needs an owner, an end, a way to break it |
 | a version in the body | simple | DELETE has no body; caches do not know it |
 | Django's `@condition` | built in | compares before the view and its transaction |
-| **ETag, `If-Match`** | one rule for all methods and caches | clients handle 412 |
+| **ETag, `If-Match`** | one rule for all methods and caches | clients handle `412` |
 
 We choose the **ETag**. DRF, Flask and Starlette bring nothing for writes. SQLAlchemy's
 `version_id_col` guards one request, but not the minutes a form is open. Choose
@@ -142,7 +142,8 @@ a lock where a merge is impossible.
 ### The idea
 
 The answer to a GET has a tag, `ETag`, that stands for its content. A write sends it
-back as `If-Match`. If the tag is no longer current, the service refuses with 412.
+back as `If-Match`: a **conditional request**. If the tag is no longer current, the
+service refuses with 412.
 """
 
 # %%
@@ -241,7 +242,7 @@ def matches(tags: list[str], current: str | None, weak: bool) -> bool:
 
 # %% [markdown]
 """
-Predict: which of these comparisons are true?
+Predict: which comparisons are true?
 """
 
 # %% tags=["predict"]

@@ -26,8 +26,8 @@ rows, links = read_list(db, sa.select(invoices), listing, limit, cursors, cursor
 ## See it break
 
 A shop lists invoices. The position is a *cursor*: text that a client gets and sends
-back. This service packs what it needs for the next page into the cursor, as JSON in
-base64.
+back. A client need not read it: to a client it is **opaque**. This service packs what
+it needs for the next page into the cursor, as JSON in base64.
 
 The folded cell makes a table `invoices` with six invoices each of Ada and Mallory, and
 its `engine`. `by_amount` is an order of it. `Caller` reads the header `X-Caller`, which

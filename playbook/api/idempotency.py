@@ -25,7 +25,7 @@ value = call_once(one_commit(engine), asked, call, now)  # call(claim) returns w
 
 ## See it break
 
-A client makes up a key for each order. Three ways for the shop:
+A client makes up an **idempotency key** for each order. Three ways for the shop:
 
 | way | what the shop does |
 |---|---|
@@ -34,7 +34,7 @@ A client makes up a key for each order. Three ways for the shop:
 | unique key | `INSERT` with the key, in a unique column |
 
 Ada orders a coffee, and the answer gets lost. Her client sends the same order again,
-with its key. Later she orders a second coffee, with a new key.
+with its key. Later she orders a second, with a new key.
 
 The folded cell defines `naive(way)`, this morning in a shop of that way, `count(db)`
 and `send(client, key)`. `told(function, ...)` returns in words what came of a call. It

@@ -108,7 +108,8 @@ The field `discount` was in the model because it is in the table. So a client co
 itself a discount. This is **mass assignment**: a client sets what only the service
 should set.
 
-The Java client accepts anything: its header ends with `*/*`. The check did not read it.
+`Accept` names **media types**, the data formats that a client takes. The Java client's
+ends with `*/*`, which is anything. The check did not read it.
 
 ## The decision
 

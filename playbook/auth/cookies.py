@@ -184,8 +184,9 @@ print(genuine([new_key, key], "theme", theme), genuine([key], "user", theme))
 
 # %% [markdown]
 """
-`compare_digest` takes the same time wherever the texts differ. `==` stops at the first
-difference, and its time tells an attacker how much of a guess was right.
+`compare_digest` is a **constant-time comparison**: the same time wherever the texts
+differ. `==` stops at the first difference; its time tells how much of a guess was
+right.
 
 ### The lines
 

@@ -101,8 +101,7 @@ show(table(tell(service), COLUMNS))
 """
 A **site** is `pantry.localhost` with all its subdomains and ports. This is what the
 browser does by itself: with `SameSite=Lax` it sends no cookie with a POST of another
-site. The blog is the [same site](../glossary.md#same-site). `Strict` does not change
-that.
+site. The blog is on the **same site**. `Strict` does not change that.
 
 Nobody needed a cookie in the third story. Bob is signed in as Mallory, and the packages
 that he publishes now are Mallory's: **login CSRF**. In the fourth, the link begins with
@@ -117,7 +116,7 @@ What tells your page's request from theirs?
 | `SameSite`, and nothing else | one word | subdomains, ports, sign-in |
 | a [token](../glossary.md#token) in each form (Django, Flask-WTF) | old browsers | each page must have one |
 | take JSON only | no state | no plain form; one CORS mistake |
-| **`Origin`, else `Referer`** | no state; one middleware | a list of origins |
+| **`Origin`, else `Referer`** | no state; one middleware | a list to keep |
 
 We choose **`Origin`**, with `SameSite=Lax` behind it. Browsers add `Origin` to each
 POST, and no script can change it. Starlette and FastAPI bring nothing. Choose a token

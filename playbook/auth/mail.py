@@ -81,7 +81,7 @@ that confirms Ada's address, and Ada cannot see it.
 | option | good | costs |
 |---|---|---|
 | one text, given to `smtplib` | four lines | the failure above |
-| a provider's HTTP API | reports bounces | tests talk to a mock; an account each |
+| a provider's HTTP API | shows returned mail | tests talk to a mock; an account each |
 | Django's `send_mail`, Flask-Mail | refuse line feeds | any number of recipients |
 | **a checked `Mail`, a `Sender`** | SMTP, memory, your own | one more class |
 

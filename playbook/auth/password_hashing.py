@@ -119,7 +119,7 @@ print(ARGON2.hash(PHRASE)[:30])
 The text names the algorithm and its parameters; salt and hash follow. So a stored hash
 can be checked after the parameters have changed.
 
-`picture_of_costs` measures hashes on this machine. The black dots are five pairs of
+`picture_of_costs` measures hashes here. The black dots are five pairs of
 memory and passes that OWASP calls equally good. Do they cost the same time?
 """
 
@@ -298,8 +298,8 @@ print("not recognized:", [name for name in FOREIGN if not format_of(FOREIGN[name
 """
 ### The unknown user
 
-If a service finds no user and answers at once, the missing delay tells Mallory that the
-address has no account. So an unknown user costs one hash, too: that of `NOBODY`, which
+If a service finds no user and answers at once, the missing delay tells Mallory so: a
+**timing side channel**. So an unknown user costs one hash, too: that of `NOBODY`, which
 no password matches. A stored text that is no hash costs the same. It is reported
 without its text, which may be a password.
 """
@@ -614,15 +614,16 @@ def sign_in(email: str = Body(), password: str = Body()):
             replace_hash(session, mine, Customer.password_hash, stored, new)
 ```
 
-Traps: a sign-in that starts a session must also write the row whose hash it compared
-(see *Sessions*). Limit request bodies, too. Hashing blocks: an `async def` calls it
-through `run_in_threadpool`. Do not hash before a server forks: the child's threads are
-gone, and it waits for ever.
+Traps: a sign-in that starts a session must also write the row whose hash it compared.
+Limit request bodies. Hashing blocks: an `async def` calls it through
+`run_in_threadpool`. Do not hash before a fork: the child's threads are gone, and it
+waits for ever.
 
 Hand it over:
 
 - **Reviewer**: no hashing in a transaction; HASHING_TURN on every route that hashes.
 - **Security**: error reporters that record local variables leave out `password`.
+  Consider a **pepper**, a secret key elsewhere.
 - **Migration**: import hashes as they are; count those without `$argon2id$`.
 - **Operations**: 19 MiB per core; raise MEMORY or PASSES on faster machines.
 

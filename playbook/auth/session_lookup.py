@@ -126,12 +126,12 @@ minute, in every process.
 We choose the **shorter way**. Choose a cache where a stale answer harms nobody: names,
 pictures, a public page.
 
-What is long about the usual way? The next visible cell has the route as most services
-have it. The folded cell imports `cost(app, engine, token, requests)`, which sends
-requests at once, without a network, and counts what they take. BEGIN and ROLLBACK are
-statements too. A **hand-over** gives work from the [event
-loop](../glossary.md#event-loop) to another thread, and its result back.
-`in_a_loop(coroutine)` runs a coroutine to its end; `error_of(query)` asks a query and
+What is long about the usual way? The next visible cell has the route of most services.
+The folded cell imports `cost(app, engine, token, requests)`, which sends requests at
+once, without a network, and counts what they take. BEGIN and ROLLBACK are statements
+too. A **hand-over** gives work from the **event loop**, which runs all coroutines in
+one thread, to another, and its result back. `in_a_loop(coroutine)` runs a coroutine to
+its end; `error_of(query)` asks a query and
 returns the name of its error; `plain(url)` is a URL in psycopg's form. Predict: how
 many hand-overs and statements does one request take?
 """

@@ -495,8 +495,9 @@ print("50 of 60 compared; equal work; no session by an old password; Ada gets in
 
 ## Your turn
 
-Mallory turns it round: one password, the most common one, against a thousand accounts,
-from one network. This is **password spraying**. No account sees more than one guess.
+Mallory turns it round: the most common password, against a thousand accounts, from one
+network. This is **password spraying**. Pairs stolen from another service would be
+**credential stuffing**. No account sees more than one guess.
 
 Write `before`, which the service calls before a password is compared. It returns 0, or
 the seconds to wait when this network has tried more accounts than `SPRAYED` allows. To

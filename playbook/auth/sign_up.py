@@ -71,6 +71,8 @@ Mallory tries five things, each with the address of another Ada:
 - She **takes Ada's address**: nobody clicks, and Ada joins the next day.
 - She **has a name with words**: *Win at evil.example*.
 
+The first two are **enumeration**: Mallory learns which addresses have an account.
+
 The folded cell defines `find_user`, `add_user(db, email, password_hash, verified)` and
 `prove(db, user_id)`, and `side_by_side(ways)`, which makes a table. It imports `Shop`,
 `crowd`, and `attack(make)`, which plays the five. It also imports `partial`, `show`,

@@ -108,7 +108,7 @@ limit guessing. All fifty requests read the counter before one of them raised it
 | lock the account (django-axes can) | one counter | anybody locks Ada out |
 | CAPTCHA | no counter | programs solve it; some people cannot |
 | fixed window, "five a minute" | one counter | ten in two seconds, at its border |
-| DRF's throttles | built in | they look, then write: not for security |
+| DRF's `SimpleRateThrottle` | built in | they look, then write: not for security |
 | **GCRA per account and network** | a burst, then a rate | one write per attempt |
 
 We choose **GCRA**, which the next section explains, with one count for each pair of
@@ -123,10 +123,11 @@ them.
 
 ### The idea
 
-A key may make `burst` attempts at once, and then one after each interval `every`. For
-this, one time per key is enough: `whole_at`, when the allowance is whole again. Each
-attempt moves it on by one interval. Telephone networks call this the *generic cell rate
-algorithm* (GCRA).
+A **throttle** limits how often something is tried. A key may make `burst` attempts at
+once, and then one after each interval `every`. For this, one time per key is enough:
+`whole_at`, when the allowance is whole again. Each attempt moves it on by one interval.
+Telephone networks call this the *generic cell rate algorithm* (GCRA). A **token
+bucket**, refilled at the same rate, grants the same.
 """
 
 # %%
@@ -431,7 +432,7 @@ The folded cell imports `on_postgres`, `serving` and `show_http`. It defines
 Mallory sends fifty wrong passwords at once, to both, from fifty addresses of one IPv6
 household. Then Ada signs in eight times from home. The function returns how many of
 Mallory's passwords were compared, what Mallory heard, and what Ada heard.
-`proxied(address)` makes the header of a [proxy](../glossary.md#proxy) that the server
+`proxied(address)` makes the header of a **proxy**, a server in front of ours that ours
 trusts. Predict: what do Mallory and Ada hear?
 """
 

@@ -483,8 +483,8 @@ Each run of this evening gives the same bytes.
 The index of a primary key is a B-tree, sorted pages of 8 kB. A UUIDv7 goes to the last
 page. A UUIDv4 can go to any page. After a checkpoint (all pages are saved), the first
 change to a page writes the **whole page** to the [write-ahead
-log](../glossary.md#write-ahead-log), which [replicas](../glossary.md#replica) and
-backups receive.
+log](../glossary.md#write-ahead-log), which backups and **replicas** (copies that
+follow) receive.
 
 The folded cell defines `compare(url)`. A table has 23,000 rows, then 500 more come.
 `on_postgres` runs it on a new database. Each `#` is about ten changed pages.

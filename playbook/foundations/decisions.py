@@ -115,8 +115,8 @@ who decided and when.
 
 ### The idea
 
-A record holds what code cannot say: the options that were **not** chosen, what each
-costs, and the condition for choosing again. As data it can be checked:
+A **decision record** holds what code cannot say: the options that were **not** chosen,
+what each costs, and the condition for choosing again. As data it can be checked:
 """
 
 # %% tags=["export"]
@@ -265,9 +265,10 @@ show(table(weigh(weights, points), ["option", "sum"]))
 # %% [markdown]
 """
 Such a table looks like a proof. But the weights are opinions, so we ask how much one of
-them may change before another option wins. The lead over a rival is a sum: each weight
-times the difference in points. If one weight changes by `change`, the lead changes by
-`change` times the difference there. So the lead is gone at `-lead / difference`.
+them may change before another option wins: a **sensitivity analysis**. The lead over a
+rival is a sum: each weight times the difference in points. If one weight changes by
+`change`, the lead changes by `change` times the difference there. So the lead is gone
+at `-lead / difference`.
 """
 
 

@@ -194,9 +194,9 @@ async def anyone() -> None:
 
 # %% [markdown]
 """
-The folded cell defines `find_caller`, which looks a [bearer
-token](../glossary.md#bearer-token) up and notes that it did. `who_am_i(caller)` serves
-one route, first to a stranger with a guessed token and then to Ada.
+The folded cell defines `find_caller`. It looks up a **bearer token**, which is good for
+whoever sends it, and notes that it did. `who_am_i(caller)` serves one route, first to a
+stranger with a guessed token and then to Ada.
 """
 
 

@@ -95,9 +95,8 @@ Which database does a developer have?
 
 We choose **one set of models** on DuckDB and PostgreSQL. Both have [snapshot
 isolation](../glossary.md#snapshot-isolation), strict types and time zones. Choose
-PostgreSQL alone if you need what only it has, for example [row-level
-security](../glossary.md#row-level-security). Choose SQLite if several processes write
-to one file.
+PostgreSQL alone if you need what only it has, for example **row-level security**: rules
+that decide who sees which row. Choose SQLite if several processes write to one file.
 
 ## Build it
 
@@ -266,9 +265,9 @@ other columns. With a RETURNING, DuckDB reports the [conflict](../glossary.md#co
 
 ### Open a DuckDB file
 
-After a crash DuckDB reads its [write-ahead log](../glossary.md#write-ahead-log) when
-the file is opened. If the file is closed again before its indexes were used, their new
-entries are lost. A `CHECKPOINT` as the first statement keeps them.
+DuckDB writes changes to a **write-ahead log** first. After a crash it reads the log
+when the file is opened. If the file is closed again before its indexes were used, their
+new entries are lost. A `CHECKPOINT` as the first statement keeps them.
 """
 
 # %% tags=["export"]

@@ -186,7 +186,7 @@ that is closed. uvicorn saved the requests in flight and lost the new ones.
 We choose to **drain**: the process turns `/ready` red, and serves on until the balancer
 has seen it. Choose the script where the platform has it, as Amazon ECS does. Django,
 Flask and FastAPI bring no health endpoints. One endpoint is not enough, because the
-platform asks two questions:
+platform asks two questions, **liveness** and **readiness**:
 
 | question | red means | depends on |
 |---|---|---|

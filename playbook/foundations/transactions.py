@@ -109,9 +109,9 @@ broken = two_uploads(plain, in_two_transactions)
 
 # %% [markdown]
 """
-Each request wrote what was right for the value that it had read. Bob's value was no
-longer true, and his write replaced Ada's: a **lost update**. The service stores 120
-megabytes and counts 60.
+Each request wrote what was right for the value it had read. Bob's value was no longer
+true, and his write replaced Ada's: a **lost update**. The service stores 120 megabytes
+and counts 60. This is a **race condition**: the order decides.
 
 The usual advice is to read and write in one transaction. Predict: what does it change?
 """
@@ -179,8 +179,8 @@ idea = two_uploads(plain, run_until_it_commits)
 
 # %% [markdown]
 """
-Bob is refused for the right reason. Three questions are left. Does every database
-report the conflict? Which errors are conflicts? When must the loop end?
+Bob is refused for the right reason. Does every database report the conflict? Which
+errors are conflicts? When must the loop end?
 
 ### Does the database report it?
 
@@ -420,7 +420,7 @@ print(accepted, "accepted, used:", used_now(engine))
 """
 ## On PostgreSQL
 
-The same two uploads on PostgreSQL: first one transaction each at its default level,
+The same two uploads: first one transaction each at its default level,
 then with `transaction` at our level.
 """
 

@@ -8,7 +8,7 @@ Keep a rule that spans several rows, although each transaction changes another r
 |---|---|
 | **Use it when** | a parent may be deleted while a child is written |
 | **You need** | [transactions](transactions.ipynb), [engines](engines.ipynb) (*code*) |
-| **Time** | read 26 min, exercise 15 min |
+| **Time** | read 27 min, exercise 15 min |
 | **Topics** | write skew, orphan, foreign key, referential integrity, key share lock |
 
 ```python
@@ -128,7 +128,8 @@ only, because a parent with children cannot be updated on DuckDB.
 | **both write or lock the parent** | any rule and engine | code must name the row |
 
 We choose **both write or lock the parent**, beside foreign keys on PostgreSQL. Choose
-SERIALIZABLE if nobody can name the row that all writers of a rule share.
+SERIALIZABLE if nobody can name the row that all writers of a rule share. At this level
+transactions have the effect of some order, one after another.
 
 ## Build it
 
@@ -226,7 +227,8 @@ print([value for key, value in parents_of(Package(name="httpx", organization="ac
 """
 The set `held` is kept in `session.info`, a dictionary for notes about a session. It
 saves a second UPDATE of the same parent. Parents that the same transaction makes are in
-it too. It ends with the transaction, and at each [savepoint](../glossary.md#savepoint):
+it too. It ends with the transaction, and at each **savepoint**, a mark to which a
+transaction can go back:
 """
 
 

@@ -239,10 +239,35 @@ def _leads(course: Course, playbook: Playbook, term: Term, match: re.Match[str])
     return home is not None and target == _from(playbook, home) and bool(term.pattern.search(match[1]))
 
 
+def unexplained(course: Course, playbook: Playbook, known: Sequence[Term]) -> list[tuple[Term, int, str]]:
+    """(term, line, what is wrong) for the terms of which `playbook` is the home, but which it does not introduce.
+
+    It does when the first use in its own prose is in a sentence, or in a row of a table as a link or emphasized.
+    """
+    found = []
+    for term in known:
+        if playbook.name != term.page:
+            continue
+        page = [cell for cell in cells(playbook) if cell.markdown and "nav" not in cell.tags]
+        uses = [(*use, cell) for cell in page for use in _mentions(course, playbook, cell, known)]
+        first = next(((start, linked, cell) for start, _, used, linked, cell in uses if used == term), None)
+        if first is None:
+            found.append((term, 1, "stands only in title, card, headings and code of the page that should explain it"))
+            continue
+        start, linked, cell = first
+        row = cell.content[cell.content.rfind("\n", 0, start) + 1 : start]
+        if row.startswith("|") and not linked and len(re.findall(r"\*+", row)) % 2 == 0:
+            line = cell.line + cell.content.count("\n", 0, start)
+            found.append((term, line, "stands in a table before the page explains it"))
+    return found
+
+
 def findings(course: Course) -> list[str]:
-    """Terms that a page uses before it explains or links them, and links to entries that do not exist."""
+    """Terms used before they are explained or linked, homes that do not introduce theirs, links that lead nowhere."""
     found, known = [], terms(course)
     for playbook in course.playbooks if known else ():
+        for term, at, what in unexplained(course, playbook, known):
+            found.append(finding(playbook, at, f"{term.term!r} {what}", "name it in a sentence that explains it"))
         for use in early(course, playbook, known):
             word = " ".join(use.cell.content[use.start : use.stop].split())
             line = use.cell.line + use.cell.content.count("\n", 0, use.start)

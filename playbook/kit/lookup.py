@@ -132,11 +132,13 @@ def _rows(page: int, playbook: Playbook, course: Course) -> Iterator[_Row]:
 
 
 def _body(source: str) -> Iterator[tuple[str, str, str]]:
-    """(section, "text" or "code", content): the page below its card, without its links, cut at its `## ` headings."""
+    """(section, "text" or "code", content): the page below its card, cut at its `## ` headings; of links the words."""
     lines = source.split("\n")
     section = ""
     for cell in hook.cells(source):
         content = "\n".join(lines[cell.start : cell.stop]).strip()
+        if cell.markdown:
+            content = re.sub(r"\]\([^)\s]*\)", "]", content)  # a link's target: "glossary", "md"
         if not cell.markdown:
             if section:
                 yield section, "code", content

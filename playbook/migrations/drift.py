@@ -88,8 +88,8 @@ Choose the revision alone if nobody but migrations may alter tables.
 ### The idea
 
 Alembic's *autogenerate* writes what would make the database like the models. If that is
-nothing, they agree. If not, the database has **drifted**, and each line of the draft is
-a difference. Below, somebody has worked on the database by hand.
+nothing, they agree. If not, there is **drift**, and each line of the draft is a
+difference. Below, somebody has worked on the database by hand.
 """
 
 # %% tags=["export"]

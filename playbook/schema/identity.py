@@ -113,8 +113,8 @@ out and never takes it back, as ISO does with currencies.
 
 ### The idea
 
-The key means nothing, so it never has to change. The address is a value with a unique
-index. These are the same steps with an `id`:
+The key means nothing (a **surrogate key**), so it never has to change. The address is a
+value with a unique index. These are the same steps with an `id`:
 """
 
 # %%

@@ -97,6 +97,16 @@ def test_among_equals_the_course_order_decides(course: Course) -> None:
     assert names(lookup.find(course, "keep a number whatever comes")) == [p.name for p in course.playbooks]
 
 
+def test_the_target_of_a_link_is_not_text(course: Course) -> None:
+    small_course.replace(
+        course.get("others"), "The same number again.", "See [the fathom](../glossary.md#zebra-crossing)."
+    )
+    linked = Course(course.root)
+    assert not lookup.find(linked, "zebra").found
+    assert not lookup.find(linked, "glossary").found
+    assert names(lookup.find(linked, "fathom")) == ["others"]
+
+
 def test_sections_and_code_are_found(course: Course) -> None:
     assert lookup.find(course, "See it break").found[0].where == ('section "See it break"',)
     small_course.replace(course.get("others"), 'print("no database")', "frobnicate = 1\nprint(frobnicate)")

@@ -98,6 +98,27 @@ def test_the_home_of_a_term_and_a_page_on_which_it_means_something_else_need_no_
     assert early(root, "second") == []
 
 
+@pytest.mark.parametrize(
+    ("prose", "said"),
+    [
+        ("`ETag` is a header.\n\n## ETag", "1: 'entity tag' stands only in title, card, headings and code"),
+        ("| one | two |\n|---|---|\n| an ETag | good |\n\nAn ETag is a text.", "13: 'entity tag' stands in a table"),
+        ("| one | two |\n|---|---|\n| an **ETag** | good |\n\nAn ETag is a text.", ""),
+        (
+            "| one | two |\n|---|---|\n| **one** more ETag | good |\n\nAn ETag is a text.",
+            "13: 'entity tag' stands in a table",
+        ),
+        ("| one | two |\n|---|---|\n| an [ETag](../glossary.md#entity-tag) | good |\n\nAn ETag is a text.", ""),
+        ("An ETag is a text.\n\n| one | two |\n|---|---|\n| an ETag | good |", ""),
+    ],
+)
+def test_the_home_of_a_term_introduces_it_in_a_sentence(root: Path, prose: str, said: str) -> None:
+    write(root, "second", page(prose))
+    found = glossary.findings(Course(root))
+    assert len(found) == bool(said)
+    assert f"second.py:{said}" in "".join(found) or not said
+
+
 def test_what_the_first_page_explains_is_known(root: Path) -> None:
     text = LIST.replace('page = "second"', 'page = "first"')
     (root / "playbook" / "glossary.toml").write_text(text, encoding="utf-8")
