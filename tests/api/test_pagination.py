@@ -41,7 +41,7 @@ from playbook.pantry.lists import (
 )
 from playbook.pantry.organizations import ORGANIZATION_LIST, OrganizationQuery
 from playbook.pantry.packages import PACKAGE_LIST, PACKAGE_SORTS, PACKAGES, PackageQuery
-from playbook.pantry.reads import OneStatement
+from playbook.pantry.reads import InThread, OneStatement
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Organization, add_user
 from playbook.schema.relationships import at_most
@@ -369,6 +369,7 @@ def test_a_page_needs_as_many_statements_for_three_rows_as_for_one(
     url: str, clock: FixedClock, ids: Identifiers
 ) -> None:
     app = app_of(url, clock, ids)
+    app.state.read = InThread(app.state.engine)  # what is read on the event loop, the engine does not see
     with serving(app) as client:
         for slug in ("acme", "globex", "initech"):
             client.post("/organizations", json={"slug": slug, "name": slug})
