@@ -7,6 +7,8 @@ Build, run and change a real backend, and meet each failure on your own screen b
 The backend is called **Pantry**: a package index that a company runs for itself. People sign up, form organizations
 and publish packages; machines upload and install them. Every page builds a recipe, and Pantry uses them all.
 
+New here? Read [Start here](foundations/start_here.ipynb) first. *Where you are*, below, says what comes next.
+
 ## What you will be able to do
 
 - **Start** a service that refuses a wrong configuration, stops without losing a request, and can be tested at midnight.
@@ -22,8 +24,8 @@ and publish packages; machines upload and install them. Every page builds a reci
 
 ## Ten seconds of Pantry
 
-Put the cursor into the cell below and press Shift+Enter. It makes a database, loads 14,971 real packages, starts the
-service on a free port, asks it two questions over HTTP, and stops it again.
+In JupyterLab, put the cursor into the cell below and press Shift+Enter. It makes a database, loads 14,971 real
+packages, starts the service on a free port, sends it two requests over HTTP, and stops it again.
 """
 
 # %%
@@ -63,15 +65,15 @@ with serving(app) as client:
 
 Each page answers one question. It shows a failure first, **in front of you**. Then it compares the ways out, builds one in
 short cells, and shows the same situation again, working. Checks follow that must never fail again, an exercise, and what
-you need to use the recipe in a project of your own. [Start here](foundations/start_here.ipynb) shows how to predict,
-break, solve and lift.
+you need to use the recipe in a project of your own. *Start here* shows how to predict, break, solve
+and lift.
 
 Cells tagged `export` are the recipe: `from playbook.foundations.transactions import transaction` runs only these. So what
 you lift from a page is what runs, and the tests of this course run it every time.
 
 The same page is a plain text (`playbook/foundations/transactions.py`), a script
-(`python playbook/foundations/transactions.py`) and this notebook. Its outputs are stored, and a test compares every one
-of them with a fresh run.
+(`python playbook/foundations/transactions.py`) and a notebook. The course stores its outputs, and a test compares every
+one of them with a fresh run. Your own copy has none until you run it.
 """
 
 # %% [markdown]

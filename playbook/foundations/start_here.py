@@ -199,7 +199,9 @@ These helpers are part of the course. A recipe never uses them.
 The table at the top of a page is its **card**. In *You need*, *background* is a page
 that you should have read, and *code* is a page whose code this one imports.
 
-`playbook lab NAME` opens a page in JupyterLab. Run its cells from top to bottom.
+`playbook lab NAME` opens your own copy of a page in JupyterLab. Run its cells from top
+to bottom, and change what you like. `playbook progress` shows what is done and what
+comes next.
 
 The section *Check it* of a page asserts what the page has promised. **Break it** lists
 three changes; make one, run all cells again, and see the assertion fail.
@@ -262,8 +264,10 @@ print(len(helpers), "helpers and", len(commands), "commands exist")
 ## Your turn
 
 Every page ends with an exercise: a cell that you complete, and a checker that says in
-words what is still wrong. Run the checker as often as you like. Two hints and a
-solution are folded below it.
+words what is still wrong. Run the checker as often as you like. When it says `right`,
+the page is done. Two hints are folded below it. In a terminal, `playbook hint NAME`
+prints the next hint, and `playbook solution NAME` a solution. Your own copy leaves the
+solution out; the original and the book fold it.
 
 Here no code can help that looks before it writes. The database has to refuse the second
 owner. Complete the table, so that each package has one owner. An owner may have many

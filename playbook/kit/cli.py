@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A backend course that runs. Begin with `playbook list`, `playbook find WORDS` or `playbook lab`.",
+    help="A backend course that runs. Begin with `playbook lab`; look something up with `playbook find WORDS`.",
 )
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Playbooks; all when none is named.")]
@@ -362,6 +362,7 @@ def lift(
         _say(console, "and for its tests:")
         _say(console, _quoted(found.test_needs))
     if not dry_run:
+        _say(console, f"its tests: python -m pytest {into}", "cyan")
         _say(console, f"later: playbook lifted {into}", "cyan")
 
 
@@ -625,8 +626,9 @@ def lab(
         for path in made:
             typer.echo(f"wrote  {path.relative_to(course.root).as_posix()}")
         return
-    named = bool(rest) and not rest[0].startswith("-")
-    page = course.get(rest.pop(0)) if named else course.index
+    at = _place_of_name(course, rest)
+    named = at is not None
+    page = course.index if at is None else course.get(rest.pop(at))
     if fresh and (edit or not named):
         raise InputError("--fresh begins your copy of one page again: `playbook lab --fresh NAME`, without `--edit`")
     if not page.notebook.is_file():
@@ -643,6 +645,17 @@ def lab(
     command += ["--no-browser"] if no_browser else []
     os.environ |= jupyter.environment()
     _become([*command, *rest, *context.args], course.root)
+
+
+def _place_of_name(course: "Course", words: Sequence[str]) -> int | None:
+    """Where NAME is among options for JupyterLab. A word behind `--option` may be its value, unless it is a page."""
+    for at, word in enumerate(words):
+        if word.startswith("-"):
+            continue
+        may_be_value = at > 0 and words[at - 1].startswith("-") and "=" not in words[at - 1]
+        if not may_be_value or course.has(word):
+            return at
+    return None
 
 
 def _become(command: list[str], folder: Path) -> NoReturn:
@@ -675,9 +688,10 @@ def book(
     from playbook.kit.status_line import Progress
 
     course, console = _course(context), _console()
-    with Progress(books.steps(course)) as progress:
+    folder = into or course.root / books.FOLDER
+    with _told(lambda: f"no book was built; {folder} is as it was"), Progress(books.steps(course)) as progress:
         try:
-            first = books.build(course, into or course.root / books.FOLDER, progress.step)
+            first = books.build(course, folder, progress.step)
         except books.BookError as error:
             for line in error.complaints:
                 _complain(line)
@@ -686,7 +700,8 @@ def book(
     if open_:
         import webbrowser
 
-        webbrowser.open(first.as_uri())
+        if not webbrowser.open(first.as_uri()):
+            typer.echo("no browser was found here: open that file in one", err=True)
 
 
 @app.command()

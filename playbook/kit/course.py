@@ -175,6 +175,14 @@ class Course:
         """Everything that has a text and a notebook: the landing page and the playbooks."""
         return (self.index, *self.playbooks)
 
+    def has(self, name: str) -> bool:
+        """Whether `get` knows the name."""
+        try:
+            self.get(name)
+        except InputError:
+            return False
+        return True
+
     def get(self, name: str) -> Playbook:
         """The playbook called `name`, `track/name`, or by the path of either of its files.
 

@@ -30,14 +30,16 @@ SYNONYM = 0.8  # what another word for the same thing is worth
 NUMBER = 1.5  # a status code is what was meant, whatever stands beside it
 SHORTEST_PREFIX = 3  # letters
 BRIEF = 2  # words: a longer query is a sentence, and its words are not the beginnings of others
+LATE = {"Check it", "Your turn", "Take it with you", "In short", "Sources"}  # sections that presuppose the others
+LATER = 0.5  # what a word counts there when the section to begin at is chosen
 FAR = 0.25  # of the best page's score: what is below it does not answer a sentence
 
 FILLERS = """
     a about all am an and any are as at be because been best but by can could did do does for from get gets getting
     give good got had has have how i if in into is it its just know let like make makes making me mean my need needs
     never of on or our please proper properly right should show so some still than that the their them then there
-    these they this to use used uses using want was way we were what when where whether which while who why will
-    with without work works would you your
+    these they this to use used uses using versus vs want was way we were what when where whether which while who why
+    will with without work works would you your
 """
 # One spelling for what is written in several ways, in the pages and in the query: (a part that the text must have, so
 # that most texts are passed over at once; what is replaced; by what).
@@ -266,7 +268,7 @@ class Index:
                 if row.section:
                     within[row.section] = max(within.get(row.section, 0.0), worth[i])
             for name, most in within.items():
-                sections[name] += most
+                sections[name] += most * (LATER if name in LATE else 1.0)
             if worth:
                 has += 1
                 best = max(worth, key=lambda i: (worth[i], -i))

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
+import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ import pytest
 import small_course
 from typer.testing import CliRunner
 
-from playbook.kit import binder, cli, ready
+from playbook.kit import binder, book, cli, ready
 from playbook.kit.course import Course
 from playbook.kit.data import ROOT
 from playbook.kit.errors import InputError
@@ -552,6 +553,19 @@ def test_quiet_leaves_failures_and_the_sum(root: Path) -> None:
     assert (code, " of 3" in screen, "ok  " in screen) == (1, False, False)
     assert screen.startswith("FAIL  api/third")
     assert "3 playbooks: 2 passed, 1 failed" in screen
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_where_no_browser_is_found_the_book_is_named_all_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """That the book opens as a file, test_book.py shows; which browser a machine has, no test may depend on."""
+    first, opened = root / "book" / "index.html", list[str]()
+    monkeypatch.setattr(book, "build", lambda course, into, report: first)
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or there)
+    done = CliRunner().invoke(cli.app, ["--course", str(root), "book", "--open"])
+    assert (done.exit_code, done.stdout, opened) == (0, f"open the book: {first}\n", [first.as_uri()])
+    assert done.stderr == ("" if there else "no browser was found here: open that file in one\n")
 
 
 @pytest.mark.parametrize("command", ["run", "refresh"])

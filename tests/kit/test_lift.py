@@ -960,6 +960,18 @@ def test_every_recipe_has_tests_that_travel() -> None:
     assert {*LIFTED} <= {*WITH_TESTS}
 
 
+@pytest.mark.parametrize("name", LIFTED)
+def test_what_a_lifted_test_says_that_it_needs_is_what_it_needs(name: str, tmp_path: Path) -> None:
+    """Its first lines are read in a foreign project, beside what `lift` prints."""
+    text = (ROOT / "tests" / "recipes" / f"test_{name}.py").read_text(encoding="utf-8")
+    said = re.match(r'""".*?Needs (.*), nothing else\.', text)
+    if said is None:
+        return  # it makes no such claim
+    plan, _ = lift.plan(Course(), name, tmp_path / "into")
+    left_out = {re.split(r"[><=]", need)[0] for need in plan.test_needs} - {*re.findall(r"[\w-]+", said[1])}
+    assert left_out == set()
+
+
 MUTATIONS = {
     "ids do not rise": ("clock_and_identifiers", "self._tail += 1 + fresh % 2**32", "self._tail = fresh % 2**73"),
     "the clock may go back": ("clock_and_identifiers", "self._time << 80", "time << 80"),

@@ -252,6 +252,18 @@ def test_an_answer_has_the_page_the_section_the_reason_and_how_to_open_it() -> N
     assert opened.strip() == "open: playbook lab transactions   (notebooks/foundations/transactions.ipynb)"
 
 
+def test_the_section_to_begin_at_comes_before_those_that_presuppose_it(index: lookup.Index) -> None:
+    """Unless the words stand only there."""
+    assert index.find("DetachedInstanceError").found[0].section == "Take it with you"
+    for query, page in (
+        ("users stay logged in after password change", "account_changes"),
+        ("IntegrityError duplicate key", "identity"),
+    ):
+        best = index.find(query).found[0]
+        assert best.playbook.name == page
+        assert best.section not in lookup.LATE, query
+
+
 def test_what_is_not_there_yet_is_said_in_the_first_line() -> None:
     code, out, _ = said("graphql")
     assert (code, out.splitlines()[0]) == (0, "not yet: GraphQL has no page; nearest: resources, representations")

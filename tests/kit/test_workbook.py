@@ -209,7 +209,9 @@ def test_copies_keep_their_names_when_the_course_changes_its_order(course: Cours
     text = toml.read_text(encoding="utf-8")
     first = text.replace('    "start_here",\n    "settings",', '    "settings",\n    "start_here",')
     assert first != text
-    toml.write_text(first.replace('    "transactions",\n    "engines",', '    "engines",'), encoding="utf-8")
+    toml.write_text(
+        first.replace('    "transactions",\n    "engines",', '    "engines",\n    "transactions",'), encoding="utf-8"
+    )
     changed = Course(course.root)
     assert workbook.make(changed) == []
     now = workbook.places(changed)
@@ -518,6 +520,31 @@ def test_lab_opens_the_copy_and_edit_the_original(course: Course, became: list[l
     assert opened[2] == ["--LabApp.default_url=/lab/tree/notebooks/foundations/settings.ipynb"]
     assert became[1][-1] == "--LabApp.x=1"
     assert "02-settings-old-1.ipynb" in call(course, "lab", "--fresh", "settings").output
+
+
+@pytest.mark.parametrize(
+    ("words", "opened", "rest"),
+    [
+        (["--allow-root", "settings"], "settings", ["--allow-root"]),
+        (["--allow-root", "foundations/settings.py", "--debug"], "settings", ["--allow-root", "--debug"]),
+        (["--ip", "0.0.0.0", "settings"], "settings", ["--ip", "0.0.0.0"]),
+        (["--LabApp.x=1", "settings"], "settings", ["--LabApp.x=1"]),
+        (["settings", "--ip", "engines"], "settings", ["--ip", "engines"]),
+        (["--ip", "0.0.0.0"], "index", ["--ip", "0.0.0.0"]),
+    ],
+)
+def test_options_of_jupyterlab_may_stand_before_the_name(
+    course: Course, became: list[list[str]], words: list[str], opened: str, rest: list[str]
+) -> None:
+    assert call(course, "lab", "--edit", *words).exit_code == 0
+    where = course.get(opened).notebook.relative_to(course.root).as_posix()
+    (command,) = became
+    assert command[-len(rest) - 1 :] == [f"--LabApp.default_url=/lab/tree/{where}", *rest]
+
+
+def test_a_name_that_cannot_be_the_value_of_an_option_is_looked_up(course: Course, became: list[list[str]]) -> None:
+    assert "did you mean settings?" in str(call(course, "lab", "--LabApp.x=1", "setings").exception)
+    assert became == []
 
 
 @pytest.mark.parametrize("arguments", [["--fresh"], ["--fresh", "--edit", "settings"]])

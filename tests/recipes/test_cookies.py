@@ -1,4 +1,4 @@
-"""What the recipe promises of a cookie, on the wire and as text. Needs pytest and fastapi, nothing else."""
+"""What the recipe promises of a cookie, on the wire and as text. Needs pytest, fastapi and httpx, nothing else."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the recipe promises, on SQLite. Needs pytest, hypothesis, sqlalchemy and fastapi, nothing else."""
+"""What the recipe promises, on SQLite. Needs pytest, hypothesis, sqlalchemy, fastapi and httpx, nothing else."""
 
 import hmac
 import json

@@ -1,4 +1,4 @@
-"""What the recipe promises, in a shop on SQLite whose sessions commit. Needs pytest and fastapi, nothing else."""
+"""What the recipe promises, in a shop on SQLite whose sessions commit. Needs pytest, fastapi and httpx."""
 
 import threading
 from collections.abc import Callable, Iterator

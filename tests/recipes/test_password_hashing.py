@@ -1,4 +1,4 @@
-"""What the recipe promises, with customers of a shop on SQLite. Needs pytest, hypothesis and fastapi, nothing else."""
+"""What the recipe promises, with customers of a shop on SQLite. Needs pytest, hypothesis, fastapi, httpx."""
 
 import threading
 import unicodedata

@@ -1,4 +1,4 @@
-"""What the recipe promises, for FastAPI and Starlette. Needs pytest and httpx, nothing else."""
+"""What the recipe promises, for FastAPI and Starlette. Needs pytest, fastapi and httpx, nothing else."""
 
 import asyncio
 from typing import Any

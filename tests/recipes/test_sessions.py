@@ -1,4 +1,4 @@
-"""What the recipe promises, on SQLite and DuckDB. Needs pytest, fastapi and httpx, nothing else.
+"""What the recipe promises, on SQLite and DuckDB. Needs pytest, fastapi, httpx and uvicorn, nothing else.
 
 `attack` is for your service, too: call it with the URL of a test instance, and with your own `sign_in` and `who`.
 """

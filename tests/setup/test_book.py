@@ -344,7 +344,8 @@ def test_an_interrupt_leaves_nothing_behind(clone: Path, small: Path) -> None:
     assert begun, "it is at work"
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=TEST_SECONDS)
-    assert (process.returncode, out, errors) == (130, "", "")
+    said = f"interrupted: no book was built; {into} is as it was\n"
+    assert (process.returncode, out, errors) == (130, "", said)
     assert left(small) == {"playbook", "notebooks", "book"}
     assert text_of(into / "index.html") == "the book of before"
 
