@@ -145,13 +145,14 @@ def _without_hidden_outputs(metadata: Any) -> dict[str, Any]:
 
 
 def _led(text: str, before: Path, now: Path, targets: Mapping[str, Path]) -> str:
-    """`text` with its links to pages leading to their copies."""
+    """`text` with its links to pages leading to their copies, and those to other files (the glossary) to the file."""
 
     def lead(match: re.Match[str]) -> str:
-        copy = targets.get(str((before / match[1]).resolve()))
-        return f"]({Path(os.path.relpath(copy, now)).as_posix()}" if copy else match[0]
+        original = (before / match[1]).resolve()
+        there = targets.get(str(original)) or (original if original.is_file() else None)
+        return f"]({Path(os.path.relpath(there, now)).as_posix()}" if there else match[0]
 
-    return re.sub(r"\]\(([^()\s#:]+\.ipynb)", lead, text)
+    return re.sub(r"\]\(([^()\s#:]+\.(?:ipynb|md))", lead, text)
 
 
 def _original(page: Playbook) -> Any:

@@ -28,6 +28,7 @@ from playbook.kit.live import LiveClient, serving
 from playbook.pantry import errors
 from playbook.pantry.errors import CONFLICT, GENERAL, PROBLEM_TYPES, install_problems
 from playbook.pantry.http import Caller, create_app, nobody
+from playbook.pantry.reads import InThread
 from playbook.pantry.strict_input import MAX_DEPTH, MAX_URL, json_fault
 from playbook.schema.identity import add_user
 
@@ -288,6 +289,7 @@ def test_a_pool_that_is_empty(url: str, clock: FixedClock, ids: Identifiers) -> 
     caller = Caller(ids.new(), "Ada")
     app = create_app(engine, RESOURCES, clock, ids, lambda request: caller, lambda *asked: True)
     finished(app)
+    app.state.read = InThread(engine)  # on PostgreSQL a list is read beside the pool
     with serving(app) as client:
         with engine.connect():
             answer = client.get("/packages")

@@ -1,5 +1,6 @@
 """The exercise of the page "Relationships": its checker, its hints, wrong answers; and the rows of the page's stage."""
 
+import itertools
 import sqlite3
 from collections.abc import Callable
 from itertools import islice
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from playbook.foundations.engines import make_engine
 from playbook.kit.data import data_path
 from playbook.kit.exercises import checker
-from playbook.kit.lesson import lesson_folder, lesson_url, on_postgres
+from playbook.kit.lesson import lesson_folder, on_postgres
 from playbook.schema.bulk_load import Plan, drop_staging, move, stage, staging
 from playbook.schema.relationships import TooManyStatements, at_most
 
@@ -50,6 +51,9 @@ def new_database(url: str, metadata: sa.MetaData) -> sa.Engine:
     return engine
 
 
+_numbers = itertools.count(1)
+
+
 def _left(engine: sa.Engine, metadata: sa.MetaData) -> dict[str, int]:
     people, roles, packages = (metadata.tables[name] for name in ("people", "roles", "packages"))
     counts = {
@@ -82,7 +86,7 @@ def ada_leaves(metadata: sa.MetaData, delete: Callable[..., Any]) -> tuple[list[
         engine.dispose()
         return after
 
-    before, here, engine = leave(lesson_url())
+    before, here, engine = leave(f"duckdb:///:memory:ada_{next(_numbers)}")  # whatever DATABASE_URL says
     there = on_postgres(leave_postgres) or here
     rows = {"before": before, "DuckDB": here, "PostgreSQL": there}
     return [{"": name, **counts} for name, counts in rows.items()], engine
