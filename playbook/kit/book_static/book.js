@@ -36,3 +36,10 @@
 if (location.protocol === "file:") {
     DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
+
+// An entry of the index may stand at an empty place of the page. Sphinx finds no excerpt there, and fails with it.
+if (typeof Search !== "undefined") {
+    const excerpt = Search.makeSearchSummary;
+    Search.makeSearchSummary = (page, words, anchor) =>
+        excerpt(page, words, anchor) ?? excerpt(page, words) ?? document.createElement("p");
+}
