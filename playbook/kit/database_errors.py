@@ -40,8 +40,8 @@ BY_STATE = {
 OF_DUCKDB = {
     r"Could not set lock|Conflicting lock": "another program has it open: stop that, as one process at a time may "
     "write a DuckDB file",
-    r"not a valid DuckDB database file": "that is no DuckDB database, or another program is making it now: name another "
-    "file in DATABASE_URL, or stop that program",
+    r"not a valid DuckDB database file": "that is no DuckDB database, or another program is making it now: name "
+    "another file in DATABASE_URL, or stop that program",
     r"Is a directory": "that is no DuckDB database: name another file in DATABASE_URL",
     r"version number|newer version|older version": "another version of DuckDB wrote it: install that one, or name "
     "another file in DATABASE_URL",
