@@ -175,8 +175,6 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
 | [Pantry](production/pantry.ipynb) | 43 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
-
-Pages that were divided or renamed: `wire` is now [A foreign contract](auth/foreign_contract.ipynb); `better_auth_contract` is now [A foreign contract](auth/foreign_contract.ipynb); `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `catalog` is now [Natural keys](schema/natural_keys.ipynb), [Bulk load](schema/bulk_load.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb); `passwords` is now [Password hashing](auth/password_hashing.ipynb), [Password rules](auth/password_rules.ipynb).
 """
 
 # %% [markdown]

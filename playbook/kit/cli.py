@@ -131,7 +131,7 @@ def find(
         raise typer.Exit(FAILED)
     if answer.not_yet:
         nearest = ", ".join(hit.playbook.name for hit in answer.found if hit.nearest)
-        _say(console, f"not yet: {answer.not_yet} has no page; nearest: {nearest}", "yellow")
+        _say(console, f"no page yet: {answer.not_yet}; nearest: {nearest}", "yellow")
     if answer.hint:
         _say(console, f"{answer.hint}; these come nearest", "yellow")
     for number, hit in enumerate(answer.found[:limit], 1):

@@ -50,18 +50,7 @@ def course_map(course: Course, folder: Path) -> str:
         heading = f"### {track.name}: {track.title} ({minutes})"
         head = ["| playbook | minutes | what you can do afterwards |", "|---|--:|---|"]
         parts.append("\n".join([heading, "", *head, *rows]))
-    if moved := _moved(course, folder):
-        parts.append(moved)
     return "\n\n".join(parts)
-
-
-def _moved(course: Course, folder: Path) -> str:
-    """Where the pages of before have gone, in one line; empty when there are none."""
-    found = []
-    for old, names in course.moved.items():
-        links = [_link(p, folder) for p in course.playbooks if p.name in names]
-        found.append(f"`{old}` is now {', '.join(links)}")
-    return f"Pages that were divided or renamed: {'; '.join(found)}." if found else ""
 
 
 def navigation(course: Course, playbook: Playbook) -> str:
