@@ -86,7 +86,7 @@ def running(command: list[str], folder: Path, url: str) -> Iterator[str]:
     finally:
         process.send_signal(2)  # PostgreSQL: disconnect all, then stop; PgBouncer: stop
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

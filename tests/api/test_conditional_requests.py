@@ -248,7 +248,7 @@ def test_of_two_at_once_one_passes(
         with turn:
             number = next(first)
         if number < 2:  # the first attempts of both pass the check before either writes
-            meeting[0].wait(10)
+            meeting[0].wait(60)
 
     monkeypatch.setattr(Conditions, "check", both_have_checked)
     with serving(make(url, clock, ids, *RESOURCES)) as client, ThreadPoolExecutor(2) as threads:

@@ -118,7 +118,7 @@ def test_without_a_key_nothing_changes(board: Board, client: LiveClient) -> None
 def test_fifty_at_once_act_once(board: Board, client: LiveClient) -> None:
     start = threading.Barrier(50)
     with ThreadPoolExecutor(50) as threads:
-        answers = list(threads.map(lambda _: (start.wait(20), write(client))[1], range(50)))
+        answers = list(threads.map(lambda _: (start.wait(60), write(client))[1], range(50)))
     assert {answer.status_code for answer in answers} <= {201, 409}
     assert len({answer.text for answer in answers if answer.status_code == 201}) == 1
     assert all(answer.headers["retry-after"] for answer in answers if answer.status_code == 409)
@@ -134,10 +134,10 @@ def test_fifty_different_keys_act_fifty_times(board: Board, client: LiveClient) 
 
 def test_the_second_is_told_to_wait_while_the_first_is_at_work(board: Board, client: LiveClient) -> None:
     working, go_on = threading.Event(), threading.Event()
-    board.during = lambda: (working.set(), go_on.wait(10))
+    board.during = lambda: (working.set(), go_on.wait(60))
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(write, client)
-        assert working.wait(10)
+        assert working.wait(60)
         second = write(client)
         other = write(client, "b")
         go_on.set()
@@ -156,7 +156,7 @@ def test_nobody_waits_for_a_place_at_work_to_hear_that_the_key_is_taken(board: B
     with ThreadPoolExecutor(AT_ONCE + 1) as threads:
         firsts = [threads.submit(write, client, key=f'"{number:016}"') for number in range(AT_ONCE + 1)]
         try:
-            assert all(begun.acquire(timeout=20) for _ in range(AT_ONCE))
+            assert all(begun.acquire(timeout=60) for _ in range(AT_ONCE))
             assert not begun.acquire(timeout=0.3), "more than AT_ONCE are at work"
             assert write(client, key='"kept-answer-number-1"').headers["idempotency-replayed"] == "true"
             assert {write(client, key=f'"{number:016}"').status_code for number in range(AT_ONCE + 1)} == {409}
@@ -407,7 +407,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_is_no_failure_of_the_servi
             connection.sendall(head + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 100")  # the service is waiting for the body
             connection.sendall(b'{"slug"')
-        assert ended.wait(10)
+        assert ended.wait(60)
         assert board.rows(keys) == 0
     assert client.server_errors == []
 

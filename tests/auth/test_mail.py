@@ -459,5 +459,5 @@ def test_a_line_now_and_then_does_not_keep_a_mail_for_ever(clock: FixedClock) ->
         with pytest.raises((OSError, smtplib.SMTPException)) as error:
             SmtpSender(url, FROM, clock, timeout=200, within=0.5).send(mail())
         stop.set()
-        thread.join(10)
+        thread.join(60)
     assert may_pass(error.value)

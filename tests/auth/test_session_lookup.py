@@ -328,7 +328,7 @@ def test_a_locked_table_does_not_hold_the_loop(auth_service: Start, monkeypatch:
             with LiveClient(str(way.client.base_url)) as other:
                 assert other.get("/api/auth/ok").status_code == 200
             assert not waits.done()
-        assert waits.result(20).json()["user"]["name"] == "ada"
+        assert waits.result(60).json()["user"]["name"] == "ada"
 
 
 @postgresql_only

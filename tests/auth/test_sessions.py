@@ -516,7 +516,7 @@ def together(auth: Auth, *works: Callable[[Any, Callable[[], None]], Any]) -> li
 
     def read() -> None:
         with suppress(threading.BrokenBarrierError):
-            meeting.wait(10)
+            meeting.wait(60)
         meeting.abort()  # who comes again after a conflict does not wait
 
     with ThreadPoolExecutor(len(works)) as threads:
@@ -541,7 +541,7 @@ def test_prolonging_does_not_bring_back_what_was_revoked_at_the_same_moment(auth
         found = find_session(db, token, auth.clock.now())
         read()
         if first == "revoke":
-            wrote.wait(10)
+            wrote.wait(60)
         moved = found is not None and prolong(db, auth, found)
         wrote.set()
         return moved
@@ -550,7 +550,7 @@ def test_prolonging_does_not_bring_back_what_was_revoked_at_the_same_moment(auth
         user = db.scalar(sa.select(UserSession.user_id))
         read()
         if first == "prolong":
-            wrote.wait(10)
+            wrote.wait(60)
         if user is not None:
             end_sessions(db, user)
         wrote.set()
@@ -585,7 +585,7 @@ def test_a_page_that_asks_twenty_times_at_once_is_answered_twenty_times(auth_ser
 
     def request() -> tuple[int, str]:
         with service.another_client() as client:
-            start.wait(10)
+            start.wait(60)
             answer = client.get("/api/auth/get-session", headers={"cookie": cookie})
         return answer.status_code, answer.json()["session"]["expiresAt"]
 

@@ -152,7 +152,7 @@ def running(configuration: str, database_url: str | None = None) -> Iterator[Run
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

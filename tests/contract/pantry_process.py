@@ -56,7 +56,7 @@ def served(database_url: str, folder: Path, settings: Mapping[str, str] | None =
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

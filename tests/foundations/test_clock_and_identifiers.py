@@ -162,7 +162,7 @@ def test_one_generator_serves_many_threads() -> None:
     start = threading.Barrier(8)
 
     def work() -> None:
-        start.wait(10)
+        start.wait(60)
         found.append([ids.new() for _ in range(2_000)])
 
     threads = [threading.Thread(target=work) for _ in range(8)]

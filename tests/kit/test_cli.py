@@ -75,7 +75,7 @@ def started(*arguments: str | Path, env: dict[str, str] | None = None) -> Iterat
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
         process.communicate()

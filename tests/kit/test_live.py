@@ -162,7 +162,7 @@ def test_twenty_requests_at_once_overlap(app: FastAPI) -> None:
 
     @app.get("/together")
     def meet() -> dict[str, bool]:
-        together.wait(timeout=20)
+        together.wait(timeout=60)
         return {"met": True}
 
     with serving(app) as client, ThreadPoolExecutor(20) as pool:

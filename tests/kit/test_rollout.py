@@ -24,7 +24,7 @@ def test_requests_take_turns_and_a_server_is_removed_when_it_has_finished() -> N
     assert taken == ["a", "b", "a", "b"]
 
     def remove() -> None:
-        inside.wait(5)
+        inside.wait(60)
         front.remove("a")
         removed.set()
 
@@ -38,7 +38,7 @@ def test_requests_take_turns_and_a_server_is_removed_when_it_has_finished() -> N
         assert not removed.is_set(), "removed while it was busy"
         with front.server(2) as next_url:
             assert next_url == "b"
-    assert removed.wait(5)
+    assert removed.wait(60)
     thread.join()
 
 
@@ -67,8 +67,8 @@ def test_who_comes_while_requests_are_held_waits_and_those_under_way_end_first()
 
     def before() -> None:
         with front.server(0):
-            under_way.wait(5)
-            ends.wait(5)
+            under_way.wait(60)
+            ends.wait(60)
             seen.append("before")
 
     def meanwhile() -> None:
@@ -82,10 +82,10 @@ def test_who_comes_while_requests_are_held_waits_and_those_under_way_end_first()
     threads = [threading.Thread(target=work) for work in (before, meanwhile)]
     for thread in threads:
         thread.start()
-    under_way.wait(5)
+    under_way.wait(60)
     threading.Timer(0.05, ends.set).start()
     with front.held():
-        assert waiting.wait(5)
+        assert waiting.wait(60)
         assert seen == ["before"]
         seen.append("held")
     for thread in threads:

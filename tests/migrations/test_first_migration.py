@@ -374,7 +374,7 @@ def test_a_migration_sees_what_was_committed_while_it_waited(postgres_url: str, 
         migration = thread.submit(upgrade, engine, "head", history)
         waiting_for_a_lock(engine)
         writer.commit()
-        migration.result(20)
+        migration.result(60)
     assert rows(engine, "SELECT new FROM things") == [("written meanwhile",)]
     engine.dispose()
 
@@ -461,7 +461,7 @@ def test_a_lock_of_another_process_is_waited_for(postgres_url: str) -> None:
 
     with ThreadPoolExecutor(1) as thread, migration_connection(engine):
         waiting = thread.submit(second)
-        entered.wait(10)
+        entered.wait(60)
         waiting_for_a_lock(engine)
         order.append("released")
     waiting.result(30)

@@ -110,7 +110,7 @@ def test_a_column_with_an_index_goes_in_three_steps_beside_writers(engine: sa.En
     front.rotation.append("the writers' server")
 
     def writer(mine: int) -> None:
-        started.wait(10)
+        started.wait(60)
         for number in itertools.count():
             if ending.is_set():
                 return
@@ -123,7 +123,7 @@ def test_a_column_with_an_index_goes_in_three_steps_beside_writers(engine: sa.En
     threads = [threading.Thread(target=writer, args=(mine,)) for mine in range(2)]
     for thread in threads:
         thread.start()
-    started.wait(10)
+    started.wait(60)
     try:
         with capture_sql(engine) as statements:
             for revision in ("r1", "r2", "r3"):  # in one run Alembic would still copy: it remembers the index

@@ -123,7 +123,7 @@ def lab(clone: Path, private: dict[str, str], browser_program: str) -> Iterator[
     finally:
         process.terminate()  # it shuts its kernels down
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
