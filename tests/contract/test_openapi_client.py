@@ -51,7 +51,7 @@ def test_a_generated_client_compiles_and_works(openapi_packages: Path, tmp_path:
         served(f"duckdb:///{tmp_path}/pantry.duckdb", tmp_path) as base,
         workplace(tmp_path, openapi_packages) as place,
     ):
-        document = httpx.get(f"{base}/openapi.json", trust_env=False).json()
+        document = httpx.get(f"{base}/openapi.json", trust_env=False, timeout=60).json()
         assert compiled(place, document) == ""
         done = run(place, "client.js", base)
     assert done.returncode == 0, done.stderr

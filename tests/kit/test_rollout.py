@@ -158,7 +158,7 @@ def test_each_of_two_servers_writes_and_each_reads_it() -> None:
     front = Front()
     with serving(store(lambda name, rows: rows[name])) as one, serving(store(lambda name, rows: rows[name])) as two:
         front.rotation += [str(one.base_url), str(two.base_url)]
-        with httpx.Client(trust_env=False) as http:
+        with httpx.Client(trust_env=False, timeout=60) as http:
             assert write_and_read(http, front, 0, {}, "a") == ["GET 404"]
             assert write_and_read(http, front, 3, {}, "b") == ["GET 404"]
 

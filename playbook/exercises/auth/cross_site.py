@@ -51,7 +51,7 @@ class Browser:
         if lax and host in self.cookies:
             headers["cookie"] = self.cookies[host]
         path = to._replace(scheme="", netloc="").geturl()
-        answer = httpx.request(method, self.hosts[host] + path, headers=headers, trust_env=False, **content)
+        answer = httpx.request(method, self.hosts[host] + path, headers=headers, trust_env=False, timeout=60, **content)
         self.sent.append(headers | {"request": f"{method} {to.path}", "status": answer.status_code})
         for value in answer.headers.get_list("set-cookie"):
             self.cookies[host] = value.split(";")[0]

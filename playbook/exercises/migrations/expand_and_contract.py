@@ -154,7 +154,7 @@ class Watched(Fleet):
         self.wrong: list[str] = []
 
     def watch(self, moment: str) -> None:
-        with httpx.Client(trust_env=False, verify=NO_TLS) as http:
+        with httpx.Client(trust_env=False, timeout=60, verify=NO_TLS) as http:
             for release, (_, url) in self.running.items():
                 for name in ("the first row", f"row {len(self.written)} of release {release}"):
                     self.written[name] = f"LicenseRef-{len(self.written)}-{release}"
