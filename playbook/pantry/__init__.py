@@ -12,7 +12,7 @@ Map
 `http`                one transaction, a caller or none, a request id: what every route has
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
 `connections`         how the pool knows that a connection is alive
-`callers`, `roles`    whose session a request carries, and what its owner may do
+`callers`, `policy`   whose session a request carries, and what its owner may do: for one thing, and for lists
 `catalog`, `catalog_file`
                       the tables of packages, releases and files, and the load of a file into them
 `organizations`, `packages`
@@ -55,12 +55,12 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
 6.  FastAPI finds `organizations.change_organization` and runs its dependencies: `takes` (415), `permission` asks
     `callers.quick_session_caller`, which reads the cookie, checks the `Origin` (403) and looks for the session on the
     event loop; where that does not settle it, `callers.session_caller` does the same in a transaction, and prolongs the
-    session when it is time (401). `roles.by_membership` reads Ada's role in the organization (403). The body becomes an
-    `OrganizationPatch` (422).
-7.  The route calls `transact(work)`. In one transaction, at snapshot isolation, `work` reads the row (404), compares
-    the ETag of what is there with `If-Match` (428, 412), changes the row, and adds one to its version. If another
-    client has changed the row meanwhile, the database refuses the commit, and `transact` runs `work` again, comparison
-    included: now it is a 412.
+    session when it is time (401). The body becomes an `OrganizationPatch` (422).
+7.  The route calls `transact(work)`. In one transaction, at snapshot isolation, `policy.may` reads whether the
+    organization exists for Ada (404) and her role in it (403). Then `work` reads the row, compares the ETag of what is
+    there with `If-Match` (428, 412), changes the row, and adds one to its version. If another client has changed the
+    row meanwhile, the database refuses the commit, and `transact` runs all of it again, role and comparison included:
+    now it is a 412.
 8.  The commit has happened; only then is there an answer. `conditions.tagged` puts the new ETag on it, FastAPI writes
     the body, and on the way out each layer adds its own: the request id, a renewed cookie, the security headers, the
     line in the log with the route, the status and the time, and nothing that was sent.

@@ -45,9 +45,9 @@ from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
 from playbook.pantry.lists import sign_cursors
 from playbook.pantry.mail_senders import sender_of
 from playbook.pantry.mailboxes import PerMailbox, proven_in
+from playbook.pantry.policy import may
 from playbook.pantry.postbox import Postbox
 from playbook.pantry.reads import Reader, reader_of
-from playbook.pantry.roles import by_membership
 from playbook.pantry.settings import Settings
 from playbook.pantry.stop import Stop
 from playbook.pantry.strict_input import install_strict_input
@@ -85,7 +85,7 @@ def pantry(
     accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
     auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
     read = reader_of(engine)
-    app = resource_api(engine, settings, clock, ids, session_caller(auth), by_membership(read), read)
+    app = resource_api(engine, settings, clock, ids, session_caller(auth), may, read)
     add_auth(app, auth, stop or Stop(settings.stop_seconds))
     secure(app, settings)
     return app

@@ -18,6 +18,8 @@ BY_RANK = f"coalesce(popularity_rank, {NO_RANK})"
 class Package(Base):
     """A named package. `normalized_name` (PEP 503) is its natural key; `popularity_rank` 1 is the most downloaded.
 
+    A `private` one exists only for those whom `policy` names: every SELECT of packages needs `policy.visible_to`.
+
     The last two indexes are for lists read page by page. DuckDB would keep them up to date at every write and never
     read them, so only PostgreSQL has them.
     """
@@ -35,6 +37,7 @@ class Package(Base):
     normalized_name: Mapped[str]
     summary: Mapped[str | None]
     popularity_rank: Mapped[int | None]
+    private: Mapped[bool] = mapped_column(default=False, server_default=sa.false())
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

@@ -10,7 +10,6 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from inspect import isawaitable
 from ipaddress import ip_address
 from typing import Annotated, Any
 
@@ -23,7 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, refuse_undeclared
+from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, refuse_undeclared, routes_of
 from playbook.foundations.request_and_transaction import RequestId, T, Transact, request_id, transactions_of
 from playbook.foundations.start_and_stop import Health
 from playbook.pantry.reads import Reader, reader_of
@@ -41,8 +40,9 @@ class Caller:
 
 FindCaller = Callable[[Request], Caller | None]  # runs in a thread: it may ask the database
 QuickCaller = Callable[[HTTPConnection], Awaitable[Caller | None]]  # on the event loop; None: ask `find_caller`
-# Caller, action ("packages:write"), path parameters. It runs on the event loop, so it awaits what it asks for.
-May = Callable[[Caller, str, Mapping[str, Any]], bool | Awaitable[bool]]
+# Session, caller, action ("packages:write"), path parameters. It runs in the transaction of the work that it permits.
+May = Callable[[Any, Caller, str, Mapping[str, Any]], bool]
+Permission = Callable[[Any, str, Mapping[str, Any]], None]
 
 
 def nobody(request: Request) -> Caller | None:
@@ -50,7 +50,7 @@ def nobody(request: Request) -> Caller | None:
     return None
 
 
-def nothing(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
+def nothing(db: Any, caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
     """The default of `may`: no action is permitted to anybody."""
     return False
 
@@ -104,32 +104,36 @@ async def caller_if_any(connection: HTTPConnection) -> Caller | None:
     return caller
 
 
-async def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
-    """For an endpoint whose body, not its path, names what is acted on: `await permit(action, target)`, or 403."""
+async def permit_of(request: Request, caller: CurrentCaller) -> Permission:
+    """For work whose body, not its path, names what is acted on: `permit(session, action, target)`, or 403."""
 
-    async def permit(action: str, target: Mapping[str, Any]) -> None:
-        allowed = request.app.state.may(caller, action, target)
-        if not (await allowed if isawaitable(allowed) else allowed):
+    def permit(session: Any, action: str, target: Mapping[str, Any]) -> None:
+        if not request.app.state.may(session, caller, action, target):
             raise HTTPException(403, f"{caller.name} may not do this: {action}")
 
     return permit
 
 
-Permit = Annotated[Callable[[str, Mapping[str, Any]], Awaitable[None]], Depends(permit_of)]
+Permit = Annotated[Permission, Depends(permit_of)]
+PERMISSION = "permission "  # the names of these dependencies begin so, for those who list them
 
 
 def permission(action: str) -> Any:
-    """A dependency: 403 for a caller who may not do `action` on what the path names.
+    """A dependency of a route that changes something: 403 for a caller who may not do `action` to what the path names.
 
-    The recipe's `permission_of` calls `may` in a thread, since it may ask the database. Ours asks it on the event loop,
-    or not at all: for a read the way into a thread and back would be the greater part of the cost.
+    The recipe's `permission_of` asks before the work, so a role may be taken away between the two. Ours is asked by
+    `transact`, as the first statement of the transaction that does the work, and again when that is tried again. A
+    route that reads has no permission of its own: what its caller may see is a condition of its SELECT (`policy`).
     """
 
-    async def check(request: Request, permit: Permit) -> None:
-        await permit(action, request.path_params)
+    async def declare(request: Request, permit: Permit) -> None:
+        def ask(session: Any) -> None:
+            permit(session, action, request.path_params)
 
-    check.__name__ = f"permission {action}"  # for those who list dependencies
-    return Depends(check)
+        request.scope.setdefault("permissions", []).append(ask)
+
+    declare.__name__ = PERMISSION + action
+    return Depends(declare)
 
 
 # What a request needs to do its work: a way to run a transaction, the time, and new identifiers. The dependencies wait
@@ -137,9 +141,33 @@ def permission(action: str) -> Any:
 
 
 async def transact_of(request: Request) -> Transact:
-    """The recipe's `Transact` on the app's engine, unless a middleware has put another one into the request."""
-    given: Transact | None = request.scope.get("transact")
-    return given or await request.app.state.transactions()
+    """The recipe's `Transact` on the app's engine, unless a middleware has put another one into the request.
+
+    Each of its transactions begins with the permissions that the route names.
+    """
+    given: Transact = request.scope.get("transact") or await request.app.state.transactions()
+
+    def transact(work: Callable[[Any], T], **options: Any) -> T:
+        def permitted(session: Any) -> T:
+            for ask in request.scope.get("permissions", ()):
+                ask(session)
+            return work(session)
+
+        return given(permitted, **options)
+
+    return transact
+
+
+def refuse_unasked(app: FastAPI) -> None:
+    """ValueError names the routes with a permission and without a transaction, in which it would be asked."""
+    unasked = [
+        route.name
+        for route in routes_of(app.routes)
+        if transact_of not in route.calls
+        and any(getattr(call, "__name__", "").startswith(PERMISSION) for call in route.calls)
+    ]
+    if unasked:
+        raise ValueError(f"nothing asks for the permission of {', '.join(unasked)}: give the route a Transaction")
 
 
 async def clock_of(request: Request) -> Clock:
@@ -272,6 +300,7 @@ def create_app(
     for router in (operations, *routers):
         app.include_router(router)
     refuse_undeclared(app, current_caller, DOCUMENTATION)
+    refuse_unasked(app)
     build_stack, new_id = app.build_middleware_stack, app.state.identifiers.new
     # Around the whole: Starlette answers what nobody has expected outside of all middleware that is added to an app.
     app.build_middleware_stack = lambda: RequestId(build_stack(), new_id)  # type: ignore[method-assign]

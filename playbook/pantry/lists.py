@@ -102,11 +102,16 @@ class Pager:
     path: str
     response: Response
 
-    def page(self, db: Any, listing: Listing, query: PageQuery) -> tuple[list[Any], dict[str, Any]]:
-        """The rows of `listing` that `query` asks for; `next`, `prev`, `complete`. Raises Problem (400)."""
-        asked = listing.asked(self.path, query)
+    def page(
+        self, db: Any, listing: Listing, query: PageQuery, visible: sa.ColumnElement[bool]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The rows of `listing` that `query` asks for; `next`, `prev`, `complete`. Raises Problem (400).
+
+        `visible` is a condition on the rows: what the caller may not see is on no page, and no link begins at it.
+        """
+        asked, wanted = listing.asked(self.path, query), listing.filtered(query).where(visible)
         try:
-            found, links = read_list(db, listing.filtered(query), asked, query.limit, self.cursors, query.cursor)
+            found, links = read_list(db, wanted, asked, query.limit, self.cursors, query.cursor)
         except HTTPException:  # of the cursor: the code over it and its list is wrong, and that is all that is known
             detail = "it was made for another list, filter or sort, by another service, or was changed on its way"
             raise Problem(BAD_CURSOR, detail) from None

@@ -21,6 +21,7 @@ from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_RE
 from playbook.pantry.fields import Name, Slug, Text
 from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Read, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
+from playbook.pantry.policy import VisibleOrganizations
 from playbook.schema.identity import Member, Organization, User
 
 router = APIRouter(dependencies=[Depends(gives_json)])
@@ -84,15 +85,15 @@ def shown(organization: Organization) -> OrganizationOut:
 
 @router.get(
     "/organizations",
-    dependencies=[permission("organizations:read")],
     response_model=OrganizationPage,
     responses=NOT_THIS_LIST | ON_READ,
     openapi_extra=IF_NONE_MATCH,
 )
 async def list_organizations(
-    query: Annotated[OrganizationQuery, Query()], pager: Paging, read: Read, conditions: Reading
-) -> Response:
-    rows, links = await read(lambda db: pager.page(db, ORGANIZATION_LIST, query))
+    query: Annotated[OrganizationQuery, Query()], visible: VisibleOrganizations, pager: Paging, read: Read,
+    conditions: Reading,
+) -> Response:  # fmt: skip
+    rows, links = await read(lambda db: pager.page(db, ORGANIZATION_LIST, query, visible))
     return conditions.answer(OrganizationPage(items=[organization_out(row) for row in rows], **links))
 
 
@@ -121,13 +122,13 @@ def create_organization(
 
 @router.get(
     "/organizations/{slug}",
-    dependencies=[permission("organizations:read")],
     response_model=OrganizationOut,
     responses=ON_READ,
     openapi_extra=IF_NONE_MATCH,
 )
-async def read_organization(slug: str, read: Read, conditions: Reading) -> Response:
-    row = await read(lambda db: db.execute(ORGANIZATIONS.where(Organization.slug == slug)).one_or_none())
+async def read_organization(slug: str, visible: VisibleOrganizations, read: Read, conditions: Reading) -> Response:
+    found = ORGANIZATIONS.where(Organization.slug == slug, visible)
+    row = await read(lambda db: db.execute(found).one_or_none())
     if row is None:
         raise no_organization(slug)
     return conditions.answer(organization_out(row))

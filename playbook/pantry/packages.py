@@ -19,6 +19,7 @@ from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_RE
 from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
+from playbook.pantry.policy import Clause, VisiblePackages
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
 
@@ -29,16 +30,23 @@ class NewPackage(Strict):
     name: PackageName
     organization: Slug
     summary: Text | None = None
+    private: bool = Field(
+        default_factory=bool, description="true: only for its organization and those with a role on it; left out: false"
+    )
 
 
 class PackagePatch(Strict):
     summary: Text | None = Field(default=None, description="left out: unchanged; null: removed")
+    private: bool = Field(
+        default_factory=bool, description="left out: unchanged; an admin of the organization may set it"
+    )
 
 
 class PackageOut(BaseModel):
     name: str
     organization: str
     summary: str | None
+    private: bool
     popularity_rank: int | None
     latest_version: str | None
     created_at: datetime
@@ -71,8 +79,8 @@ def packages_with(newest: Any) -> sa.Select[Any]:
     Columns and not objects: what is read to be shown needs no unit of work.
     """
     return sa.select(
-        Package.normalized_name, Organization.slug, Package.summary, Package.popularity_rank, newest,
-        Package.created_at, Package.updated_at,
+        Package.normalized_name, Organization.slug, Package.summary, Package.private, Package.popularity_rank,
+        newest, Package.created_at, Package.updated_at,
     ).join(Organization, Organization.id == Package.organization_id)  # fmt: skip
 
 
@@ -106,20 +114,20 @@ def newest_of(session: orm.Session, ids: Sequence[UUID]) -> dict[UUID, str]:
     return {package: version for package, version in session.execute(newest_last)}
 
 
-def page_of(db: Any, pager: Pager, query: PackageQuery) -> tuple[list[Any], dict[str, Any]]:
+def page_of(db: Any, pager: Pager, query: PackageQuery, visible: Clause) -> tuple[list[Any], dict[str, Any]]:
     """The rows of a page, like those of PACKAGES, and its links."""
     if not isinstance(db, orm.Session) or db.get_bind().dialect.name != "duckdb":
-        return pager.page(db, PACKAGE_LIST, query)
-    rows, links = pager.page(db, PAGE_LIST, query)
+        return pager.page(db, PACKAGE_LIST, query, visible)
+    rows, links = pager.page(db, PAGE_LIST, query, visible)
     place = SHOWN.index("latest_version")
     newest = newest_of(db, [row[place] for row in rows])
     return [(*row[:place], newest.get(row[place]), *row[place + 1 :]) for row in rows], links
 
 
-def package_or_404(db: Any, name: str, *more: Any) -> Any:
-    """A row of PACKAGES, with the columns of `more` at its end. Raises HTTPException 404."""
+def package_or_404(db: Any, name: str, visible: Clause, *more: Any) -> Any:
+    """A row of PACKAGES, with the columns of `more` at its end. HTTPException 404 also for one that is not visible."""
     found = PACKAGES.add_columns(*more) if more else PACKAGES
-    row = db.execute(found.where(Package.normalized_name == canonicalize_name(name))).one_or_none()
+    row = db.execute(found.where(Package.normalized_name == canonicalize_name(name), visible)).one_or_none()
     if row is None:
         raise HTTPException(404, f"there is no package {name!r}")
     return row
@@ -127,50 +135,49 @@ def package_or_404(db: Any, name: str, *more: Any) -> Any:
 
 @router.get(
     "/packages",
-    dependencies=[permission("packages:read")],
     response_model=PackagePage,
     responses=NOT_THIS_LIST | ON_READ,
     openapi_extra=IF_NONE_MATCH,
 )
 async def list_packages(
-    query: Annotated[PackageQuery, Query()], pager: Paging, read: Read, conditions: Reading
+    query: Annotated[PackageQuery, Query()], visible: VisiblePackages, pager: Paging, read: Read, conditions: Reading
 ) -> Response:
-    rows, links = await read(lambda db: page_of(db, pager, query))
+    rows, links = await read(lambda db: page_of(db, pager, query, visible))
     return conditions.answer(PackagePage(items=[package_out(row) for row in rows], **links))
 
 
 @router.get(
     "/packages/{name}",
-    dependencies=[permission("packages:read")],
     response_model=PackageOut,
     responses=ON_READ,
     openapi_extra=IF_NONE_MATCH,
 )
-async def read_package(name: str, read: Read, conditions: Reading) -> Response:
-    return conditions.answer(package_out(await read(lambda db: package_or_404(db, name))))
+async def read_package(name: str, visible: VisiblePackages, read: Read, conditions: Reading) -> Response:
+    return conditions.answer(package_out(await read(lambda db: package_or_404(db, name, visible))))
 
 
 @router.post("/packages", status_code=201, dependencies=[takes(JSON)])
 async def create_package(
     new: NewPackage, response: Response, permit: Permit, transact: Transaction, clock: Now, ids: NewIds
 ) -> PackageOut:
-    # Whether the caller may depends on the organization, and a dependency sees the path only, not the body.
-    await permit("packages:create", {"organization": new.organization})
     key = canonicalize_name(new.name)
 
     def work(session: orm.Session) -> PackageOut:
+        # It depends on the organization, and what a route declares is asked for the path, not for the body.
+        permit(session, "packages:create", {"organization": new.organization})
         owner = session.scalar(sa.select(Organization).where(Organization.slug == new.organization))
         if owner is None or not hold(session, Organization.id, owner.id):
             raise HTTPException(409, f"there is no organization {new.organization!r} to own the package")
         package = Package(id=ids.new(), organization_id=owner.id, name=new.name, normalized_name=key)
-        package.summary = new.summary
+        package.summary, package.private = new.summary, new.private
         package.created_at = package.updated_at = clock.now()
         session.add(package)
         try:
             session.flush()
         except sa.exc.IntegrityError:
             raise HTTPException(409, f"the name {new.name!r} is taken by package {key!r}") from None
-        return package_out((key, owner.slug, new.summary, None, None, package.created_at, package.updated_at))
+        seen = (key, owner.slug, new.summary, new.private, None, None, package.created_at, package.updated_at)
+        return package_out(seen)
 
     created = await run_in_threadpool(transact, work)
     response.headers["Location"] = f"/packages/{key}"
@@ -186,19 +193,24 @@ async def create_package(
 def change_package(
     name: str,
     changes: Annotated[PackagePatch, Body(media_type=MERGE_PATCH)],
+    permit: Permit,
+    visible: VisiblePackages,
     transact: Transaction,
     clock: Now,
     conditions: Writing,
 ) -> PackageOut:
     def work(session: orm.Session) -> PackageOut:
-        *row, package = package_or_404(session, name, Package)
+        if "private" in changes.model_fields_set:
+            permit(session, "packages:publish", {"name": name})
+        *row, package = package_or_404(session, name, visible, Package)
         before = package_out(row)
         conditions.check(before)
         if apply_patch(package, changes):
             package.updated_at = clock.now()
             package.version += 1
         session.flush()
-        return before.model_copy(update={"summary": package.summary, "updated_at": package.updated_at})
+        after = {name: getattr(package, name) for name in ("summary", "private", "updated_at")}
+        return before.model_copy(update=after)
 
     return conditions.tagged(transact(work))
 
@@ -210,9 +222,9 @@ def change_package(
     responses=ON_DELETE,
     openapi_extra=IF_MATCH,
 )
-def delete_package(name: str, transact: Transaction, conditions: Writing) -> None:
+def delete_package(name: str, visible: VisiblePackages, transact: Transaction, conditions: Writing) -> None:
     def work(session: orm.Session) -> None:
-        *row, package = package_or_404(session, name, Package)
+        *row, package = package_or_404(session, name, visible, Package)
         conditions.check(package_out(row))
         packages = Package.metadata.tables["packages"]
         delete_rows(session, packages, packages.c.id == package.id)

@@ -35,7 +35,7 @@ ORGANIZATION, PACKAGE = "/organizations/acme", "/packages/anvil"
 AN_ORGANIZATION = {"slug": "a", "name": "A", "description": None}
 READERS: dict[str, Any] = {
     ORGANIZATION: lambda session, slug: shown(organization_or_404(session, slug)),
-    PACKAGE: lambda session, name: package_out(package_or_404(session, name)),
+    PACKAGE: lambda session, name: package_out(package_or_404(session, name, sa.true())),
 }
 CHANGES = {ORGANIZATION: {"description": "new"}, PACKAGE: {"summary": "new"}}
 
@@ -225,7 +225,7 @@ def test_other_refusals_come_first(client: LiveClient) -> None:
     assert change(client, PACKAGE, {"colour": "red"}).status_code == 422
     assert change(client, "/packages/none", {}).status_code == 404
     for action in ("packages:write", "packages:delete"):
-        client.app.state.may = lambda caller, asked, target, action=action: asked != action  # type: ignore[attr-defined]
+        client.app.state.may = lambda db, caller, asked, target, action=action: asked != action  # type: ignore[attr-defined]
         method = "PATCH" if action.endswith("write") else "DELETE"
         sent = {"content-type": MERGE_PATCH}
         assert client.request(method, PACKAGE, content="{}", headers=sent).status_code == 403

@@ -46,6 +46,7 @@ from playbook.pantry.settings import Settings
 from playbook.schema.identity import Organization, add_user
 from playbook.schema.relationships import at_most
 
+ALL = sa.true()  # no row is hidden
 SECRET = "a secret of the tests, 32 characters"
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 SORTS = get_args(PackageQuery.model_fields["sort"].annotation)
@@ -144,7 +145,7 @@ def test_what_stays_is_seen_exactly_once(
     while cursor:
         limit = next(sizes)
         query = PackageQuery(sort=sort, limit=limit, cursor=cursor)  # type: ignore[arg-type]
-        found, links = transaction(rows.engine, lambda session, q=query: pager.page(session, PACKAGE_LIST, q))  # type: ignore[misc]
+        found, links = transaction(rows.engine, lambda session, q=query: pager.page(session, PACKAGE_LIST, q, ALL))  # type: ignore[misc]
         assert len(found) <= limit
         names = [row[0] for row in found]
         seen += names if to == "next" else names[::-1]
@@ -165,7 +166,7 @@ def test_both_directions_give_the_same_order(rows: Rows, sort: str) -> None:
         cursor = cursor_at(sort, to)
         while cursor:
             query = PackageQuery(sort=sort, limit=4, cursor=cursor)  # type: ignore[arg-type]
-            found, links = transaction(rows.engine, lambda session, q=query: pager.page(session, PACKAGE_LIST, q))  # type: ignore[misc]
+            found, links = transaction(rows.engine, lambda session, q=query: pager.page(session, PACKAGE_LIST, q, ALL))  # type: ignore[misc]
             pages.append([row[0] for row in found])
             cursor = cursor_in(links[to])
         return pages
@@ -301,7 +302,7 @@ def refused(cursor: str, by: Cursors | None = None) -> bool:
     pager = Pager(by or cursors_of(SECRET), "/packages", Response())
     query = PackageQuery.model_construct(sort="updated", cursor=cursor)
     try:
-        pager.page(cast(Any, None), PACKAGE_LIST, query)
+        pager.page(cast(Any, None), PACKAGE_LIST, query, ALL)
     except Problem as problem:
         return (problem.kind, problem.status_code) == (BAD_CURSOR, 400)
     except AttributeError:  # the None was asked for rows
@@ -425,7 +426,7 @@ def test_a_list_below_a_resource_uses_the_same_four_lines(url: str, clock: Fixed
             sa.select(Release).join(Package, Package.id == Release.package_id).where(Package.normalized_name == name)
         )
         listing = Listing(owned, ReleaseQuery, {"version": (Release.version_key, Release.id)})
-        found, links = transact(lambda session: pager.page(session, listing, query))
+        found, links = transact(lambda session: pager.page(session, listing, query, ALL))
         return {"items": [row[0].version for row in found], **links}
 
     app = app_of(url, clock, ids, below)
@@ -496,7 +497,7 @@ def test_each_sort_has_an_index_that_a_page_starts_in(postgres_url: str, ids: Id
         for name in (sort, f"-{sort}"):
             query = PackageQuery(sort=name, cursor=cursor_at(name, "next", key))  # type: ignore[arg-type]
             with capture_sql(rows.engine) as statements:
-                transaction(rows.engine, lambda session, q=query: pager.page(session, PACKAGE_LIST, q))  # type: ignore[misc]
+                transaction(rows.engine, lambda session, q=query: pager.page(session, PACKAGE_LIST, q, ALL))  # type: ignore[misc]
             (sent,) = [s for s in statements if s.sql.startswith("SELECT")]
             (plan,) = connection.exec_driver_sql(
                 f"EXPLAIN (ANALYZE, FORMAT JSON) {sent.sql}", sent.parameters

@@ -78,7 +78,7 @@ def read(url: str, sort: str, number: int, offset: bool, count: int) -> Sample:
     by_offset = PACKAGE_LIST.select.order_by(*columns).limit(LIMIT).offset(skipped)
 
     def by_cursor(session: sa.orm.Session) -> int:
-        return len(pager.page(session, PACKAGE_LIST, query)[0])
+        return len(pager.page(session, PACKAGE_LIST, query, sa.true())[0])
 
     work: Callable[[Any], int] = (lambda session: len(session.execute(by_offset).all())) if offset else by_cursor
     for _ in range(5):  # connections, compiled statements, whatever either side makes at first

@@ -62,7 +62,7 @@ def test_an_http_error_inside_the_work_rolls_back(url: str) -> None:
         assert engine.pool.checkedout() == 0
 
 
-def allow(caller: Caller, action: str, target: object) -> bool:
+def allow(db: object, caller: Caller, action: str, target: object) -> bool:
     return action == "things:create"
 
 

@@ -1,0 +1,116 @@
+"""Who may do what: the one place that decides it, for REST and for GraphQL, for a single thing and for lists.
+
+Three tables are the policy, and all else follows from them. RELATIONS says how a caller can stand to a thing, as a
+condition on its row. PERMITS says which of these relations permit an action. SIGHT says which action shows that the
+thing exists. What is not listed, no caller may.
+
+`visible_to` makes a SQL condition of them, for lists, counts and cursors, and for a GET of one thing. `may` asks for
+one thing, in the transaction that changes it: a role that is taken away holds at the next request, and at the next
+attempt of one that met a conflict.
+
+A private package of others does not exist: every answer is that for a name which nobody has. One answer cannot be: who
+creates a package learns that a name is taken, because names are unique across organizations. The answer is the one for
+a public package's name. So it tells that the name is in use, and neither by whom nor for what.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from fastapi import Depends, HTTPException
+from packaging.utils import canonicalize_name
+
+from playbook.pantry.catalog import Package, PackageRole
+from playbook.pantry.http import Caller, CurrentCaller
+from playbook.schema.identity import Member, Organization
+
+Clause = sa.ColumnElement[bool]
+SIGHT = "sight "  # the names of these dependencies begin so, for those who list them
+
+# Each relation implies those before it of its kind: an owner is an admin is a member, a maintainer is an uploader.
+PERMITS: Mapping[str, Collection[str]] = {
+    "organizations:create": ("anybody",),
+    "organizations:read": ("anybody",),
+    "organizations:write": ("admin",),
+    "organizations:delete": ("owner",),
+    "packages:create": ("member",),  # in this organization
+    "packages:read": ("public", "member", "uploader"),
+    "packages:write": ("admin", "maintainer"),
+    "packages:publish": ("admin",),  # make a private package public, or a public one private
+    "packages:delete": ("admin",),
+}
+IN_ORGANIZATION = {"member": ("member", "admin", "owner"), "admin": ("admin", "owner"), "owner": ("owner",)}
+ON_PACKAGE = {"uploader": ("uploader", "maintainer"), "maintainer": ("maintainer",)}
+
+
+def one_of(column: Any, roles: Collection[str]) -> Clause:
+    """Whether `column` has one of `roles`. An IN with a list would be rendered anew for each request."""
+    return sa.or_(*(column == role for role in roles))
+
+
+def of_organization(user_id: UUID, organization: Any) -> dict[str, Clause]:
+    """How a user can stand to the organization with the id `organization`, a column."""
+    mine = sa.select(Member.organization_id).where(Member.user_id == user_id)
+    roles = {name: organization.in_(mine.where(one_of(Member.role, roles))) for name, roles in IN_ORGANIZATION.items()}
+    return {"anybody": sa.true(), **roles}
+
+
+def of_package(user_id: UUID) -> dict[str, Clause]:
+    """How a user can stand to a package, by its row: also to its organization."""
+    mine = sa.select(PackageRole.package_id).where(PackageRole.user_id == user_id)
+    roles = {name: Package.id.in_(mine.where(one_of(PackageRole.role, roles))) for name, roles in ON_PACKAGE.items()}
+    public = Package.private.is_(sa.false())
+    return {"public": public, **of_organization(user_id, Package.organization_id), **roles}
+
+
+def permitted(action: str, relations: Mapping[str, Clause]) -> Clause:
+    """The rows to which one of `relations` permits `action`; none for an action that is not listed."""
+    return sa.or_(sa.false(), *(relations[name] for name in PERMITS.get(action, ()) if name in relations))
+
+
+def visible_to(caller: Caller, action: str = "packages:read") -> Clause:
+    """What exists for `caller`, as a condition on `packages`, or `organizations`. Every SELECT of packages needs it."""
+    of_package_too = action.startswith("packages:")
+    relations = of_package(caller.id) if of_package_too else of_organization(caller.id, Organization.id)
+    return permitted(action, relations)
+
+
+def sight(action: str) -> Any:
+    """A dependency of a route that reads: `visible_to` for the caller of the request."""
+
+    async def visible(caller: CurrentCaller) -> Clause:
+        return visible_to(caller, action)
+
+    visible.__name__ = SIGHT + action
+    return Depends(visible)
+
+
+VisiblePackages = Annotated[Clause, sight("packages:read")]
+VisibleOrganizations = Annotated[Clause, sight("organizations:read")]
+
+
+def may(db: Any, caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
+    """Whether `caller` may do `action` to what `target` names: a package by `name`, an organization by `slug`.
+
+    Raises HTTPException 404 where the thing does not exist for the caller. An organization that a body names, as
+    `organization`, is no URL: there the answer is False. `db` is the session of the transaction that acts, so that what
+    is decided here still holds when it commits.
+    """
+    if "name" in target:
+        words, relations = f"package {target['name']!r}", of_package(caller.id)
+        which: Clause = Package.normalized_name == canonicalize_name(target["name"])
+        reading = "packages:read"
+    else:
+        slug = target.get("slug", target.get("organization"))
+        if slug is None:  # it is about no thing
+            return "anybody" in PERMITS.get(action, ())
+        words, relations = f"organization {slug!r}", of_organization(caller.id, Organization.id)
+        which, reading = Organization.slug == slug, "organizations:read"
+    both = sa.select(permitted(reading, relations), permitted(action, relations)).where(which)
+    found = db.execute(both).one_or_none()
+    if found is not None and found[0]:
+        return bool(found[1])
+    if "organization" in target:  # a body names it: no URL leads to what is not there
+        return False
+    raise HTTPException(404, f"there is no {words}")
