@@ -27,6 +27,7 @@ from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of,
 from playbook.foundations.request_and_transaction import RequestId, T, Transact, request_id, transactions_of
 from playbook.foundations.start_and_stop import Health
 from playbook.pantry.reads import Reader, reader_of
+from playbook.pantry.writes import InThread, Writer, writer_of
 
 log = logging.getLogger("pantry")
 
@@ -158,7 +159,15 @@ async def read_of(request: Request) -> Reader:
     return reader
 
 
+async def write_of(request: Request) -> Writer:
+    """How an endpoint writes by a few statements; see `writes`. A middleware's transaction goes first."""
+    given: Transact | None = request.scope.get("transact")
+    writer: Writer = request.app.state.write
+    return writer if given is None else InThread(given)
+
+
 Read = Annotated[Reader, Depends(read_of)]
+Write = Annotated[Writer, Depends(write_of)]
 Transaction = Annotated[Transact, Depends(transact_of)]
 Now = Annotated[Clock, Depends(clock_of)]
 NewIds = Annotated[Identifiers, Depends(identifiers_of)]
@@ -257,6 +266,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await app.state.read.close()
+        await app.state.write.close()
         engine.dispose()
 
     # redirect_slashes would answer /packages/ with a link built from the Host header, which the client chooses.
@@ -266,6 +276,7 @@ def create_app(
     app.state.find_caller, app.state.may = find_caller, may
     app.state.quick_caller = None
     app.state.transactions, app.state.read = transactions_of(engine), read or reader_of(engine)
+    app.state.write = writer_of(engine)
     app.state.health = Health({"database": lambda: check_database(engine)}, READY_SECONDS)
     app.add_middleware(CallerFirst, caller=current_caller)
     app.add_exception_handler(Exception, answer_failure)
