@@ -11,6 +11,7 @@ Map
                       what stands between the socket and the application
 `http`                one transaction, a caller or none, a request id: what every route has
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
+`writes`              how an endpoint writes: a few statements of Core, where it can be on the event loop
 `connections`         how the pool knows that a connection is alive
 `callers`, `policy`   whose session a request carries, and what its owner may do: for one thing, and for lists
 `catalog`, `catalog_file`

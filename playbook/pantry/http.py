@@ -26,6 +26,7 @@ from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of,
 from playbook.foundations.request_and_transaction import RequestId, T, Transact, request_id, transactions_of
 from playbook.foundations.start_and_stop import Health
 from playbook.pantry.reads import Reader, reader_of
+from playbook.pantry.writes import InThread, Writer, Writes, writer_of
 
 log = logging.getLogger("pantry")
 
@@ -148,14 +149,20 @@ async def transact_of(request: Request) -> Transact:
     given: Transact = request.scope.get("transact") or await request.app.state.transactions()
 
     def transact(work: Callable[[Any], T], **options: Any) -> T:
-        def permitted(session: Any) -> T:
-            for ask in request.scope.get("permissions", ()):
-                ask(session)
-            return work(session)
-
-        return given(permitted, **options)
+        return given(permitted(request, work), **options)
 
     return transact
+
+
+def permitted(request: Request, work: Callable[[Any], T]) -> Callable[[Any], T]:
+    """`work`, after the permissions that the route names: in the same transaction, and again with each attempt."""
+
+    def ask_and_work(db: Any) -> T:
+        for ask in request.scope.get("permissions", ()):
+            ask(db)
+        return work(db)
+
+    return ask_and_work
 
 
 def refuse_unasked(app: FastAPI) -> None:
@@ -163,11 +170,13 @@ def refuse_unasked(app: FastAPI) -> None:
     unasked = [
         route.name
         for route in routes_of(app.routes)
-        if transact_of not in route.calls
+        if not {transact_of, write_of} & set(route.calls)
         and any(getattr(call, "__name__", "").startswith(PERMISSION) for call in route.calls)
     ]
     if unasked:
-        raise ValueError(f"nothing asks for the permission of {', '.join(unasked)}: give the route a Transaction")
+        raise ValueError(
+            f"nothing asks for the permission of {', '.join(unasked)}: give the route a Transaction or Write"
+        )
 
 
 async def clock_of(request: Request) -> Clock:
@@ -186,7 +195,22 @@ async def read_of(request: Request) -> Reader:
     return reader
 
 
+async def write_of(request: Request) -> Writes:
+    """How an endpoint writes by a few statements; see `writes`. A middleware's transaction goes first.
+
+    Each of its transactions begins with the permissions that the route names, too.
+    """
+    given: Transact | None = request.scope.get("transact")
+    writer: Writer = request.app.state.write if given is None else InThread(given)
+
+    async def write(work: Callable[[Any], T]) -> T:
+        return await writer(permitted(request, work))
+
+    return write
+
+
 Read = Annotated[Reader, Depends(read_of)]
+Write = Annotated[Writes, Depends(write_of)]
 Transaction = Annotated[Transact, Depends(transact_of)]
 Now = Annotated[Clock, Depends(clock_of)]
 NewIds = Annotated[Identifiers, Depends(identifiers_of)]
@@ -285,6 +309,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await app.state.read.close()
+        await app.state.write.close()
         engine.dispose()
 
     # redirect_slashes would answer /packages/ with a link built from the Host header, which the client chooses.
@@ -294,6 +319,7 @@ def create_app(
     app.state.find_caller, app.state.may = find_caller, may
     app.state.quick_caller = None
     app.state.transactions, app.state.read = transactions_of(engine), read or reader_of(engine)
+    app.state.write = writer_of(engine)
     app.state.health = Health({"database": lambda: check_database(engine)}, READY_SECONDS)
     app.add_middleware(CallerFirst, caller=current_caller)
     app.add_exception_handler(Exception, answer_failure)

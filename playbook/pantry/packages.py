@@ -10,14 +10,14 @@ from fastapi import APIRouter, Body, Depends, HTTPException, Query, Response
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, Field
 from sqlalchemy import orm
-from starlette.concurrency import run_in_threadpool
 
 from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
+from playbook.foundations.transactions import is_conflict
 from playbook.foundations.write_skew import hold
 from playbook.pantry.catalog import NO_RANK, Package, Release
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import PackageName, Slug, Text
-from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, permission
+from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
 from playbook.pantry.policy import Clause, VisiblePackages
 from playbook.schema.identity import Organization
@@ -124,10 +124,20 @@ def page_of(db: Any, pager: Pager, query: PackageQuery, visible: Clause) -> tupl
     return [(*row[:place], newest.get(row[place]), *row[place + 1 :]) for row in rows], links
 
 
-def package_or_404(db: Any, name: str, visible: Clause, *more: Any) -> Any:
-    """A row of PACKAGES, with the columns of `more` at its end. HTTPException 404 also for one that is not visible."""
-    found = PACKAGES.add_columns(*more) if more else PACKAGES
-    row = db.execute(found.where(Package.normalized_name == canonicalize_name(name), visible)).one_or_none()
+# Built once: to put a statement together takes as long as to send it.
+BY_NAME = Package.normalized_name == sa.bindparam("key")
+ONE = PACKAGES.where(BY_NAME)
+ONE_WITH_ID = PACKAGES.add_columns(Package.id).where(BY_NAME)
+OWNER = sa.select(Organization.id, Organization.slug).where(Organization.slug == sa.bindparam("slug"))
+TABLE = Package.metadata.tables["packages"]
+INSERT = TABLE.insert().values({column.name: sa.bindparam(column.name) for column in TABLE.columns})
+CHANGED = {name: sa.bindparam(f"to_{name}") for name in ("summary", "private", "updated_at")}
+CHANGE = TABLE.update().where(TABLE.c.id == sa.bindparam("of")).values(version=TABLE.c.version + 1, **CHANGED)
+
+
+def package_or_404(db: Any, name: str, visible: Clause, found: Any = ONE) -> Any:
+    """A row of PACKAGES, or of `found`, which begins like it. HTTPException 404 also for one that is not visible."""
+    row = db.execute(found.where(visible), {"key": canonicalize_name(name)}).one_or_none()
     if row is None:
         raise HTTPException(404, f"there is no package {name!r}")
     return row
@@ -156,30 +166,36 @@ async def read_package(name: str, visible: VisiblePackages, read: Read, conditio
     return conditions.answer(package_out(await read(lambda db: package_or_404(db, name, visible))))
 
 
+def held(db: Any, organization: UUID) -> bool:
+    """Whether the organization exists until the commit. On PostgreSQL its foreign key asks that by itself."""
+    return db.get_bind().dialect.name == "postgresql" or hold(db, Organization.id, organization)
+
+
 @router.post("/packages", status_code=201, dependencies=[takes(JSON)])
 async def create_package(
-    new: NewPackage, response: Response, permit: Permit, transact: Transaction, clock: Now, ids: NewIds
+    new: NewPackage, response: Response, permit: Permit, write: Write, clock: Now, ids: NewIds
 ) -> PackageOut:
     key = canonicalize_name(new.name)
 
-    def work(session: orm.Session) -> PackageOut:
+    def work(db: Any) -> PackageOut:
         # It depends on the organization, and what a route declares is asked for the path, not for the body.
-        permit(session, "packages:create", {"organization": new.organization})
-        owner = session.scalar(sa.select(Organization).where(Organization.slug == new.organization))
-        if owner is None or not hold(session, Organization.id, owner.id):
+        permit(db, "packages:create", {"organization": new.organization})
+        owner = db.execute(OWNER, {"slug": new.organization}).one_or_none()
+        if owner is None or not held(db, owner[0]):
             raise HTTPException(409, f"there is no organization {new.organization!r} to own the package")
-        package = Package(id=ids.new(), organization_id=owner.id, name=new.name, normalized_name=key)
-        package.summary, package.private = new.summary, new.private
-        package.created_at = package.updated_at = clock.now()
-        session.add(package)
+        now = clock.now()
+        row = {"id": ids.new(), "organization_id": owner[0], "name": new.name, "normalized_name": key, "version": 1}
+        row |= {"summary": new.summary, "private": new.private, "popularity_rank": None}
+        row |= {"created_at": now, "updated_at": now}
         try:
-            session.flush()
-        except sa.exc.IntegrityError:
+            db.execute(INSERT, row)
+        except sa.exc.IntegrityError as error:
+            if is_conflict(error):  # the organization was deleted meanwhile: the next attempt finds none
+                raise
             raise HTTPException(409, f"the name {new.name!r} is taken by package {key!r}") from None
-        seen = (key, owner.slug, new.summary, new.private, None, None, package.created_at, package.updated_at)
-        return package_out(seen)
+        return package_out((key, owner[1], new.summary, new.private, None, None, now, now))
 
-    created = await run_in_threadpool(transact, work)
+    created = await write(work)
     response.headers["Location"] = f"/packages/{key}"
     return created
 
@@ -190,29 +206,28 @@ async def create_package(
     responses=ON_WRITE,
     openapi_extra=IF_MATCH,
 )
-def change_package(
+async def change_package(
     name: str,
     changes: Annotated[PackagePatch, Body(media_type=MERGE_PATCH)],
     permit: Permit,
     visible: VisiblePackages,
-    transact: Transaction,
+    write: Write,
     clock: Now,
     conditions: Writing,
 ) -> PackageOut:
-    def work(session: orm.Session) -> PackageOut:
+    def work(db: Any) -> PackageOut:
         if "private" in changes.model_fields_set:
-            permit(session, "packages:publish", {"name": name})
-        *row, package = package_or_404(session, name, visible, Package)
+            permit(db, "packages:publish", {"name": name})
+        *row, package = package_or_404(db, name, visible, ONE_WITH_ID)
         before = package_out(row)
         conditions.check(before)
-        if apply_patch(package, changes):
-            package.updated_at = clock.now()
-            package.version += 1
-        session.flush()
-        after = {name: getattr(package, name) for name in ("summary", "private", "updated_at")}
-        return before.model_copy(update=after)
+        after = before.model_copy()
+        if apply_patch(after, changes):
+            after.updated_at = clock.now()
+            db.execute(CHANGE, {"of": package} | {f"to_{name}": getattr(after, name) for name in CHANGED})
+        return after
 
-    return conditions.tagged(transact(work))
+    return conditions.tagged(await write(work))
 
 
 @router.delete(
@@ -224,9 +239,8 @@ def change_package(
 )
 def delete_package(name: str, visible: VisiblePackages, transact: Transaction, conditions: Writing) -> None:
     def work(session: orm.Session) -> None:
-        *row, package = package_or_404(session, name, visible, Package)
+        *row, package = package_or_404(session, name, visible, ONE_WITH_ID)
         conditions.check(package_out(row))
-        packages = Package.metadata.tables["packages"]
-        delete_rows(session, packages, packages.c.id == package.id)
+        delete_rows(session, TABLE, TABLE.c.id == package)
 
     transact(work)

@@ -8,7 +8,7 @@ database is away, or does not answer in time, is done again in the long one, whi
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -59,21 +59,28 @@ class InThread:
 CONNECTIONS = 4  # of one process: more do not make it quicker, since one loop reads their answers
 REST = 1  # seconds after a failure, in which all reads take the long way
 
+
+def conninfo_of(url: URL, name: str) -> str:
+    """`url` for psycopg; the server knows the connection by `name`."""
+    libpq = url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
+    return make_conninfo(libpq, application_name=name)
+
+
 DIALECT: sa.Dialect = psycopg_dialect()  # type: ignore[no-untyped-call]
 COMPILED: LRUCache[Any, Any] = LRUCache(200)  # statements, as SQLAlchemy's engines keep theirs
 
 
-def sql_of(statement: sa.Select[Any]) -> tuple[str, dict[str, Any]]:
-    """`statement` for psycopg. It is compiled once, however often its values change.
+def sql_of(statement: Any, values: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """`statement` for psycopg, with `values` for its named parameters. It is compiled once, however they change.
 
     The call is the one that SQLAlchemy's own connections make; there is no public name for it.
     """
     compiled: Any
     compiled, given, *_ = statement._compile_w_cache(DIALECT, compiled_cache=COMPILED, column_keys=[])
     assert not compiled.post_compile_params, "an IN with a list is not rendered here"
-    values = compiled.construct_params(extracted_parameters=given, escape_names=False)
+    all_values = compiled.construct_params(values, extracted_parameters=given, escape_names=False)
     convert = compiled._bind_processors
-    return compiled.string, {name: convert[name](v) if name in convert else v for name, v in values.items()}
+    return compiled.string, {name: convert[name](v) if name in convert else v for name, v in all_values.items()}
 
 
 def in_utc(row: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -98,11 +105,11 @@ class OneStatement:
     def __init__(self, cursor: psycopg.AsyncCursor[Any]) -> None:
         self.cursor, self.asked = cursor, False
 
-    def execute(self, statement: sa.Select[Any]) -> Rows:
+    def execute(self, statement: Any, values: Mapping[str, Any] | None = None) -> Rows:
         if self.asked:
             raise RuntimeError("one statement is one snapshot: read the rest in it, or use a transaction")
         self.asked = True
-        return await_only(self.ask(*sql_of(statement)))  # `work` runs in a greenlet, so it can wait without `await`
+        return await_only(self.ask(*sql_of(statement, values)))  # `work` runs in a greenlet
 
     async def ask(self, sql: str, values: dict[str, Any]) -> Rows:
         async with asyncio.timeout(PATIENCE):
@@ -114,8 +121,7 @@ class OnLoop:
     """A Reader: a few connections in autocommit, on the event loop. `otherwise` does what they cannot."""
 
     def __init__(self, url: URL, otherwise: Reader) -> None:
-        libpq = url.set(drivername="postgresql").render_as_string(hide_password=False).replace(" ", "%20")
-        self.conninfo, self.otherwise = make_conninfo(libpq, application_name="pantry reads"), otherwise
+        self.conninfo, self.otherwise = conninfo_of(url, "pantry reads"), otherwise
         self.idle: list[psycopg.AsyncCursor[Any]] = []
         self.places = asyncio.Semaphore(CONNECTIONS)
         self.rest_until = 0.0

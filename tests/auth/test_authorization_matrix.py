@@ -20,13 +20,14 @@ import sqlalchemy as sa
 from fastapi import APIRouter, FastAPI, HTTPException
 from sqlalchemy import orm
 
-from playbook.api.representations import MERGE_PATCH
+from playbook.api.representations import MERGE_PATCH, apply_patch
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.foundations.deny_by_default import anyone, routes_of
 from playbook.foundations.engines import Base, make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit import postgres
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry import packages
 from playbook.pantry.app import resource_api
 from playbook.pantry.catalog import Package, PackageRole
 from playbook.pantry.http import DOCUMENTATION, PERMISSION, Caller, Transaction, create_app, permission, permit_of
@@ -277,24 +278,22 @@ def test_a_role_that_was_taken_away_holds_at_the_next_request(world: World) -> N
 
 
 @pytest.mark.proves("ASVS 8.3.2", "ASVS 8.3.1")
-def test_a_role_that_is_taken_away_meanwhile_does_not_write(world: World) -> None:
+def test_a_role_that_is_taken_away_meanwhile_does_not_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the reading of the role and the write: the write meets a conflict, and is decided anew."""
     world.begin_again()
     world.untouched = None  # what follows goes past `ask`
     once = [True]
 
-    def taken_away(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("UPDATE packages") and once:
+    def taken_away(*given: Any) -> bool:
+        if once:
             once.clear()
             with world.engine.begin() as other:
                 other.execute(sa.update(Package).where(Package.name == "secret").values(version=7))
                 other.execute(sa.update(Member).where(Member.role == "admin").values(role="member"))
+        return apply_patch(*given)
 
-    sa.event.listen(world.engine, "before_cursor_execute", taken_away)
-    try:
-        answer = try_patch(world, "admin")
-    finally:
-        sa.event.remove(world.engine, "before_cursor_execute", taken_away)
+    monkeypatch.setattr(packages, "apply_patch", taken_away)
+    answer = try_patch(world, "admin")
     assert once == []
     assert answer == 403, "the role was read in another transaction than the one that writes"
     with world.engine.connect() as connection:
