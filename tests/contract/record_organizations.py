@@ -41,9 +41,7 @@ class OrganizationRecorder(Recorder):
     def mail(self, mail: Json) -> Json:
         if mail["type"] != "invitation":
             return super().mail(mail)
-        token = mail["token"]
-        names = {value: shown for shown, value in self.tokens.items()}
-        shown = names.setdefault(token, f"<INVITATION_TOKEN#{len(names) + 1}>")
+        token, shown = mail["token"], f"<INVITATION_TOKEN#{len(self.tokens) + 1}>"  # each mail may have one of its own
         self.tokens[shown] = token
         return {"type": mail["type"], "to": mail["to"], "url": self.masked(mail["url"].replace(token, shown))}
 
@@ -130,7 +128,7 @@ def the_organization(ask: OrganizationRecorder) -> None:
     ask.post("set-active, signed out", "set-active", {"organizationId": ACME})
     ask.post("update", "update", {"organizationId": ACME, "data": {"name": "Acme Corp"}}, "alice")
     ask.post("update: slug, logo, metadata", "update",
-             {"organizationId": "<ORG:initech>", "data": {"slug": "initrode", "logo": None, "metadata": {"a": [1]}}},
+             {"organizationId": "<ORG:initech>", "data": {"slug": "initrode", "logo": None, "metadata": {"plan": "y"}}},
              "alice")  # fmt: skip
     ask.post("update: slug taken", "update", {"organizationId": ACME, "data": {"slug": "initrode"}}, "alice")
     ask.post("update: the own slug", "update", {"organizationId": ACME, "data": {"slug": "acme"}}, "alice")
@@ -199,11 +197,11 @@ def invitations(ask: OrganizationRecorder) -> None:
     ask.post("accept what was canceled", "accept-invitation", {"invitationId": "<INVITATION_TOKEN#2>"}, "carol")
     ask.post("invite carol once more", "invite-member", {"email": "carol@example.com", "role": "admin"}, "alice")
     ask.post("resend", "invite-member", {"email": "carol@example.com", "role": "admin", "resend": True}, "alice")
-    ask.post("reject", "reject-invitation", {"invitationId": "<INVITATION_TOKEN#3>"}, "carol")
-    ask.post("accept what was rejected", "accept-invitation", {"invitationId": "<INVITATION_TOKEN#3>"}, "carol")
+    ask.post("reject", "reject-invitation", {"invitationId": "<INVITATION_TOKEN#4>"}, "carol")
+    ask.post("accept what was rejected", "accept-invitation", {"invitationId": "<INVITATION_TOKEN#4>"}, "carol")
     ask.post("invite mallory", "invite-member", {"email": "mallory@example.com", "role": "member"}, "alice")
-    token = {"invitationId": "<INVITATION_TOKEN#4>"}
-    ask.get("get-invitation: not verified", "get-invitation?id=<INVITATION_TOKEN#4>", "mallory")
+    token = {"invitationId": "<INVITATION_TOKEN#5>"}
+    ask.get("get-invitation: not verified", "get-invitation?id=<INVITATION_TOKEN#5>", "mallory")
     ask.post("accept: not verified", "accept-invitation", token, "mallory")
     ask.post("reject: not verified", "reject-invitation", token, "mallory")
     ask.get("list-invitations: all of them", "list-invitations", "alice")
