@@ -16,7 +16,7 @@ from fastapi import Request
 from playbook.auth.mail import Mail
 from playbook.foundations.clock_and_identifiers import hash_token, is_token
 from playbook.kit.live import LiveClient
-from playbook.pantry.auth import members as members_module
+from playbook.pantry.auth import invitations, members, memberships, organizations
 from playbook.pantry.auth.memberships import EVERYTHING, WORDS, allows
 from playbook.pantry.auth.sessions import SESSION, cookies_of, start_session
 from playbook.pantry.auth.tables import Invitation, OrganizationDetails, UserSession
@@ -282,7 +282,7 @@ def test_fifty_answers_to_one_invitation_make_one_member(team: Callable[..., Tea
 @contextmanager
 def both_have_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two calls meet after reading who they are, and before either writes."""
-    meeting, touch = threading.Barrier(2), members_module.touch
+    meeting, touch = threading.Barrier(2), memberships.touch
 
     def meet(db: Any, organization_id: UUID) -> None:
         with suppress(threading.BrokenBarrierError):
@@ -291,7 +291,8 @@ def both_have_read(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         touch(db, organization_id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(members_module, "touch", meet)
+        for module in (members, invitations, organizations):
+            patch.setattr(module, "touch", meet)
         yield
 
 
@@ -413,7 +414,7 @@ def test_the_words_of_every_refusal_are_there() -> None:
     import re
     from pathlib import Path
 
-    folder = Path(members_module.__file__).parent
+    folder = Path(members.__file__).parent
     text = "".join((folder / f"{name}.py").read_text() for name in ("organizations", "members", "invitations"))
     named = set(re.findall(r'"([A-Z]+_[A-Z_]+)"', text))
     own = {"ORGANIZATION_HAS_PACKAGES", "VALIDATION_ERROR", "INVALID_EMAIL"}
