@@ -1,6 +1,6 @@
-"""Things expire: sessions, links, allowances, keys. Every reader checks the time, so an expired row does no harm.
+"""Things expire: sessions, links, invitations, allowances, keys. Every reader checks the time, so they do no harm.
 
-Deleting it is housekeeping: now and then, in the background, and never a reason for the service to stop.
+Deleting them is housekeeping: now and then, in the background, and never a reason for the service to stop.
 """
 
 import asyncio
@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
+from playbook.auth.organizations import purge_invitations
 from playbook.auth.sessions import purge_sessions
 from playbook.auth.throttling import purge_throttles
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
+from playbook.pantry.auth.memberships import TABLES
 from playbook.pantry.auth.sessions import TABLE as SESSIONS
 from playbook.pantry.auth.tables import Verification
 from playbook.pantry.keys import purge_keys
@@ -24,11 +26,12 @@ log = logging.getLogger("pantry")
 
 
 def sweep(engine: sa.Engine, now: datetime) -> None:
-    """Delete what has expired: sessions, links, used-up allowances that are whole again, idempotency keys."""
+    """Delete what has expired: sessions, links, invitations, allowances that are whole again, idempotency keys."""
 
     def work(db: orm.Session) -> None:
         purge_sessions(db, now, SESSIONS)
         db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
+        purge_invitations(db, now, TABLES)
         purge_throttles(db, now)
         purge_keys(db, now)
 

@@ -7,6 +7,7 @@ which the client chooses.
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Body, Depends, HTTPException, Query, Response
@@ -14,8 +15,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import orm
 
 from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
+from playbook.foundations.clock_and_identifiers import Clock, Identifiers
 from playbook.foundations.write_skew import hold
-from playbook.pantry.auth.tables import Invitation
 from playbook.pantry.catalog import Package
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import Name, Slug, Text
@@ -23,6 +24,7 @@ from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Read, Tr
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
 from playbook.pantry.policy import VisibleOrganizations
 from playbook.schema.identity import Member, Organization, User
+from playbook.schema.relationships import delete_rows
 
 router = APIRouter(dependencies=[Depends(gives_json)])
 
@@ -83,6 +85,42 @@ def shown(organization: Organization) -> OrganizationOut:
     return OrganizationOut.model_validate(organization, from_attributes=True)
 
 
+class SlugTaken(ValueError):
+    """Another organization has this slug."""
+
+
+def found_organization(
+    session: orm.Session, clock: Clock, ids: Identifiers, owner_id: UUID, **columns: Any
+) -> tuple[Organization, Member]:
+    """A new organization and its owner. Raises SlugTaken, or LookupError when the owner is gone: then roll back."""
+    if not hold(session, User.id, owner_id):  # or the only owner is deleted meanwhile
+        raise LookupError("the account was deleted")
+    now = clock.now()
+    organization = Organization(id=ids.new(), **columns, created_at=now, updated_at=now)
+    session.add(organization)
+    try:
+        session.flush()
+    except sa.exc.IntegrityError:
+        raise SlugTaken("another organization has this slug") from None
+    owner = {"id": ids.new(), "organization_id": organization.id, "user_id": owner_id, "created_at": now}
+    member = Member(**owner, role="owner")
+    session.add(member)
+    session.flush()
+    return organization, member
+
+
+def packages_of(session: orm.Session, organization_id: UUID) -> int:
+    """How many packages an organization owns: with any, it cannot be deleted."""
+    owned = sa.select(sa.func.count()).where(Package.organization_id == organization_id)
+    return session.scalar(owned) or 0
+
+
+def dissolve(session: orm.Session, organization_id: UUID) -> None:
+    """Delete an organization, and what the models let go with it. Raises StillReferred while it owns packages."""
+    table = Organization.metadata.tables["organizations"]
+    delete_rows(session, table, table.c.id == organization_id)
+
+
 @router.get(
     "/organizations",
     response_model=OrganizationPage,
@@ -102,18 +140,13 @@ def create_organization(
     new: NewOrganization, response: Response, caller: CurrentCaller, transact: Transaction, clock: Now, ids: NewIds
 ) -> OrganizationOut:
     def work(session: orm.Session) -> OrganizationOut:
-        if not hold(session, User.id, caller.id):  # or the only owner is deleted meanwhile
-            raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": CHALLENGE})
-        now = clock.now()
-        organization = Organization(id=ids.new(), **new.model_dump(), created_at=now, updated_at=now)
-        session.add(organization)
         try:
-            session.flush()
-        except sa.exc.IntegrityError:
+            founded = found_organization(session, clock, ids, caller.id, **new.model_dump())
+        except LookupError:
+            raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": CHALLENGE}) from None
+        except SlugTaken:
             raise HTTPException(409, f"there is an organization {new.slug!r} already") from None
-        owner = Member(id=ids.new(), organization_id=organization.id, user_id=caller.id, role="owner", created_at=now)
-        session.add(owner)
-        return shown(organization)
+        return shown(founded[0])
 
     created = transact(work)
     response.headers["Location"] = f"/organizations/{created.slug}"
@@ -170,12 +203,8 @@ def delete_organization(slug: str, transact: Transaction, conditions: Writing) -
     def work(session: orm.Session) -> None:
         organization = organization_or_404(session, slug)
         conditions.check(shown(organization))
-        owned = session.scalar(sa.select(sa.func.count()).where(Package.organization_id == organization.id))
-        if owned:
+        if owned := packages_of(session, organization.id):
             raise HTTPException(409, f"organization {slug!r} owns {owned} packages: delete or transfer them first")
-        for model in (Member, Invitation):
-            session.execute(sa.delete(model).where(model.organization_id == organization.id))
-        session.delete(organization)
-        session.flush()
+        dissolve(session, organization.id)
 
     transact(work)

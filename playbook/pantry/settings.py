@@ -123,6 +123,13 @@ def mail_address(text: str) -> str:
     return text
 
 
+def page_url(text: str) -> str:
+    """`text`, when it is the whole URL of a page, or empty. Raises ValueError for anything else."""
+    if text and not re.fullmatch(r"https?://[^/?#\s]+/[^?#\s]*", text):
+        raise ValueError("should be the whole URL of a page, without ? and #")
+    return text
+
+
 class AuthFields(Fields):
     """What the auth flows can be told. Lifetimes are in seconds."""
 
@@ -136,6 +143,10 @@ class AuthFields(Fields):
     reauthentication: int = Field(600, gt=0, examples=["600"])  # for a change of e-mail
     verification_lifetime: int = Field(3600, gt=0, examples=["3600"])
     reset_lifetime: int = Field(3600, gt=0, examples=["3600"])
+    invitation_lifetime: int = Field(172_800, gt=0, examples=["172800"])
+    invitation_page: Annotated[str, AfterValidator(page_url)] = Field(
+        "", examples=["https://app.example/accept-invitation"]
+    )  # "": on base_url; a page of the front end, which gets the token behind a #
     strict_proof: bool = Field(True, examples=["on"])  # off: what an unproven address may do is Better Auth's
     verification_on_sign_in: bool = Field(True, examples=["on"])
     sign_in_after_verification: bool = Field(False, examples=["off"])
@@ -163,7 +174,7 @@ class AuthFields(Fields):
 class Settings(AuthFields):
     """The settings of one Pantry process; read them with `load_settings`. Development's defaults stop at production."""
 
-    @field_validator("base_url", "trusted_origins")
+    @field_validator("base_url", "trusted_origins", "invitation_page")
     @classmethod
     def _production_has_https(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
         if value == ():

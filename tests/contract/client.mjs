@@ -7,6 +7,7 @@ import { setTimeout as pause } from "node:timers/promises";
 
 globalThis.window = { location: { href: "" }, addEventListener() {}, removeEventListener() {} };
 const { createAuthClient } = await import("better-auth/client");
+const { organizationClient } = await import("better-auth/client/plugins");
 
 const [configuration, base] = process.argv.slice(2);
 const PASSWORD = "correct-horse-1";
@@ -36,11 +37,16 @@ function masked(value, key = "", owner = "") {
   if (value?.code === "VALIDATION_ERROR" && typeof value.message === "string")
     value = { ...value, message: [...new Set(value.message.match(/\[[^\]]*\]/g))].sort().join(" ") };
   if (value && typeof value === "object")
-    return Object.fromEntries(Object.keys(value).sort().map((k) => [k, masked(value[k], k, key)]));
+    // An organization that a session does not work for may be null or left out: the client's type allows both.
+    return Object.fromEntries(
+      Object.keys(value).filter((k) => k !== "activeOrganizationId" || value[k] !== null).sort()
+        .map((k) => [k, masked(value[k], k, key)]),
+    );
   if (typeof value !== "string") return value;
   // The identifier of a session is its handle in some implementations, so only its presence counts.
   if (key === "id" && owner !== "user") return "<id>";
-  if (key === "userId" || key === "id") return named("user", value);
+  if (key === "userId" || key === "inviterId" || key === "id") return named("user", value);
+  if (key === "organizationId" || key === "activeOrganizationId") return named("organization", value);
   if (key === "token") return named("token", value);
   return value.replaceAll(base, "<BASE>");
 }
@@ -55,6 +61,7 @@ class Browser {
     this.set = [];
     this.client = createAuthClient({
       baseURL: base,
+      plugins: configuration === "K" ? [organizationClient()] : [],
       fetchOptions: { customFetchImpl: (url, options) => this.fetch(url, options) },
     });
   }
@@ -133,7 +140,6 @@ function note(label, seen, browser) {
 
 // ---------------------------------------------------------------- mails
 
-let seenMails = 0;
 const mails = () => {
   let text = "";
   try {
@@ -144,7 +150,8 @@ const mails = () => {
   // Notices are what a server sends beyond Better Auth.
   return text.split("\n").filter(Boolean).map((line) => JSON.parse(line)).filter((mail) => mail.type !== "notice");
 };
-const withoutToken = (url) => url.replaceAll(base, "<BASE>").replace(/(token=|reset-password\/)[^&?]+/, "$1<token>");
+let seenMails = mails().length; // of flows that ran before on the same server
+const withoutToken = (url) => url.replaceAll(base, "<BASE>").replace(/(token=|reset-password\/|#)[^&?]+/, "$1<token>");
 
 // The next mail. Its url is noted, without the token.
 async function mail(label, browser) {
@@ -381,6 +388,90 @@ async function deletedByMail() {
   await laptop.call("getSession: deleted", session);
 }
 
+// ---------------------------------------------------------------- organizations
+
+async function joined(name) {
+  const browser = new Browser();
+  await browser.call(`${name}: signUp`, signUp({ name, email: `${name.toLowerCase()}@example.com` }));
+  const verify = await mail(`${name}: mail`, browser);
+  await browser.call(`${name}: verifyEmail`, (client) => client.verifyEmail({ query: { token: verify.token } }));
+  return browser;
+}
+
+// The store of the active organization, when it is as `wanted` or when the time is over.
+async function active(label, browser, wanted) {
+  const ends = Date.now() + LIMIT;
+  let state;
+  do {
+    await pause(25);
+    state = browser.client.useActiveOrganization.get();
+  } while (Date.now() < ends && (state.isPending || state.isRefetching || state.data?.slug !== wanted));
+  note(label, { slug: state.data?.slug ?? null, members: state.data?.members.length ?? null }, browser);
+}
+
+async function organizations() {
+  const alice = await joined("Ann"); // on the server of another flow, whose Alice is gone
+  const bob = await joined("Bob");
+  const carol = await joined("Carol");
+  alice.client.useActiveOrganization.subscribe(() => {});
+  alice.client.useListOrganizations.subscribe(() => {});
+  const org = (work) => (client) => work(client.organization);
+
+  await alice.call("checkSlug", org((o) => o.checkSlug({ slug: "acme" })));
+  const acme = await alice.call("create", org((o) => o.create({ name: "Acme", slug: "acme", metadata: { plan: "x" } })));
+  await active("store: acme", alice, "acme");
+  await alice.call("checkSlug: taken", org((o) => o.checkSlug({ slug: "acme" })));
+  await alice.call("update", org((o) => o.update({ data: { name: "Acme Corp", logo: "https://acme.example/l.png" } })));
+  await alice.call("list", org((o) => o.list()));
+  await alice.call("getSession: active", session);
+
+  const invite = (email, role) => org((o) => o.inviteMember({ email, role }));
+  await alice.call("inviteMember: Bob", invite("bob@example.com", "admin"));
+  const forBob = await mail("inviteMember: Bob's mail", alice);
+  const forDave = await alice.call("inviteMember: Dave", invite("dave@example.com", "member"));
+  await mail("inviteMember: Dave's mail", alice);
+  await alice.call("listInvitations", org((o) => o.listInvitations()));
+  await alice.call("cancelInvitation", org((o) => o.cancelInvitation({ invitationId: forDave.id })));
+
+  await bob.call("listUserInvitations", org((o) => o.listUserInvitations()));
+  await bob.call("getInvitation", org((o) => o.getInvitation({ query: { id: forBob.token } })));
+  await carol.call("acceptInvitation: Bob's", org((o) => o.acceptInvitation({ invitationId: forBob.token })));
+  await bob.call("acceptInvitation", org((o) => o.acceptInvitation({ invitationId: forBob.token })));
+  await alice.call("getFullOrganization", org((o) => o.getFullOrganization({ query: { membersLimit: 50 } })));
+  await bob.call("getActiveMember", org((o) => o.getActiveMember()));
+  await bob.call("getActiveMemberRole", org((o) => o.getActiveMemberRole()));
+  await bob.call("hasPermission", org((o) => o.hasPermission({ permissions: { member: ["create"] } })));
+  await bob.call("hasPermission: no", org((o) => o.hasPermission({ permissions: { organization: ["delete"] } })));
+  const known = { owner: { organization: ["delete"] }, admin: { member: ["delete"] }, member: { member: ["delete"] } };
+  for (const [role, permissions] of Object.entries(known))
+    note(`checkRolePermission: ${role}`, { may: bob.client.organization.checkRolePermission({ role, permissions }) }, bob);
+
+  await bob.call("inviteMember: by Bob", invite("carol@example.com", "member"));
+  const again = await mail("inviteMember: by Bob, mail", bob);
+  await bob.call("inviteMember: an owner, by Bob", invite("dave@example.com", "owner"));
+  await carol.call("rejectInvitation", org((o) => o.rejectInvitation({ invitationId: again.token })));
+  await bob.call("inviteMember: once more", invite("carol@example.com", "member"));
+  const last = await mail("inviteMember: once more, mail", bob);
+  await carol.call("acceptInvitation: Carol", org((o) => o.acceptInvitation({ invitationId: last.token })));
+
+  const { members } = await alice.call("listMembers", org((o) => o.listMembers()));
+  const [bobs, carols] = ["bob", "carol"].map((name) => members.find((m) => m.user.email === `${name}@example.com`));
+  await alice.call("leave: the only owner", org((o) => o.leave({ organizationId: acme.id })));
+  const role = (memberId, role) => org((o) => o.updateMemberRole({ memberId, role }));
+  await bob.call("updateMemberRole: by Bob", role(bobs.id, "owner"));
+  await alice.call("updateMemberRole", role(bobs.id, "owner"));
+  await bob.call("removeMember", org((o) => o.removeMember({ memberIdOrEmail: carols.id })));
+  await carol.call("listMembers: removed", org((o) => o.listMembers({ query: { organizationId: acme.id } })));
+  await alice.call("leave", org((o) => o.leave({ organizationId: acme.id })));
+  await active("store: none", alice, undefined);
+  await alice.call("list: none", org((o) => o.list()));
+  await bob.call("setActive: null", org((o) => o.setActive({ organizationId: null })));
+  await bob.call("setActive", org((o) => o.setActive({ organizationSlug: "acme" })));
+  await bob.call("delete", org((o) => o.delete({ organizationId: acme.id })));
+  await bob.call("getSession: none is active", session);
+  noMore("no other mails", bob);
+}
+
 const flows = {
   A: everything,
   B: verificationRequired,
@@ -389,6 +480,7 @@ const flows = {
   F: changedByNewAddress,
   G: changedByBothAddresses,
   I: deletedByMail,
+  K: organizations,
 };
 if (!(configuration in flows) || !base || !process.env.MAILS) {
   console.error(`usage: MAILS=FILE node client.mjs ${Object.keys(flows).join("|")} BASE`);

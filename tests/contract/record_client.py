@@ -19,7 +19,7 @@ NOTE = (
     "What the client of better-auth 1.7.25 saw of its own server on PostgreSQL, by configuration; written by "
     "record_client.py. Not edited by hand."
 )
-CONFIGURATIONS = "ABCDFGI"  # those that client.mjs has a flow for
+CONFIGURATIONS = "ABCDFGIK"  # those that client.mjs has a flow for
 SECONDS = 120  # for all calls of one configuration
 
 

@@ -107,8 +107,12 @@ class Recorder:
         where = {"section": self.section, "title": self.title, "label": label, "configuration": self.configuration}
         self.exchanges.append(where | {"request": request, "response": response, "mails": mails})
 
+    def real(self) -> dict[str, str]:
+        """What each placeholder stands for."""
+        return {shown: value for value, shown in self.placeholders.items()} | {"<BASE>": self.server.base_url}
+
     def exchange(self, request: Json, who: str) -> tuple[Json, list[Json]]:
-        real = {shown: value for value, shown in self.placeholders.items()} | {"<BASE>": self.server.base_url}
+        real = self.real()
 
         def unmasked(text: str) -> str:
             return re.sub(r"<[^<>]+>", lambda found: real.get(found[0], found[0]), text)

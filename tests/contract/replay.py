@@ -25,7 +25,8 @@ from urllib.parse import unquote
 from raw_http import TRANSPORT, Answer, send, signed
 
 HERE = Path(__file__).parent
-FILES = (HERE.parents[1] / "data" / "better_auth.json", HERE / "extra.json")
+PAGE = HERE.parents[1] / "data" / "better_auth.json"
+SECTIONS = (HERE / "extra.json", HERE / "organizations.json")  # each section stands alone
 ALNUM32 = "[A-Za-z0-9]{32}"
 UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -48,6 +49,8 @@ class Forms:
     verify_token: str = r"[\w-]+\.[\w-]+\.[\w-]+"
     reset_token: str = "[A-Za-z0-9]{24}"
     delete_token: str = "[a-z0-9]{32}"
+    other_id: str = ALNUM32  # of an organization, a member, an invitation
+    invitation_token: str = ALNUM32  # what the mail of an invitation holds
     handle_is_cookie: bool = True  # False: `token` in a body must not be what the cookie holds
     absent_is_null: frozenset[str] = frozenset()  # members that may be missing where null was recorded
     extra_headers: frozenset[str] = frozenset()  # response headers that may come on top
@@ -107,6 +110,10 @@ class Known:
             "VERIFY_JWT": forms.verify_token,
             "RESET_TOKEN": forms.reset_token,
             "DELETE_TOKEN": forms.delete_token,
+            "ORG": forms.other_id,
+            "MEMBER": forms.other_id,
+            "INVITATION": forms.other_id,
+            "INVITATION_TOKEN": forms.invitation_token,
             "ISO_MS_Z": TIME,
         }
         if kind not in known:
@@ -495,14 +502,13 @@ STEPS: Steps = {
 def recordings() -> list[tuple[str, str, list[dict[str, Any]]]]:
     """(name, configuration, exchanges) of what can be replayed, each from a server that has just been started.
 
-    The page's configurations are one sequence each; in `extra.json` each section stands alone.
+    The page's configurations are one sequence each; in the files of SECTIONS each section is one.
     """
-    page, extra = (json.loads(file.read_text(encoding="utf-8"))["exchanges"] for file in FILES)
     groups: dict[str, list[dict[str, Any]]] = {}
-    for exchange in page:
-        groups.setdefault(f"page {exchange['configuration']}", []).append(exchange)
-    for exchange in extra:
-        groups.setdefault(f"extra {exchange['section']}", []).append(exchange)
+    for file in (PAGE, *SECTIONS):
+        for exchange in json.loads(file.read_text(encoding="utf-8"))["exchanges"]:
+            name = f"page {exchange['configuration']}" if file == PAGE else f"{file.stem} {exchange['section']}"
+            groups.setdefault(name, []).append(exchange)
     return [(name, exchanges[0]["configuration"], exchanges) for name, exchanges in groups.items()]
 
 

@@ -33,7 +33,8 @@ SECRET = "the secret of the replay, thirty-two characters or more"
 LINK = r"link_[0-9A-Za-z]{38}"
 FORMS = Forms(
     user_id=UUID, session_id=UUID, cookie_token=r"session_[0-9A-Za-z]{38}", handle=UUID, verify_token=LINK,
-    reset_token=LINK, handle_is_cookie=False,
+    reset_token=LINK, handle_is_cookie=False, other_id=UUID, invitation_token=r"invitation_[0-9A-Za-z]{38}",
+    absent_is_null=frozenset({"activeOrganizationId"}),
     extra_headers=frozenset({"x-request-id", "retry-after", "cache-control", "referrer-policy"}),
 )  # fmt: skip
 
@@ -51,6 +52,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "E": {"session_lifetime": 4, "session_refresh_after": 1, "session_fresh": 2, "reset_lifetime": 1},
     "F": {},  # with changeEmail; F to G are in extra.json
     "G": {"confirm_email_change": True},
+    "J": {},  # with the plugin of organizations; J and K are in organizations.json
+    "K": {},
 }  # fmt: skip
 
 
@@ -101,6 +104,46 @@ DEVIATIONS: dict[str, Deviation] = {
     "37 a session_data cookie is cleared": Deviation(
         WHY["cookie `session_data`"],
         {"headers": [["cache-control", "no-store"], ["content-type", "application/json"], ["pragma", "no-cache"]]},
+    ),
+}
+
+SIGNED_OUT = Deviation(
+    WHY["organizations, signed out"],
+    error(401, "Unauthorized", "UNAUTHORIZED") | {"headers": [["content-type", "application/json"]]},
+)
+ROLES = WHY["an empty or unknown role"]
+
+
+def without(exchange: str, invitation: str) -> dict[str, Any]:
+    """The recorded answer without one invitation."""
+    found = next(e for _, _, group in recordings() for e in group if key_of(e) == exchange)
+    value = json.loads(found["response"]["body"])
+    listed = value if isinstance(value, list) else value["invitations"]
+    listed[:] = [each for each in listed if each["id"] != invitation]
+    return {"body": json.dumps(value)}
+
+
+DEVIATIONS |= {
+    **dict.fromkeys(("40 create, signed out", "40 update, signed out", "40 delete, signed out"), SIGNED_OUT),
+    **dict.fromkeys(("41 list-user-invitations: signed out", "41 get-invitation, signed out"), SIGNED_OUT),
+    "41 invite: unknown role": Deviation(ROLES, error(400, "ROLE_NOT_FOUND: king", "ROLE_NOT_FOUND")),
+    "43 role: empty": Deviation(
+        ROLES, error(400, "Role not found", "ROLE_NOT_FOUND") | {"headers": [["content-type", "application/json"]]}
+    ),
+    **{
+        key: Deviation(WHY["older invitations of an address"], without(key, "<INVITATION#2>"))
+        for key in ("41 list-invitations: all of them", "41 get-full-organization: members and invitations")
+    },
+    "42 accept: not verified": Deviation(
+        WHY["answering an invitation"],
+        error(
+            403,
+            "Email verification required before accepting or rejecting invitation",
+            "EMAIL_VERIFICATION_REQUIRED_BEFORE_ACCEPTING_OR_REJECTING_INVITATION",
+        ),
+    ),
+    "43 removed: get-full-organization": Deviation(
+        WHY["sessions of a removed member"], {"status": 200, "body": "null"}
     ),
 }
 

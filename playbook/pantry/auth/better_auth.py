@@ -6,7 +6,10 @@ from starlette.concurrency import run_in_threadpool
 from playbook.foundations.deny_by_default import anyone, needs_caller, refuse_undeclared
 from playbook.pantry.auth.account_changes import account_routes
 from playbook.pantry.auth.cross_site import check_cross_site, check_source
+from playbook.pantry.auth.invitations import invitation_routes
 from playbook.pantry.auth.links import link_routes
+from playbook.pantry.auth.members import member_routes
+from playbook.pantry.auth.organizations import organization_routes
 from playbook.pantry.auth.password_reset import reset_routes
 from playbook.pantry.auth.sessions import current_caller, session_routes
 from playbook.pantry.auth.sign_in import AddressLimits, sign_in_routes
@@ -44,6 +47,7 @@ def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
     Raises ValueError for a route that says neither `CurrentSession` nor `anyone`.
     """
     routers = (liveness, session_routes, sign_up_routes, sign_in_routes, link_routes, reset_routes, account_routes)
+    routers += (organization_routes, member_routes, invitation_routes)
     guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
     app = auth_app(auth, routers, guards)
     refuse_undeclared(app, current_caller)

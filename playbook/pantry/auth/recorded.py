@@ -167,3 +167,44 @@ DIFFERENCES += (
     Difference("deleting the last owner of a team", "deletes", "400 LAST_OWNER", "the team would belong to nobody"),
     Difference("deleting by a mailed link", "an option", "not offered", "the password is asked instead"),
 )
+
+
+DIFFERENCES += (
+    Difference(
+        "organizations, signed out", "401 in four forms, or 400", "401 UNAUTHORIZED", "one question, one answer"
+    ),
+    Difference("an empty or unknown role", "an error without a code", "ROLE_NOT_FOUND", "a front end reads the code"),
+    Difference(
+        "answering an invitation",
+        "by any account with the address",
+        "the address must be proven",
+        "whoever signs up with it first would join",
+    ),
+    Difference(
+        "`id` of an invitation in JSON",
+        "accepts it",
+        "takes it back; the mail's token accepts",
+        "lists show it, and a mailbox may have changed hands since the address was proven",
+        "STRICT_PROOF",
+    ),
+    Difference("invitation in the database", "what accepts it", "the hash of that", STORED),
+    Difference("sending an invitation again", "the same link", "a new one, and the old one is dead", "mails are lost"),
+    Difference("invitation of who may invite no more", "good", "dead", "a removed admin would come back by it"),
+    Difference("older invitations of an address", "are kept and listed", "only the newest", "one offer, one row"),
+    Difference("taking back an answered invitation", "marks it canceled", "INVITATION_NOT_FOUND", "it was answered"),
+    Difference(
+        "mails of invitations", "as often as asked", "20 an hour, 3 to one address", "mail bombing", "RATE_LIMITS"
+    ),
+    Difference("sessions of a removed member", "name the organization", "name none", "ASVS 8.3.2: at once"),
+    Difference("no active organization", "null", "left out", "sessions look as they do without the plugin"),
+    Difference(
+        "two owners leave at once", "no owner is left", "one is told to stay", "the team would belong to nobody"
+    ),
+    Difference("roles of a member", "several, with commas", "one", "each role may do what those below it may"),
+    Difference(
+        "an admin and an owner's invitation", "may take it back", "may not", "no role decides about a higher one"
+    ),
+    Difference("slug of an organization", "any text", "a-z, 0-9 and -", "it stands in URLs and in mails"),
+    Difference("deleting an organization with packages", "deletes", "409", "nobody could change them any more"),
+    Difference("filters of list-members", "any column and operator", "ignored", "ASVS 15.3.5: bounded input"),
+)

@@ -42,6 +42,7 @@ class SessionRow(NamedTuple):
     updated_at: datetime
     ip_address: str | None
     user_agent: str | None
+    active_organization_id: UUID | None
 
 
 class UserRow(NamedTuple):
@@ -102,7 +103,8 @@ Found = tuple[SessionRow, UserRow]
 def alive(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, row: Row) -> Found | None:
     """Session and user of a row of LOOK_UP; None when there is something to write or to clear."""
     values = in_utc(row)
-    session, user = SessionRow(*values[1:8]), UserRow(*values[8:])
+    of_session = 1 + len(SessionRow._fields)  # the first column is the key
+    session, user = SessionRow(*values[1:of_session]), UserRow(*values[of_session:])
     if session.expires_at <= now:
         return None
     due = lifetimes.moved_end(session.created_at, session.expires_at, now) is not None

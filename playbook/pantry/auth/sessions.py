@@ -198,8 +198,13 @@ def user_view(user: User) -> dict[str, Any]:
 
 
 def session_view(session: UserSession) -> dict[str, Any]:
-    """A session as the front end sees it; `token` is the handle that revokes it."""
-    return {
+    """A session as the front end sees it; `token` is the handle that revokes it.
+
+    The organization that it works for is left out when there is none, so that who uses no organizations sees none.
+    """
+    active = session.active_organization_id
+    works_for = {} if active is None else {"activeOrganizationId": str(active)}
+    return works_for | {
         "expiresAt": iso(session.expires_at), "token": str(session.id), "createdAt": iso(session.created_at),
         "updatedAt": iso(session.updated_at), "ipAddress": session.ip_address, "userAgent": session.user_agent,
         "userId": str(session.user_id), "id": str(session.id),

@@ -1,4 +1,4 @@
-"""The tables of sessions, mailed links and invitations, as Better Auth's contract wants their rows.
+"""The tables of sessions, mailed links, invitations and details of organizations, as Better Auth wants their rows.
 
 No token is in them: a session's, a link's and an invitation's is stored as its hash, so that a backup opens nothing.
 """
@@ -34,6 +34,9 @@ class UserSession(Base):
     user_agent: Mapped[str | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    active_organization_id: Mapped[UUID | None] = mapped_column(
+        sa.ForeignKey("organizations.id", ondelete="SET NULL"), index=True
+    )
 
 
 class Verification(Base):
@@ -73,6 +76,18 @@ class Invitation(Base):
     status: Mapped[str] = mapped_column(default="pending")
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
+
+
+class OrganizationDetails(Base):
+    """What Better Auth's organizations have besides: a logo's URL, and any object, as JSON. No row: neither."""
+
+    __tablename__ = "organization_details"
+
+    organization_id: Mapped[UUID] = mapped_column(
+        sa.ForeignKey("organizations.id", ondelete="CASCADE"), primary_key=True
+    )
+    logo: Mapped[str | None]
+    metadata_json: Mapped[str | None]
 
 
 def delete_user(db: orm.Session, user_id: UUID) -> bool:

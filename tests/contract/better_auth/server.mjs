@@ -7,6 +7,7 @@ import { createServer } from "node:http";
 import { betterAuth } from "better-auth";
 import { memoryAdapter } from "better-auth/adapters/memory";
 import { toNodeHandler } from "better-auth/node";
+import { organization } from "better-auth/plugins";
 
 const [configuration, port] = process.argv.slice(2);
 const { SECRET: secret, MAILS: mailFile, DATABASE_URL: databaseUrl } = process.env;
@@ -48,6 +49,14 @@ const changeEmail = (options, more = {}) => {
   options.user.changeEmail = { enabled: true, ...more };
 };
 
+const organizations = (options, more = {}) => {
+  const sendInvitationEmail = async ({ id, email }) => {
+    const line = { type: "invitation", to: email, url: `${base}/accept-invitation#${id}`, token: id };
+    if (mailFile) appendFileSync(mailFile, `${JSON.stringify(line)}\n`);
+  };
+  options.plugins = [organization({ sendInvitationEmail, ...more })];
+};
+
 const configurations = {
   A: () => {},
   B: required,
@@ -69,6 +78,9 @@ const configurations = {
   I: (options) => {
     options.user.deleteUser.sendDeleteAccountVerification = mail("delete-account");
   },
+  // The plugin of organizations: once as it comes, and once where only a verified address may answer an invitation.
+  J: (options) => organizations(options),
+  K: (options) => organizations(options, { requireEmailVerificationOnInvitation: true }),
 };
 
 if (!(configuration in configurations) || !(Number(port) > 0) || !secret) {
@@ -82,7 +94,8 @@ if (databaseUrl) {
   const { default: pg } = await import("pg");
   options.database = new pg.Pool({ connectionString: databaseUrl });
 } else {
-  options.database = memoryAdapter({ user: [], session: [], account: [], verification: [], rateLimit: [] });
+  const tables = ["user", "session", "account", "verification", "rateLimit", "organization", "member", "invitation"];
+  options.database = memoryAdapter(Object.fromEntries(tables.map((name) => [name, []])));
 }
 const auth = betterAuth(options);
 if (databaseUrl) await (await auth.$context).runMigrations();
