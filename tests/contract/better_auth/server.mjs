@@ -7,6 +7,7 @@ import { createServer } from "node:http";
 import { betterAuth } from "better-auth";
 import { memoryAdapter } from "better-auth/adapters/memory";
 import { toNodeHandler } from "better-auth/node";
+import { twoFactor } from "better-auth/plugins";
 
 const [configuration, port] = process.argv.slice(2);
 const { SECRET: secret, MAILS: mailFile, DATABASE_URL: databaseUrl } = process.env;
@@ -48,6 +49,11 @@ const changeEmail = (options, more = {}) => {
   options.user.changeEmail = { enabled: true, ...more };
 };
 
+const secondFactor = (options) => {
+  options.appName = "Pantry";
+  options.plugins = [twoFactor()];
+};
+
 const configurations = {
   A: () => {},
   B: required,
@@ -69,6 +75,11 @@ const configurations = {
   I: (options) => {
     options.user.deleteUser.sendDeleteAccountVerification = mail("delete-account");
   },
+  T: secondFactor,
+  U: (options) => {
+    secondFactor(options);
+    options.emailVerification.autoSignInAfterVerification = true;
+  },
 };
 
 if (!(configuration in configurations) || !(Number(port) > 0) || !secret) {
@@ -82,7 +93,8 @@ if (databaseUrl) {
   const { default: pg } = await import("pg");
   options.database = new pg.Pool({ connectionString: databaseUrl });
 } else {
-  options.database = memoryAdapter({ user: [], session: [], account: [], verification: [], rateLimit: [] });
+  const tables = { user: [], session: [], account: [], verification: [], rateLimit: [], twoFactor: [] };
+  options.database = memoryAdapter(tables);
 }
 const auth = betterAuth(options);
 if (databaseUrl) await (await auth.$context).runMigrations();
