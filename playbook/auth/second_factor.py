@@ -86,6 +86,7 @@ second_factors = sa.Table(
 def enrol(
     db: Db,
     user_id: Any,
+    now: datetime,
     keys: Sequence[bytes],
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     table: sa.Table = second_factors,
@@ -93,7 +94,8 @@ def enrol(
     """A new secret, which counts after its first code. None: there is one already."""
     secret = random_bytes(20)
     sealed = box_of(keys, user_id).encrypt(secret).decode()
-    new = {"sealed_secret": sealed, "confirmed": False, "last_step": 0}
+    before = step_of(now) - 2
+    new = {"sealed_secret": sealed, "confirmed": False, "last_step": before}
     waiting = [table.c.user_id == user_id, table.c.confirmed.is_(False)]
     replace = table.update().where(*waiting).values(new).returning(table.c.user_id)
     if db.execute(replace).first() is None:
@@ -207,6 +209,19 @@ def remove_second_factor(
     """Back to the password alone."""
     for each in (table, codes):
         db.execute(each.delete().where(each.c.user_id == user_id))
+
+
+def purge_enrolments(
+    db: Db,
+    now: datetime,
+    table: sa.Table = second_factors,
+    codes: sa.Table = recovery_codes,
+) -> None:
+    """Delete the secrets that were not confirmed within a day, and their codes."""
+    old = table.c.last_step < step_of(now - timedelta(days=1))
+    db.execute(table.delete().where(table.c.confirmed.is_(False), old))
+    theirs = sa.select(table.c.user_id)
+    db.execute(codes.delete().where(codes.c.user_id.not_in(theirs)))
 
 
 def is_fresh(proven_at: datetime | None, now: datetime, within: timedelta) -> bool:

@@ -1,4 +1,4 @@
-"""What an authenticator app shows (RFC 6238), for the recordings: written apart from the recipe that they are to test."""
+"""What an authenticator app shows (RFC 6238), for the recordings: written apart from the recipe that they test."""
 
 from __future__ import annotations
 

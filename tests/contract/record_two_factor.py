@@ -1,4 +1,4 @@
-"""Record Better Auth's plugin `twoFactor`, from the real better-auth on its memory adapter, in the form of `extra.json`:
+"""Record Better Auth's plugin `twoFactor`, from the real better-auth on its memory adapter, in the form of extra.json:
 
     python record_two_factor.py > two_factor.json
 
@@ -103,8 +103,8 @@ def enrolment(ask: TwoFactorRecorder) -> None:
     ask("the first code", "POST /two-factor/verify-totp", {"code": "<TOTP:alice>"}, as_="alice#1")
     ask("enabled", "GET /get-session", as_="alice#3")
     ask("enable again", "POST /two-factor/enable", {"password": PASSWORD}, as_="alice#3")
-    ask("generate-backup-codes, wrong password", "POST /two-factor/generate-backup-codes", {"password": "wrong-password"},
-        as_="alice#3")  # fmt: skip
+    ask("generate-backup-codes, wrong password", "POST /two-factor/generate-backup-codes",
+        {"password": "wrong-password"}, as_="alice#3")  # fmt: skip
     ask("generate-backup-codes", "POST /two-factor/generate-backup-codes", {"password": PASSWORD}, as_="alice#3")
     ask("get-totp-uri", "POST /two-factor/get-totp-uri", {"password": PASSWORD}, as_="alice#3")
     ask("verify-totp in a session", "POST /two-factor/verify-totp", {"code": "<TOTP:alice>"}, as_="alice#3")

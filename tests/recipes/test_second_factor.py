@@ -27,6 +27,7 @@ from playbook.auth.second_factor import (
     is_fresh,
     matching_step,
     new_recovery_codes,
+    purge_enrolments,
     read_secret,
     recovery_codes,
     remove_second_factor,
@@ -52,7 +53,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine
 
 def enrolled(db: sa.Connection, user: Any = "ada", **tables: Any) -> bytes:
     """The secret of a user with a second factor that counts."""
-    secret = enrol(db, user, KEYS, **tables)
+    secret = enrol(db, user, NINE - 2 * STEP, KEYS, **tables)
     assert secret is not None
     assert use_code(db, user, hotp(secret, step_of(NINE) - 1), NINE - STEP, KEYS, first=True, **tables)
     return secret
@@ -181,7 +182,7 @@ def test_it_is_as_the_model_says(engine: sa.Engine, seed: int) -> None:
 
 def test_a_secret_counts_after_its_first_code(engine: sa.Engine) -> None:
     with engine.begin() as db:
-        old, secret = enrol(db, "ada", KEYS), enrol(db, "ada", KEYS)
+        old, secret = enrol(db, "ada", NINE, KEYS), enrol(db, "ada", NINE, KEYS)
         assert old is not None
         assert secret is not None
         assert not has_second_factor(db, "ada")
@@ -193,7 +194,7 @@ def test_a_secret_counts_after_its_first_code(engine: sa.Engine) -> None:
         assert not use_code(db, "ada", good, NINE, KEYS), "the first code is used up as well"
         later = NINE + STEP
         assert not use_code(db, "ada", hotp(secret, step_of(later)), later, KEYS, first=True)
-        assert enrol(db, "ada", KEYS) is None
+        assert enrol(db, "ada", NINE, KEYS) is None
         assert read_secret(db, "ada", KEYS) == secret
 
 
@@ -210,7 +211,21 @@ def test_users_do_not_share_anything(engine: sa.Engine) -> None:
         assert not use_code(db, "ada", hotp(secret, step_of(NINE)), NINE, KEYS)
         assert use_code(db, "bob", hotp(other, step_of(NINE)), NINE, KEYS)
         assert len(db.execute(sa.select(recovery_codes)).all()) == 10
-        assert enrol(db, "ada", KEYS) is not None
+        assert enrol(db, "ada", NINE, KEYS) is not None
+
+
+def test_an_enrolment_that_nobody_confirms_goes_after_a_day(engine: sa.Engine) -> None:
+    with engine.begin() as db:
+        enrolled(db)
+        enrol(db, "bob", NINE, KEYS)
+        for user in ("ada", "bob"):
+            new_recovery_codes(db, user)
+        counts = []
+        for days in (0, 0.9, 1):
+            purge_enrolments(db, NINE + timedelta(days=days))
+            counts.append([len(db.execute(sa.select(table)).all()) for table in (second_factors, recovery_codes)])
+        assert counts == [[2, 20], [2, 20], [1, 10]]
+        assert has_second_factor(db, "ada")
 
 
 # ---------------------------------------------------------------- the table
@@ -243,7 +258,7 @@ def test_a_key_can_be_replaced(engine: sa.Engine) -> None:
     with engine.begin() as db:
         secret = enrolled(db)
         assert read_secret(db, "ada", keys) == secret
-        assert enrol(db, "bob", keys) == read_secret(db, "bob", keys[:1])
+        assert enrol(db, "bob", NINE, keys) == read_secret(db, "bob", keys[:1])
 
 
 # ---------------------------------------------------------------- recovery codes

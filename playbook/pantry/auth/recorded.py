@@ -167,3 +167,22 @@ DIFFERENCES += (
     Difference("deleting the last owner of a team", "deletes", "400 LAST_OWNER", "the team would belong to nobody"),
     Difference("deleting by a mailed link", "an option", "not offered", "the password is asked instead"),
 )
+
+
+DIFFERENCES += (
+    Difference("a code of the app, twice", "works for 90 seconds", "401 INVALID_CODE", "ASVS 6.5.1"),
+    Difference("a code before its time", "works", "401 INVALID_CODE", "RFC 6238 5.2: the delay goes one way"),
+    Difference("wrong codes", "a lock after ten; none in a session", "throttled; recovery codes apart", "CWE-645"),
+    Difference("recovery codes", "59 bits, encrypted", "120 bits, hashed", "ASVS 6.5.2"),
+    Difference("secret of the app", "one key for all", "a key for each user, by HKDF", "rows cannot be exchanged"),
+    Difference("answer to the first code", "the old session's token", "the new one's", "the old one has ended"),
+    Difference("new second factor, other sessions", "go on", "end", "they never gave it"),
+    Difference("`twoFactorEnabled` without one", "false", "left out", "answers of the core stay as they were"),
+    Difference("second factor off, its secret, new codes", "the password", "and a code of this session", "ASVS 7.5.3"),
+    Difference("new password or address, deletion", "the password", "and a code of this session", "ASVS 7.5.1"),
+    Difference("new password, second steps and trusted devices", "stay good", "end", "whoever had the old one"),
+    Difference("trusted device", "as long as it is used", "30 days after a code", "ASVS 7.3.2"),
+    Difference("a mailed link that signs in", "without a second factor", "does not sign in", "who reads mails has one"),
+    Difference("codes by mail", "an option", "not offered", "the mailbox resets the password already"),
+    Difference("second factor on, off, recovery", "nobody is told", "a notice", "ASVS 6.3.7"),
+)

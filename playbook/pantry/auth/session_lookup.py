@@ -33,7 +33,7 @@ from playbook.schema.identity import User
 
 
 class SessionRow(NamedTuple):
-    """The columns that `session_view` shows, under the same names."""
+    """The columns that the views show, under the same names."""
 
     id: UUID
     user_id: UUID
@@ -42,6 +42,7 @@ class SessionRow(NamedTuple):
     updated_at: datetime
     ip_address: str | None
     user_agent: str | None
+    second_factor_at: datetime | None
 
 
 class UserRow(NamedTuple):
@@ -102,7 +103,8 @@ Found = tuple[SessionRow, UserRow]
 def alive(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, row: Row) -> Found | None:
     """Session and user of a row of LOOK_UP; None when there is something to write or to clear."""
     values = in_utc(row)
-    session, user = SessionRow(*values[1:8]), UserRow(*values[8:])
+    user_begins = 1 + len(SessionRow._fields)
+    session, user = SessionRow(*values[1:user_begins]), UserRow(*values[user_begins:])
     if session.expires_at <= now:
         return None
     due = lifetimes.moved_end(session.created_at, session.expires_at, now) is not None
@@ -113,7 +115,10 @@ def alive(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, ro
 
 def body_of(session: SessionRow, user: UserRow) -> bytes:
     """What get-session answers."""
-    views = {"session": session_view(cast(UserSession, session)), "user": user_view(cast(User, user))}
+    views = {
+        "session": session_view(cast(UserSession, session)),
+        "user": user_view(cast(User, user), cast(UserSession, session)),
+    }
     return to_json(views).encode()
 
 
