@@ -8,15 +8,29 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import test_as_recorded
 from one_time_codes import code_at
+from record_two_factor_client import transcript
 from replay import PLACEHOLDER, Deviation, Known, Replay, Target, key_of
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+from test_as_recorded import LIKE_BETTER_AUTH
 
+from playbook.auth.mail import MemorySender
+from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
+from playbook.foundations.engines import Base, make_engine
+from playbook.kit.live import serving
+from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.recorded import DIFFERENCES
+from playbook.pantry.auth.wire import Auth
+from playbook.pantry.postbox import Postbox
+from playbook.pantry.settings import Settings
 
 HERE = Path(__file__).parent
 CONFIGURATIONS: dict[str, dict[str, Any]] = {"T": {}, "U": {"sign_in_after_verification": True}}
@@ -137,3 +151,43 @@ def test_answers_as_recorded(section: int, pantry: Callable[[str], Any]) -> None
 
 def test_every_deviation_is_of_an_exchange() -> None:
     assert set(DEVIATIONS) <= set(AS_RECORDED)
+
+
+# ---------------------------------------------------------------- the npm client
+
+SEEN = json.loads((HERE / "two_factor_client.json").read_text(encoding="utf-8"))["transcript"]
+
+
+def with_codes(app: ASGIApp, clock: FixedClock) -> ASGIApp:
+    """`app`, and at `/codes?secret=` what an app with this secret shows next: the clock moves on by a step."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/codes":
+            return await app(scope, receive, send)
+        clock.advance(timedelta(seconds=30))
+        secret = Request(scope).query_params["secret"]
+        await PlainTextResponse(code_at(secret, clock.now().timestamp()))(scope, receive, send)
+
+    return answer
+
+
+@pytest.mark.usefixtures("better_auth_packages")
+def test_its_client_sees_no_difference(url: str) -> None:
+    settings = Settings(database_url=url, **LIKE_BETTER_AUTH)
+    engine, clock = make_engine(url), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
+    Base.metadata.create_all(engine)
+    postbox = Postbox(MemorySender())
+    auth = Auth(settings, engine, clock, Identifiers(clock, SeededBytes(1)), postbox, SeededBytes(2))
+    with serving(with_codes(better_auth(auth), clock)) as client:
+        seen = transcript(str(client.base_url).rstrip("/"), f"{client.base_url}/codes")
+    postbox.close()
+    engine.dispose()
+    wanted = json.loads(json.dumps(SEEN))
+    first = next(entry for entry in wanted if entry["label"] == "verifyTotp, the first code")
+    first["data"]["user"]["twoFactorEnabled"] = True  # "answer to the first code"
+    differences = [
+        f"{one['label']}: expected {json.dumps(one)}, got {json.dumps(other)}"
+        for one, other in zip(wanted, seen, strict=True)
+        if one != other
+    ]
+    assert not differences, "\n".join(differences)

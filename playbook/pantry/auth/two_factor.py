@@ -301,7 +301,8 @@ def again(db: orm.Session, auth: Auth, request: Request, caller: SignedIn) -> Us
 def confirmed(db: orm.Session, auth: Auth, request: Request, caller: SignedIn) -> Verified:
     """From now on the account has a second factor. Every session that began without it ends, the caller's too."""
     still_signed_in(db, auth, request, caller)
-    # A sign-in writes the account whose password it compared, a link its user: so they conflict with this.
+    # A sign-in writes the account whose password it compared, a link its user: so they conflict with this. The value
+    # must be another one: DuckDB takes an UPDATE that changes nothing for none.
     for table, whose in ((User, User.id), (Account, Account.user_id)):
         mine = sa.update(table).where(whose == caller.user.id).values(updated_at=auth.clock.now())
         db.execute(mine.returning(table.id).execution_options(synchronize_session=False)).all()
