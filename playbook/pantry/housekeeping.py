@@ -12,11 +12,14 @@ from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
 from playbook.auth.organizations import purge_invitations
+from playbook.auth.second_factor import purge_enrolments
 from playbook.auth.sessions import purge_sessions
 from playbook.auth.throttling import purge_throttles
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
 from playbook.pantry.auth.memberships import TABLES
+from playbook.pantry.auth.second_step import CODES
+from playbook.pantry.auth.sessions import FACTORS
 from playbook.pantry.auth.sessions import TABLE as SESSIONS
 from playbook.pantry.auth.tables import Verification
 from playbook.pantry.keys import purge_keys
@@ -26,12 +29,16 @@ log = logging.getLogger("pantry")
 
 
 def sweep(engine: sa.Engine, now: datetime) -> None:
-    """Delete what has expired: sessions, links, invitations, allowances that are whole again, idempotency keys."""
+    """Delete what has expired: sessions, links, invitations, second factors that nobody has confirmed, keys.
+
+    Idempotency keys, that is; and allowances that are whole again.
+    """
 
     def work(db: orm.Session) -> None:
         purge_sessions(db, now, SESSIONS)
         db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
         purge_invitations(db, now, TABLES)
+        purge_enrolments(db, now, FACTORS, CODES)
         purge_throttles(db, now)
         purge_keys(db, now)
 

@@ -16,6 +16,7 @@ from playbook.auth.mail import Mail, link
 from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
 from playbook.pantry.auth.password_reset import tell
 from playbook.pantry.auth.passwords import replace_hash
+from playbook.pantry.auth.second_step import end_passes, step_up
 from playbook.pantry.auth.sessions import (
     REMEMBER,
     CurrentSession,
@@ -99,10 +100,11 @@ def replace_password(
 
     if not changes.change_password(db, caller.user.id, replace, end_all, LINKS):
         raise AuthError(400, "INVALID_PASSWORD")  # somebody else has changed it since it was compared
+    end_passes(db, caller.user.id)
     if not renew:
         return None
     remember = cookies_of(auth).read(request.headers.get("cookie", ""), REMEMBER) is None
-    return start_session(db, auth, caller.user.id, request, remember)
+    return start_session(db, auth, caller.user.id, request, remember, caller.session.second_factor_at)
 
 
 class ChangePassword(Sent):
@@ -118,12 +120,13 @@ def change_password(
 ) -> dict[str, Any]:  # fmt: skip
     """A new password for who knows the present one. `token` is the handle of the new session, if there is one."""
     check_rules(auth, sent.newPassword, caller.user.email, caller.user.name)
+    step_up(auth, caller)
     account, new_hash = prove_again(auth, caller, sent.currentPassword), hash_password(sent.newPassword)
     renew = sent.revokeOtherSessions or auth.settings.revoke_sessions_on_change
     opened = auth.transact(lambda db: replace_password(db, auth, request, caller, account, new_hash, renew))
     tell(auth, caller.user.email, "Your password was changed. If that was not you, set a new one now.")
     set_cookies(response, remembered(auth, request, *opened) if opened else [])
-    return {"token": str(opened[0].id) if opened else None, "user": user_view(caller.user)}
+    return {"token": str(opened[0].id) if opened else None, "user": user_view(caller.user, caller.session)}
 
 
 class VerifyPassword(Sent):
@@ -230,6 +233,7 @@ def change_email(
         raise AuthError(400, None, "Email is the same")
     if not signed_in_lately(auth, caller):
         raise AuthError(403, "SESSION_NOT_FRESH")
+    step_up(auth, caller)
     if auth.settings.rate_limits:
         spend(auth, REQUESTS, CHANGE, str(user.id))
     approved = user.email_verified and auth.settings.confirm_email_change
@@ -325,6 +329,7 @@ def delete_account(
     caller: CurrentSession,
 ) -> dict[str, Any]:  # fmt: skip
     """Delete the caller, who gives the password or has signed in a moment ago."""
+    step_up(auth, caller)
     if sent.password:
         prove_again(auth, caller, sent.password)
     if sent.token:

@@ -14,6 +14,7 @@ from playbook.pantry.auth.password_reset import reset_routes
 from playbook.pantry.auth.sessions import current_caller, session_routes
 from playbook.pantry.auth.sign_in import AddressLimits, sign_in_routes
 from playbook.pantry.auth.sign_up import sign_up_routes
+from playbook.pantry.auth.two_factor import two_factor_routes
 from playbook.pantry.auth.wire import Auth, Service, auth_app
 
 liveness = APIRouter(prefix="/api/auth")
@@ -47,7 +48,7 @@ def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
     Raises ValueError for a route that says neither `CurrentSession` nor `anyone`.
     """
     routers = (liveness, session_routes, sign_up_routes, sign_in_routes, link_routes, reset_routes, account_routes)
-    routers += (organization_routes, member_routes, invitation_routes)
+    routers += (organization_routes, member_routes, invitation_routes, two_factor_routes)
     guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
     app = auth_app(auth, routers, guards)
     refuse_undeclared(app, current_caller)

@@ -33,7 +33,7 @@ from playbook.schema.identity import User
 
 
 class SessionRow(NamedTuple):
-    """The columns that `session_view` shows, under the same names."""
+    """The columns that the views show, under the same names."""
 
     id: UUID
     user_id: UUID
@@ -43,6 +43,7 @@ class SessionRow(NamedTuple):
     ip_address: str | None
     user_agent: str | None
     active_organization_id: UUID | None
+    second_factor_at: datetime | None
 
 
 class UserRow(NamedTuple):
@@ -115,7 +116,10 @@ def alive(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, ro
 
 def body_of(session: SessionRow, user: UserRow) -> bytes:
     """What get-session answers."""
-    views = {"session": session_view(cast(UserSession, session)), "user": user_view(cast(User, user))}
+    views = {
+        "session": session_view(cast(UserSession, session)),
+        "user": user_view(cast(User, user), cast(UserSession, session)),
+    }
     return to_json(views).encode()
 
 

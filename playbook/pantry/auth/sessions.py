@@ -14,11 +14,12 @@ from sqlalchemy import orm
 
 from playbook.auth import sessions
 from playbook.auth.cookies import cookie_line, cookie_values, sign
+from playbook.auth.second_factor import has_second_factor
 from playbook.auth.sessions import Lifetimes
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.write_skew import NoParent, hold
-from playbook.pantry.auth.tables import UserSession
+from playbook.pantry.auth.tables import SecondFactor, UserSession
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, body, iso, keep_cookies
 from playbook.pantry.http import browser_of, client_ip
 from playbook.schema.identity import User
@@ -68,6 +69,11 @@ def cookies_of(auth: Auth) -> Cookies:
 
 SHORT = 86_400  # seconds: a session that is not to be remembered
 TABLE = cast(sa.Table, UserSession.__table__)
+FACTORS = cast(sa.Table, SecondFactor.__table__)
+
+
+class SecondFactorMissing(Exception):
+    """A session was to begin by the password, or by a link, of an account that has a second factor."""
 
 
 def lifetimes_of(auth: Auth, remember: bool = True) -> Lifetimes:
@@ -102,17 +108,26 @@ def hold_user(db: orm.Session, user_id: UUID) -> None:
 
 
 def start_session(
-    db: orm.Session, auth: Auth, user_id: UUID, request: Request, remember: bool = True
+    db: orm.Session,
+    auth: Auth,
+    user_id: UUID,
+    request: Request,
+    remember: bool = True,
+    proven_at: datetime | None = None,
 ) -> tuple[UserSession, str]:
     """A new session in place of the browser's old one (ASVS 7.2.4), and its token, for the cookie only.
 
-    The row is not attached to `db`: it says what was stored.
+    The row is not attached to `db`: it says what was stored. `proven_at`: when the second factor was given, if the
+    account has one. Raises SecondFactorMissing without it, whatever way led here.
     """
     hold_user(db, user_id)
+    if proven_at is None and has_second_factor(db, user_id, FACTORS):
+        raise SecondFactorMissing(user_id)
     now, lifetimes = auth.clock.now(), lifetimes_of(auth, remember)
     more = {
         "id": auth.ids.new(), "updated_at": now,
         "ip_address": client_ip(request.scope), "user_agent": browser_of(request.scope),
+        "second_factor_at": proven_at,
     }  # fmt: skip
     token = sessions.start_session(
         db, user_id, now, lifetimes, own_token(auth, request),
@@ -189,12 +204,13 @@ def look_up(request: Request, auth: Auth) -> SignedIn | None:
     return found
 
 
-def user_view(user: User) -> dict[str, Any]:
-    """A user as the front end sees them."""
+def user_view(user: User, session: UserSession | None = None) -> dict[str, Any]:
+    """A user as the front end sees them. Their `session` knows whether they have a second factor."""
+    enabled = session is not None and session.second_factor_at is not None
     return {
         "name": user.name, "email": user.email, "emailVerified": user.email_verified, "image": user.image,
         "createdAt": iso(user.created_at), "updatedAt": iso(user.updated_at), "id": str(user.id),
-    }  # fmt: skip
+    } | ({"twoFactorEnabled": True} if enabled else {})  # fmt: skip
 
 
 def session_view(session: UserSession) -> dict[str, Any]:
@@ -245,7 +261,7 @@ def get_session(request: Request, response: Response, auth: Service) -> dict[str
     """Who is signed in: 200 and null for nobody."""
     found = look_up(request, auth)
     response.headers.update(NO_STORE)
-    return {"session": session_view(found.session), "user": user_view(found.user)} if found else None
+    return {"session": session_view(found.session), "user": user_view(found.user, found.session)} if found else None
 
 
 @session_routes.post("/get-session", dependencies=[Depends(anyone)], response_model=None)

@@ -17,9 +17,9 @@ from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.engines import Base
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.passwords import replace_hash
-from playbook.pantry.auth.sessions import remembered, set_cookies, start_session, user_view
+from playbook.pantry.auth.second_step import Entry, after_the_password
+from playbook.pantry.auth.sessions import remembered, set_cookies, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification
-from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.pantry.http import client_ip
 from playbook.schema.identity import Account, User, normal_email
@@ -55,6 +55,13 @@ def recognize(db: orm.Session, auth: Auth, email: str, address: str) -> None:
     sign_in.recognize(db, email, network_of(address), auth.clock.now())
 
 
+class FirstStep(Attempt):
+    """A password whose being right may not be enough: the network becomes known when a session begins."""
+
+    def entered(self, db: throttling.Database) -> None:
+        self.was_right(db)
+
+
 class Uncounted(Attempt):
     """An attempt while the setting `rate_limits` is off."""
 
@@ -88,7 +95,7 @@ def credential(db: orm.Session, email: str) -> tuple[Found, str | None] | None:
 def prove(auth: Auth, email: str, password: str, address: str) -> Proven:
     """Who has this address and this password. AuthError 401 for nobody, 429 when too many have guessed."""
     check_length(auth, password)
-    counted = Attempt if auth.settings.rate_limits else Uncounted
+    counted = FirstStep if auth.settings.rate_limits else Uncounted
     attempt = counted(email, network_of(address), auth.clock.now())
     try:
         return sign_in.prove(auth.engine, attempt, password, credential, check_password)
@@ -104,10 +111,8 @@ def still_has(db: orm.Session, account: Account, stored: str) -> bool:
     return db.scalar(mine.values(password_hash=stored).returning(Account.id)) is not None
 
 
-def open_session(
-    auth: Auth, request: Request, proven: Proven, new_hash: str | None, remember: bool
-) -> tuple[UserSession, str]:
-    """A new session, and its token. AuthError 401 when the password was changed since it was compared."""
+def open_session(auth: Auth, request: Request, proven: Proven, new_hash: str | None, remember: bool) -> Entry:
+    """A new session, or the second step. AuthError 401 when the password was changed since it was compared."""
 
     def keep(db: orm.Session, found: Found, stored: str) -> bool:
         account = found[1]
@@ -115,14 +120,17 @@ def open_session(
             return still_has(db, account, stored)
         return replace_hash(db, auth.clock, account.id, stored, new_hash)
 
-    def start(db: orm.Session, found: Found) -> tuple[UserSession, str]:
-        return start_session(db, auth, found[0].id, request, remember)
+    def start(db: orm.Session, found: Found) -> Entry:
+        entry = after_the_password(db, auth, found[0], request, remember)
+        if entry.opened is not None and auth.settings.rate_limits:
+            recognize(db, auth, found[0].email, address_of(request))
+        return entry
 
     try:
-        opened: tuple[UserSession, str] = enter(auth.engine, proven, keep, start)
+        entry: Entry = enter(auth.engine, proven, keep, start)
     except WrongPassword:
         raise AuthError(401, "INVALID_EMAIL_OR_PASSWORD") from None
-    return opened
+    return entry
 
 
 sign_in_routes = APIRouter(prefix="/api/auth")
@@ -139,7 +147,7 @@ class SignIn(Sent):
 def sign_in_email(
     request: Request, response: Response, auth: Service, sent: Annotated[SignIn, body(SignIn)]
 ) -> dict[str, Any]:
-    """Sign in with e-mail and password."""
+    """Sign in with e-mail and password: a session, or without one the second step."""
     try:
         email = normal_email(sent.email)
     except ValueError:
@@ -154,17 +162,21 @@ def sign_in_email(
         auth.transact(proven.attempt.was_right)
         raise AuthError(403, "EMAIL_NOT_VERIFIED")
     new_hash = hash_password(sent.password) if proven.verdict.outdated else None
-    session, token = open_session(auth, request, proven, new_hash, sent.rememberMe)
-    set_cookies(response, remembered(auth, request, session, token, sent.rememberMe))
+    entry = open_session(auth, request, proven, new_hash, sent.rememberMe)
+    if entry.opened is None:
+        set_cookies(response, entry.cookies)
+        return {"twoFactorRedirect": True, "twoFactorMethods": ["totp"]}
+    session, token = entry.opened
+    set_cookies(response, [*remembered(auth, request, session, token, sent.rememberMe), *entry.cookies])
     if sent.callbackURL:
         response.headers["location"] = location(sent.callbackURL)
     url = {"url": sent.callbackURL} if "callbackURL" in sent.model_fields_set else {}
-    return {"redirect": bool(sent.callbackURL), "token": str(session.id), **url, "user": user_view(user)}
+    return {"redirect": bool(sent.callbackURL), "token": str(session.id), **url, "user": user_view(user, session)}
 
 
 RULES = (  # the path begins with, seconds, requests: Better Auth's defaults
     ("/api/auth/sign-in", 10, 3), ("/api/auth/sign-up", 10, 3), ("/api/auth/change-password", 10, 3),
-    ("/api/auth/change-email", 10, 3), ("/api/auth/request-password-reset", 60, 3),
+    ("/api/auth/change-email", 10, 3), ("/api/auth/request-password-reset", 60, 3), ("/api/auth/two-factor", 10, 3),
     ("/api/auth/send-verification-email", 60, 3), ("/api/auth", 10, 100),
 )  # fmt: skip
 MOST_COUNTS = 100_000

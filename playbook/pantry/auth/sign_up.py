@@ -19,12 +19,13 @@ from playbook.auth import mailed_links
 from playbook.auth.mail import Mail, link
 from playbook.auth.password_hashing import HASHING_TURN, check_password, hash_password
 from playbook.auth.password_rules import PasswordRefused
+from playbook.auth.second_factor import has_second_factor
 from playbook.foundations.clock_and_identifiers import new_token
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.write_skew import hold
 from playbook.pantry.auth.cross_site import location
 from playbook.pantry.auth.passwords import REFUSALS, rules_of
-from playbook.pantry.auth.sessions import look_up, remembered, set_cookies, start_session, user_view
+from playbook.pantry.auth.sessions import FACTORS, look_up, remembered, set_cookies, start_session, user_view
 from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.schema.identity import Account, EmailTaken, User, add_user, normal_email
@@ -306,7 +307,9 @@ def confirm_address(
     def work(db: orm.Session) -> tuple[UserSession, str] | None:
         unproven = sa.update(User).where(User.id == user.id, User.email == row.email, User.email_verified.is_(False))
         done = db.execute(unproven.values(email_verified=True, updated_at=auth.clock.now()).returning(User.id)).all()
-        return start_session(db, auth, user.id, request) if done and auth.settings.sign_in_after_verification else None
+        # Who reads the mailbox has at most one factor: Better Auth signs in here without the other one.
+        enough = auth.settings.sign_in_after_verification and not has_second_factor(db, user.id, FACTORS)
+        return start_session(db, auth, user.id, request) if done and enough else None
 
     if user.email != row.email:
         return link_refused(callback, "INVALID_TOKEN")

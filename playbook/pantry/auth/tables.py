@@ -1,4 +1,6 @@
-"""The tables of sessions, mailed links, invitations and details of organizations, as Better Auth wants their rows.
+"""The tables of sessions, mailed links, invitations, second factors and details of organizations.
+
+They are as Better Auth's contract wants their rows.
 
 No token is in them: a session's, a link's and an invitation's is stored as its hash, so that a backup opens nothing.
 """
@@ -20,7 +22,8 @@ HASH = sa.String(64)  # SHA-256 in hex: enough for a random token, never for a p
 class UserSession(Base):
     """A signed-in browser or program. `id` lists and revokes it and may be shown; its token is only in the cookie.
 
-    `expires_at` moves with use, `created_at` does not: the absolute lifetime is counted from it.
+    `expires_at` moves with use, `created_at` does not: the absolute lifetime is counted from it. `second_factor_at`:
+    when the second factor was given last; NULL exactly when the account has none.
     """
 
     __tablename__ = "sessions"
@@ -37,6 +40,7 @@ class UserSession(Base):
     active_organization_id: Mapped[UUID | None] = mapped_column(
         sa.ForeignKey("organizations.id", ondelete="SET NULL"), index=True
     )
+    second_factor_at: Mapped[datetime | None]
 
 
 class Verification(Base):
@@ -52,6 +56,26 @@ class Verification(Base):
     token_hash: Mapped[str] = mapped_column(HASH)
     expires_at: Mapped[datetime]
     created_at: Mapped[datetime]
+
+
+class SecondFactor(Base):
+    """The authenticator app of a user, by the recipe `auth/second_factor`. Not confirmed: it does not count yet."""
+
+    __tablename__ = "second_factors"
+
+    user_id: Mapped[UUID] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    sealed_secret: Mapped[str]
+    confirmed: Mapped[bool]
+    last_step: Mapped[int] = mapped_column(sa.BigInteger)
+
+
+class RecoveryCode(Base):
+    """A code in place of the app's, for one use. Random enough that a fast hash is enough (ASVS 6.5.2)."""
+
+    __tablename__ = "recovery_codes"
+
+    code_hash: Mapped[str] = mapped_column(HASH, primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
 
 
 class Invitation(Base):

@@ -90,6 +90,14 @@ MESSAGES = {  # by code: what Better Auth says, word for word, since front ends 
     "SESSION_EXPIRED": "Session expired. Re-authenticate to perform this action.",
     "INVALID_USER": "Invalid user",
     "EMAIL_CAN_NOT_BE_UPDATED": "Email can not be updated",
+    "OTP_NOT_CONFIGURED": "OTP is not available",
+    "TOTP_NOT_ENABLED": "TOTP not enabled",
+    "TOTP_ALREADY_ENABLED": "TOTP is already enabled",
+    "TWO_FACTOR_NOT_ENABLED": "Two factor isn't enabled",
+    "BACKUP_CODES_NOT_ENABLED": "Backup codes aren't enabled",
+    "INVALID_BACKUP_CODE": "Invalid backup code",
+    "INVALID_CODE": "Invalid code",
+    "INVALID_TWO_FACTOR_COOKIE": "Invalid two factor cookie",
 }
 CODES = {413: "PAYLOAD_TOO_LARGE", 422: "UNPROCESSABLE_ENTITY"}  # Python has renamed these two, Better Auth has not
 

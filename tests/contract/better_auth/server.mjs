@@ -7,7 +7,7 @@ import { createServer } from "node:http";
 import { betterAuth } from "better-auth";
 import { memoryAdapter } from "better-auth/adapters/memory";
 import { toNodeHandler } from "better-auth/node";
-import { organization } from "better-auth/plugins";
+import { organization, twoFactor } from "better-auth/plugins";
 
 const [configuration, port] = process.argv.slice(2);
 const { SECRET: secret, MAILS: mailFile, DATABASE_URL: databaseUrl } = process.env;
@@ -57,6 +57,11 @@ const organizations = (options, more = {}) => {
   options.plugins = [organization({ sendInvitationEmail, ...more })];
 };
 
+const secondFactor = (options) => {
+  options.appName = "Pantry";
+  options.plugins = [twoFactor()];
+};
+
 const configurations = {
   A: () => {},
   B: required,
@@ -81,6 +86,11 @@ const configurations = {
   // The plugin of organizations: once as it comes, and once where only a verified address may answer an invitation.
   J: (options) => organizations(options),
   K: (options) => organizations(options, { requireEmailVerificationOnInvitation: true }),
+  T: secondFactor,
+  U: (options) => {
+    secondFactor(options);
+    options.emailVerification.autoSignInAfterVerification = true;
+  },
 };
 
 if (!(configuration in configurations) || !(Number(port) > 0) || !secret) {
@@ -95,6 +105,7 @@ if (databaseUrl) {
   options.database = new pg.Pool({ connectionString: databaseUrl });
 } else {
   const tables = ["user", "session", "account", "verification", "rateLimit", "organization", "member", "invitation"];
+  tables.push("twoFactor");
   options.database = memoryAdapter(Object.fromEntries(tables.map((name) => [name, []])));
 }
 const auth = betterAuth(options);

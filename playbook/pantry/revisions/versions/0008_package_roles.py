@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0008_package_roles"
-down_revision = "0006_answers_as_json"
+down_revision = "0007_active_organization"
 branch_labels = None
 depends_on = None
 loses = {"packages.private": "the release before has no private packages: it would show them to everybody"}
