@@ -13,13 +13,14 @@ from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
 from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
+from playbook.auth.authorization import Clause
 from playbook.foundations.write_skew import hold
 from playbook.pantry.catalog import NO_RANK, Package, Release
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
-from playbook.pantry.policy import Clause, VisiblePackages
+from playbook.pantry.policy import VisiblePackages
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
 
