@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import orm
 
 from playbook.api.representations import JSON, MERGE_PATCH, Strict, apply_patch, gives_json, takes
+from playbook.auth.authorization import Clause
 from playbook.foundations.transactions import is_conflict
 from playbook.foundations.write_skew import hold
 from playbook.pantry.catalog import NO_RANK, Package, Release
@@ -19,7 +20,7 @@ from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_RE
 from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
 from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
-from playbook.pantry.policy import Clause, VisiblePackages
+from playbook.pantry.policy import VisiblePackages
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
 

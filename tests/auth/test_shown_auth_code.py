@@ -11,7 +11,7 @@ from playbook.kit.course import Course
 TESTS = Path(__file__).parents[1] / "recipes"
 
 
-@pytest.mark.parametrize("name", ["password_reset", "sign_up", "account_changes"])
+@pytest.mark.parametrize("name", ["password_reset", "sign_up", "account_changes", "authorization"])
 def test_the_code_to_take_along_is_run_by_the_recipe_s_tests(name: str) -> None:
     prose = Course().get(name).source.split("## Take it with you")[1]
     blocks = re.findall(r"```python\n(.*?)```", prose, re.DOTALL)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -186,10 +187,16 @@ Text = Annotated[str, Field(max_length=2000)]
 KINDS: dict[Any, str] = {str: "string", bool: "boolean", int: "number", float: "number", list: "array", dict: "object"}
 EXPECTED = {f"{python.__name__}_type": name for python, name in KINDS.items()} | {"string_type": "string"}
 
+OF_A_UNION = re.compile(r"str|list\[.*\]")  # Pydantic names the type that it tried as if it were a field
+
 
 def in_words(fault: Mapping[str, Any], place: str, types: Mapping[str, str]) -> str:
     """One of Pydantic's errors as zod would word it. `types`: JavaScript's name of each field's type."""
-    where = "[" + ".".join([place, *map(str, fault["loc"])]) + "]"
+    path = [str(part) for part in fault["loc"]]
+    named = [part for part in path if not OF_A_UNION.fullmatch(part)]
+    where = "[" + ".".join([place, *named]) + "]"
+    if named != path:  # none of the types that the field may have
+        return f"{where} Invalid input"
     kind, value = fault["type"], fault.get("input")
     if kind in ("string_too_short", "string_too_long"):
         few, limit = kind == "string_too_short", next(iter(fault["ctx"].values()))
@@ -212,6 +219,7 @@ def body(model: type[Model], optional: bool = False) -> Any:
     """
     annotations = {name: field.annotation for name, field in model.model_fields.items()}
     types = {name: KINDS.get(get_origin(kind) or kind, "string") for name, kind in annotations.items()}
+    types |= {name: "object" for name, kind in annotations.items() if isinstance(kind, type) and issubclass(kind, Sent)}
 
     async def read(request: Request) -> Model:
         sent = await read_body(request)
@@ -224,7 +232,9 @@ def body(model: type[Model], optional: bool = False) -> Any:
             return model.model_validate(sent)
         except ValidationError as error:
             faults = error.errors(include_url=False)
-        raise AuthError(400, "VALIDATION_ERROR", "; ".join(in_words(fault, "body", types) for fault in faults))
+        raise AuthError(
+            400, "VALIDATION_ERROR", "; ".join(dict.fromkeys(in_words(fault, "body", types) for fault in faults))
+        )
 
     return Depends(read)
 
