@@ -85,6 +85,7 @@ STATES: dict[
     "long over": ({"expires_at": -DAY}, False, False),
     "without address and browser": ({"ip_address": None, "user_agent": None}, True, True),
     "of a strange browser": ({"user_agent": '"ü\\\u2028</script>\x01🙂'}, True, True),
+    "with a second factor": ({"second_factor_at": timedelta(0)}, True, True),
     "revoked": ({"token_hash": "0" * 64}, False, False),
 }
 

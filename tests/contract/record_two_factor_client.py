@@ -1,4 +1,4 @@
-"""What `twoFactorClient` sees of its own server: `python record_two_factor_client.py > two_factor_client.json`."""
+"""Record what `twoFactorClient` sees of its server: `python record_two_factor_client.py > two_factor_client.json`."""
 
 from __future__ import annotations
 

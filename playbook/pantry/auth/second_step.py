@@ -15,13 +15,13 @@ from fastapi import Request
 from sqlalchemy import orm
 
 from playbook.auth import mailed_links
-from playbook.auth.second_factor import has_second_factor, is_fresh
+from playbook.auth.second_factor import is_fresh
 from playbook.foundations.clock_and_identifiers import new_token
 from playbook.pantry.auth.sessions import (
     CACHE,
-    FACTORS,
     REMEMBER,
     SESSION,
+    SecondFactorMissing,
     SignedIn,
     cookies_of,
     end_own_session,
@@ -74,8 +74,10 @@ def after_the_password(db: orm.Session, auth: Auth, user: User, request: Request
 
     The session that the browser had ends in both cases.
     """
-    if not has_second_factor(db, user.id, FACTORS):
+    try:
         return Entry(start_session(db, auth, user.id, request, remember), [])
+    except SecondFactorMissing:
+        pass
     proven_at = trusted_since(db, auth, request, user.id)
     if proven_at is not None:
         device = trust_device(db, auth, user, proven_at)
