@@ -238,7 +238,6 @@ may see other rows. `first` is no part of the key, so there is a loader for each
 `first`. With these loaders, how many statements does each query cause?
 """
 
-
 # %%
 from functools import lru_cache, partial
 

@@ -265,8 +265,8 @@ def test_the_section_to_begin_at_comes_before_those_that_presuppose_it(index: lo
 
 
 def test_what_is_not_there_yet_is_said_in_the_first_line() -> None:
-    code, out, _ = said("graphql")
-    assert (code, out.splitlines()[0]) == (0, "not yet: GraphQL has no page; nearest: resources, representations")
+    code, out, _ = said("passkeys")
+    assert (code, out.splitlines()[0]) == (0, "not yet: Passkeys has no page; nearest: sign_in")
 
 
 def test_nothing_found_is_one_line_that_says_what_to_try() -> None:
