@@ -20,6 +20,7 @@ REQUIRED = (
     + [f"ASVS {n}" for n in ("6.3.1", "6.3.2", "6.3.7", "6.3.8", "6.4.2", "7.2.3", "7.2.4", "7.3.1", "7.3.2")]
     + [f"ASVS 7.4.{n}" for n in range(1, 5)]
     + ["ASVS 7.5.1", "ASVS 7.5.2"]
+    + [f"ASVS {n}" for n in ("8.2.1", "8.2.2", "8.2.3", "8.3.1", "8.3.2", "8.4.1")]
 )
 ELSEWHERE = {
     "ASVS 6.2.6": "a password field is `type=password`: the front end's; this service sends no form",

@@ -1,8 +1,7 @@
 """Who may do what: the one place that decides it, for REST and for GraphQL, for a single thing and for lists.
 
-Three tables are the policy, and all else follows from them. RELATIONS says how a caller can stand to a thing, as a
-condition on its row. PERMITS says which of these relations permit an action. SIGHT says which action shows that the
-thing exists. What is not listed, no caller may.
+The recipe is `auth/authorization`. `of_package` and `of_organization` say how a caller can stand to a thing, each
+relation a condition on its row; PERMITS says which relations permit an action. What is not listed, no caller may.
 
 `visible_to` makes a SQL condition of them, for lists, counts and cursors, and for a GET of one thing. `may` asks for
 one thing, in the transaction that changes it: a role that is taken away holds at the next request, and at the next
@@ -21,15 +20,15 @@ import sqlalchemy as sa
 from fastapi import Depends, HTTPException
 from packaging.utils import canonicalize_name
 
+from playbook.auth.authorization import Clause, Permits, decide, permitted
 from playbook.pantry.catalog import Package, PackageRole
 from playbook.pantry.http import Caller, CurrentCaller
 from playbook.schema.identity import Member, Organization
 
-Clause = sa.ColumnElement[bool]
 SIGHT = "sight "  # the names of these dependencies begin so, for those who list them
 
 # Each relation implies those before it of its kind: an owner is an admin is a member, a maintainer is an uploader.
-PERMITS: Mapping[str, Collection[str]] = {
+PERMITS: Permits = {
     "organizations:create": ("anybody",),
     "organizations:read": ("anybody",),
     "organizations:write": ("admin",),
@@ -64,16 +63,11 @@ def of_package(user_id: UUID) -> dict[str, Clause]:
     return {"public": public, **of_organization(user_id, Package.organization_id), **roles}
 
 
-def permitted(action: str, relations: Mapping[str, Clause]) -> Clause:
-    """The rows to which one of `relations` permits `action`; none for an action that is not listed."""
-    return sa.or_(sa.false(), *(relations[name] for name in PERMITS.get(action, ()) if name in relations))
-
-
 def visible_to(caller: Caller, action: str = "packages:read") -> Clause:
     """What exists for `caller`, as a condition on `packages`, or `organizations`. Every SELECT of packages needs it."""
     of_package_too = action.startswith("packages:")
     relations = of_package(caller.id) if of_package_too else of_organization(caller.id, Organization.id)
-    return permitted(action, relations)
+    return permitted(PERMITS, action, relations)
 
 
 def sight(action: str) -> Any:
@@ -107,10 +101,7 @@ def may(db: Any, caller: Caller, action: str, target: Mapping[str, Any]) -> bool
             return "anybody" in PERMITS.get(action, ())
         words, relations = f"organization {slug!r}", of_organization(caller.id, Organization.id)
         which, reading = Organization.slug == slug, "organizations:read"
-    both = sa.select(permitted(reading, relations), permitted(action, relations)).where(which)
-    found = db.execute(both).one_or_none()
-    if found is not None and found[0]:
-        return bool(found[1])
-    if "organization" in target:  # a body names it: no URL leads to what is not there
-        return False
-    raise HTTPException(404, f"there is no {words}")
+    decision = decide(db, PERMITS, action, relations, which, reading)
+    if decision is None and "organization" not in target:
+        raise HTTPException(404, f"there is no {words}")
+    return bool(decision)
