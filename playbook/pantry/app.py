@@ -23,7 +23,7 @@ from playbook.auth.mail import Sender
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import somebody_was_first, transaction
-from playbook.pantry import organizations, packages
+from playbook.pantry import graph, organizations, packages
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.session_lookup import QuickSessions, SessionLookup
 from playbook.pantry.auth.sign_in import AddressLimits
@@ -86,6 +86,7 @@ def pantry(
     auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
     read = reader_of(engine)
     app = resource_api(engine, settings, clock, ids, session_caller(auth), may, read)
+    app.state.spend = accounts.take
     add_auth(app, auth, stop or Stop(settings.stop_seconds))
     secure(app, settings)
     return app
@@ -96,8 +97,9 @@ def resource_api(
     read: Reader | None = None,
 ) -> FastAPI:  # fmt: skip
     """Everything but /api/auth. Who asks and what they may do are given: a test brings its own."""
-    routers = [organizations.router, packages.router]
+    routers = [organizations.router, packages.router, graph.router]
     app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes, read)
+    app.state.introspection = settings.environment != "production"
     describe(app, public=settings.environment != "production")
     complete_methods(app)
     install_problems(app)

@@ -37,6 +37,7 @@ removes.
 TAGS = {
     "organizations": "Who publishes. Whoever makes one is its owner.",
     "packages": "What is published, found by any spelling of its name (PEP 503).",
+    "graphql": "The same for clients that choose their fields. Reading only.",
     "operations": "For the platform that runs the service.",
     "problems": "What each type of problem means.",
 }

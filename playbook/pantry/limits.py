@@ -49,13 +49,15 @@ class Counts:
         self.whole_at: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, key: str) -> float:
-        """Count a request of `key`: 0 when it may be answered, else the seconds until one may."""
+    def take(self, key: str, times: int = 1) -> float:
+        """Count a request of `key`, or what is worth as much as `times` of them: 0 when it may be answered, else the
+        seconds until one may."""
         now, every = self.clock(), 1 / self.rate.per_second
         with self._lock:
             whole_at = max(self.whole_at.pop(key, now), now)
-            wait = whole_at + every - now - self.rate.burst * every
-            self.whole_at[key] = whole_at if wait > 1e-9 else whole_at + every
+            spent = min(times, self.rate.burst) * every  # what is worth more than a burst may come after a rest
+            wait = whole_at + spent - now - self.rate.burst * every
+            self.whole_at[key] = whole_at if wait > 1e-9 else whole_at + spent
             if len(self.whole_at) > self.most:
                 self.whole_at.popitem(last=False)
         return wait if wait > 1e-9 else 0.0
@@ -76,9 +78,9 @@ class AccountLimits:
     def __init__(self, counts: Counts | None) -> None:
         self.counts = counts
 
-    def take(self, account: uuid.UUID) -> None:
-        """Count a request. Raises Problem 429 when there were too many."""
-        if self.counts is not None and (wait := self.counts.take(str(account))):
+    def take(self, account: uuid.UUID, times: int = 1) -> None:
+        """Count a request, or one that is worth `times`. Raises Problem 429 when there were too many."""
+        if self.counts is not None and (wait := self.counts.take(str(account), times)):
             raise Problem(TOO_MANY, "this account has asked too often", headers=self.counts.headers(wait))
 
 

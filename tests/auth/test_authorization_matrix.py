@@ -70,6 +70,9 @@ PATCH /packages/{name} private    secret    401  404  403  403  403  200  200
 DELETE /packages/{name}           open      401  403  403  403  403  204  204
 DELETE /packages/{name}           secret    401  404  403  403  403  204  204
 DELETE /packages/{name}           missing   401  404  404  404  404  404  404
+POST /graphql                     open      401  +    +    +    +    +    +
+POST /graphql                     secret    401  -    +    +    +    +    +
+POST /graphql                     missing   401  -    -    -    -    -    -
 """
 
 
@@ -180,10 +183,31 @@ def try_out(world: World, who: str, route: str, thing: str) -> str:
     elif method == "POST":
         body = {"name": "new", "organization": thing} if path == "/packages" else {"slug": "new", "name": "New"}
         options = {"json": body}
+    if path == "/graphql":
+        return in_graph(world, who, thing)
     answer = world.ask(who, method, url, **options)
     if "{" in path or method != "GET" or answer.status_code != 200 or thing == "-":
         return str(answer.status_code)
     return "+" if thing in [item.get("name") for item in answer.json()["items"]] else "-"
+
+
+GRAPH = """query($name: String!) {
+  package(name: $name) { name }
+  packages(first: 100) { nodes { name } }
+  organization(slug: "acme") { packages(first: 100) { name } }
+  again: package(name: "open") { organization { packages(first: 100) { name } } }
+}"""
+
+
+def in_graph(world: World, who: str, name: str) -> str:
+    """Whether GraphQL has the package `name`; all ways to it have to agree."""
+    answer = world.ask(who, "POST", "/graphql", json={"query": GRAPH, "variables": {"name": name}})
+    if answer.status_code != 200:
+        return str(answer.status_code)
+    data = answer.json()["data"]
+    lists = [data["packages"]["nodes"], data["organization"]["packages"], data["again"]["organization"]["packages"]]
+    ways = {data["package"] is not None, *(name in [one["name"] for one in found] for found in lists)}
+    return {(True,): "+", (False,): "-"}.get(tuple(ways), f"not agreed: {data}")
 
 
 def not_in(app: FastAPI, table: str) -> set[str]:

@@ -233,12 +233,18 @@ THIRD = {
     "user wants to leave the service": "account_changes",
     "port auth from node to fastapi": "foreign_contract",
     "where is main": "pantry",
+    "graphql": "graphql_api",
+    "apollo client": "graphql_api",
+    "dataloader": "graphql_api",
+    "each resolver sends its own SELECT": "graphql_api",
+    "nested query takes the server down": "graphql_limits",
+    "trusted documents": "graphql_limits",
 }
 
 # Asked for, and not there: the answer says so, and names the page that comes nearest.
 NOT_YET = {
     "microservice": "pantry",
-    "graphql": "resources",
+    "websocket": "resources",
     "rate limiting per tenant": "throttling",
 }
 NOT_YET_HELD_OUT = {
