@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-45 playbooks, 35 h 23 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+46 playbooks, 36 h 9 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -170,10 +170,11 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
-### production: beyond one process (43 min)
+### production: beyond one process (1 h 29 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
+| [Performance](production/performance.ipynb) | 46 | Find out where the time of a slow request goes, and prove that a change made it quicker. |
 | [Pantry](production/pantry.ipynb) | 43 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
 
 Pages that were divided or renamed: `wire` is now [A foreign contract](auth/foreign_contract.ipynb); `better_auth_contract` is now [A foreign contract](auth/foreign_contract.ipynb); `database` is now [Transactions](foundations/transactions.ipynb), [Engines](foundations/engines.ipynb), [Write skew](foundations/write_skew.ipynb); `catalog` is now [Natural keys](schema/natural_keys.ipynb), [Bulk load](schema/bulk_load.ipynb); `http_service` is now [Request and transaction](foundations/request_and_transaction.ipynb), [Deny by default](foundations/deny_by_default.ipynb), [Start and stop](foundations/start_and_stop.ipynb); `passwords` is now [Password hashing](auth/password_hashing.ipynb), [Password rules](auth/password_rules.ipynb).
