@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-48 playbooks, 37 h 32 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+49 playbooks, 38 h 18 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -173,10 +173,11 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Authorization](auth/authorization.ipynb) | 44 | Decide in one place whether this caller may do this to that, and prove it for each route. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
-### production: beyond one process (43 min)
+### production: beyond one process (1 h 29 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
+| [Performance](production/performance.ipynb) | 46 | Find out where the time of a slow request goes, and prove that a change made it quicker. |
 | [Pantry](production/pantry.ipynb) | 43 | Find your way in a finished service: follow one request from the socket to the row and back, and see where each wrong request ends. |
 """
 

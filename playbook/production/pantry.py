@@ -379,5 +379,5 @@ Seemann, *Dependency Injection in .NET*, "Composition Root".
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [A foreign contract](../auth/foreign_contract.ipynb) · [course map](../index.ipynb)
+Previous: [Performance](performance.ipynb) · [course map](../index.ipynb)
 """
