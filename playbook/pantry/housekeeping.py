@@ -11,14 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
-from playbook.auth.organizations import purge_invitations
 from playbook.auth.sessions import purge_sessions
 from playbook.auth.throttling import purge_throttles
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
-from playbook.pantry.auth.memberships import TABLES
 from playbook.pantry.auth.sessions import TABLE as SESSIONS
-from playbook.pantry.auth.tables import Verification
+from playbook.pantry.auth.tables import Invitation, Verification
 from playbook.pantry.keys import purge_keys
 
 EVERY = 600.0  # seconds between two sweeps
@@ -31,7 +29,7 @@ def sweep(engine: sa.Engine, now: datetime) -> None:
     def work(db: orm.Session) -> None:
         purge_sessions(db, now, SESSIONS)
         db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
-        purge_invitations(db, now, TABLES)
+        db.execute(sa.delete(Invitation).where(Invitation.expires_at <= now))
         purge_throttles(db, now)
         purge_keys(db, now)
 
