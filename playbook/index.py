@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-49 playbooks, 38 h 18 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+50 playbooks, 39 h 7 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -151,7 +151,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [GraphQL](api/graphql_api.ipynb) | 37 | Let a client choose the fields that it gets, and know what that costs. Answer with one statement for each relation. Let no error tell how the service works. |
 | [GraphQL limits](api/graphql_limits.ipynb) | 48 | Refuse a query that is too deep or too large before a statement runs. Or accept only the queries that you know. |
 
-### auth: who is it, may they, for how long (13 h 22 min)
+### auth: who is it, may they, for how long (14 h 11 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -170,6 +170,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Sign in](auth/sign_in.ipynb)** | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
 | **[Password reset](auth/password_reset.ipynb)** | 41 | Let somebody back in who has forgotten the password, and nobody else. |
 | [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
+| [Organizations](auth/organizations.ipynb) | 49 | Let people share what they work on: they join by invitation, each has a role, and one owner always stays. |
 | [Authorization](auth/authorization.ipynb) | 44 | Decide in one place whether this caller may do this to that, and prove it for each route. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 

@@ -528,5 +528,5 @@ OWASP API Security Top 10 2023, API1 and API3. OWASP ASVS 5.0, 8.2.1 to 8.2.3, 8
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Account changes](account_changes.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
+Previous: [Organizations](organizations.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
 """

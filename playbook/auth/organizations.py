@@ -1,6 +1,138 @@
 # %% [markdown]
 """
 # Organizations
+
+Let people share what they work on: they join by invitation, each has a role, and one
+owner always stays.
+
+| | |
+|---|---|
+| **Use it when** | people work in teams, and one of them invites another |
+| **You need** | [engines](../foundations/engines.ipynb) (*code*) |
+| **Time** | read 34 min, exercise 15 min |
+| **Topics** | member, role, invitation, last owner, write skew |
+| **Standard** | OWASP ASVS 5.0, 8.2.1, 8.2.2, 8.3.2 |
+
+```python
+from playbook.auth.organizations import accept, invite, set_role
+
+token = invite(db, "acme", email, "admin", "ada", expires_at)  # for one mail
+accept(db, token, "bob", proven_address, now)  # Bob is an admin
+set_role(db, "acme", "bob", "owner", by="ada")  # and None: Bob goes
+```
+
+*Lift: 119 lines in 3 files; needs sqlalchemy.*
+
+## See it break
+
+Ada owns the organization Acme. She invites `bob@example.com` to be an admin, and the
+service mails him a link with a random [token](../glossary.md#token). Who may use it?
+Here are two usual rules, and four stories:
+
+- **Bob** opens the link, signed in with the address that Ada has invited.
+- **Forwarded**: Bob sends the mail on. Mallory opens the link, signed in as herself.
+- **First**: Bob has no account yet. Mallory signs up with his address, which she cannot
+  prove, and the service lists the open invitations of that address.
+- **Removed**: Mallory is an admin. She invites a second address of hers. Ada removes
+  her, and then she accepts.
+
+The folded cell imports `play` and `naive`. `naive(rule)` is a service with this rule,
+and `play` returns who came into Acme in each story. It also imports what later cells
+use: `both_leave`, `owners_of`, `remove`, `founded`, `tried`, `matrix`, `lesson_url`,
+`on_postgres`, `show` and `table`. It defines the times `monday` and `day`. Predict: in
+which of the eight does Mallory get in?
+"""
+
+# %% tags=["stage"]
+from datetime import UTC, datetime, timedelta
+
+from playbook.exercises.auth.organizations import (
+    both_leave,
+    founded,
+    matrix,
+    naive,
+    owners_of,
+    play,
+    remove,
+    tried,
+)
+from playbook.kit.lesson import lesson_url, on_postgres, show, table
+
+monday = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
+day = timedelta(days=1)
+
+
+# %% tags=["predict"]
+def the_link(invitation, user):
+    return True
+
+
+def the_address(invitation, user):
+    return invitation.email == user.email
+
+
+ways = {rule.__name__: play(naive(rule)) for rule in (the_link, the_address)}
+show(table([{"rule": name} | ends for name, ends in ways.items()]))
+
+# %% [markdown]
+"""
+An address in an account is only what somebody typed. And an invitation outlives the
+rights of the person who sent it.
+
+The second failure takes two requests. Ada and Bob both own Acme, and both leave at the
+same moment. `owners_of` reads who the owners are. `both_leave(url, leave)` calls
+`leave` for both, in two transactions. In `meet`, each waits until both are there.
+Predict: what are the two told, and how many owners are left?
+"""
+
+
+# %% tags=["predict"]
+def leave(db, name, meet):
+    owners = owners_of(db)
+    meet()
+    if owners == [name]:
+        return "the last owner stays"
+    return remove(db, name)
+
+
+print(both_leave(lesson_url(), leave))
+
+# %% [markdown]
+"""
+Each read that there are two owners, and each deleted a row of its own. That is [write
+skew](../glossary.md#write-skew). Now nobody can delete Acme.
+
+## The decision
+
+What makes somebody a member?
+
+| option | good | costs |
+|---|---|---|
+| the link alone | works with any account | works for any account |
+| every account of a domain | no invitations | whoever keeps an old address |
+| an admin adds accounts | no mail | nobody has agreed |
+| **link and proven address** | the right person, who agrees | they sign up first |
+
+How does one owner stay?
+
+| option | good | costs |
+|---|---|---|
+| count, then delete | simple | fails for two at once |
+| a column `owner_id` | always one | only one owner; on holiday? |
+| [SERIALIZABLE](../glossary.md#serializable) | no thought | not on DuckDB |
+| **write all owners' rows** | one statement | changes of owners wait |
+
+We choose **link and proven address**, and **several owners whose rows are written
+together**. Choose `owner_id` where one person signs the contract. Django's groups have
+no invitations; django-organizations has one owner.
+
+## Build it
+
+### The tables
+
+Both refer to your organizations and users by id. There is at most one invitation for
+each organization and address. As on the page [mailed links](mailed_links.ipynb), the
+table holds the hash of the token.
 """
 
 # %% tags=["export"]
@@ -15,7 +147,6 @@ members = sa.Table(
     sa.Column("organization_id", sa.String, primary_key=True),
     sa.Column("user_id", sa.String, primary_key=True),
     sa.Column("role", sa.String, nullable=False),
-    sa.Column("created_at", Timestamp, nullable=False),
 )
 invitations = sa.Table(
     "invitations",
@@ -26,113 +157,97 @@ invitations = sa.Table(
     sa.Column("inviter_id", sa.String, nullable=False),
     sa.Column("token_hash", sa.String, nullable=False, unique=True),
     sa.Column("status", sa.String, nullable=False),
-    sa.Column("created_at", Timestamp, nullable=False),
     sa.Column("expires_at", Timestamp, nullable=False),
 )
+
+# %% [markdown]
+"""
+The folded cell makes an `engine` with these tables. It inserts Ada as the owner of
+Acme, as your code does when somebody founds an organization:
+"""
+
+# %% tags=["stage"]
+engine = founded(metadata)
+with engine.connect() as db:
+    show(table([row._mapping for row in db.execute(sa.select(members))]))
+
+# %% [markdown]
+"""
+### Who may manage whom
+
+Each role may do what those before it may. An admin invites, changes and removes, but
+nobody above their own role. Otherwise an admin makes a friend owner, who makes the
+admin owner. Predict: which of these four may do it?
+"""
 
 # %% tags=["export"]
 ROLES = ("member", "admin", "owner")  # each may do what those before it may
 
 
 class Refused(Exception):
-    """The rules of organizations do not allow it: roll back."""
-
-
-class NotAllowed(Refused):
-    """The caller's role does not allow it, or there is no such member."""
+    """The rules do not allow it: roll back."""
 
 
 class LastOwner(Refused):
     """The organization would have no owner."""
 
 
-class NoInvitation(Refused):
-    """No invitation that is good now, for this address."""
-
-
-class AlreadyMember(Refused):
-    """The user is a member already."""
-
-
 def may_manage(own: str | None, *others: str) -> bool:
-    """Whether `own` may give, change and take the roles `others`. ValueError: no role."""
+    """Whether `own` may give, change and take the roles `others`, which exist."""
     ranks = [ROLES.index(role) for role in others]
     return own in ("admin", "owner") and max(ranks) <= ROLES.index(own)
 
 
+# %% tags=["predict"]
+asked = [("admin", "admin"), ("admin", "owner"), ("member", "member"), (None, "member")]
+print([may_manage(own, other) for own, other in asked])
+
+# %% [markdown]
+"""
+### The idea: hold the roles
+
+A rule that reads several rows is safe if the transaction also **writes** them. Of two
+transactions that write one row, one fails or waits. `hold_roles`
+writes each role as it is. It returns the roles of the people in question and of all
+owners.
+"""
+
 # %% tags=["export"]
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from sqlalchemy import orm
 
 Database = sa.Connection | orm.Session
-
-
-class Tables(NamedTuple):
-    """Where members and invitations are. Any tables with the same columns serve."""
-
-    members: sa.Table
-    invitations: sa.Table
-
-
-OURS = Tables(members, invitations)
+Tables = Mapping[str, sa.Table]  # with "members" and "invitations"
 
 
 def hold_roles(
-    db: Database, organization_id: Any, *user_ids: Any, tables: Tables = OURS
+    db: Database, tables: Tables, organization_id: Any, *user_ids: Any
 ) -> dict[Any, str]:
     """The roles of these users and of all owners. The rows stay until the commit."""
-    rows = tables.members
+    rows = tables["members"]
     some = sa.or_(rows.c.role == "owner", rows.c.user_id.in_(user_ids))
     same = rows.update().where(rows.c.organization_id == organization_id, some)
     held = same.values(role=rows.c.role).returning(rows.c.user_id, rows.c.role)
     return {user_id: role for user_id, role in db.execute(held)}
 
 
-def keep_an_owner(roles: dict[Any, str]) -> None:
-    """Raises LastOwner if no owner is among `roles`, as they will be."""
-    if "owner" not in roles.values():
-        raise LastOwner("the organization needs another owner first")
+# %%
+with engine.begin() as db:
+    print(hold_roles(db, metadata.tables, "acme", "bob"))
 
+# %% [markdown]
+"""
+### Invite
 
-# %% tags=["export"]
-def change_role(
-    db: Database,
-    organization_id: Any,
-    user_id: Any,
-    role: str,
-    by: Any,
-    tables: Tables = OURS,
-) -> None:
-    """Give a member another role. Raises NotAllowed or LastOwner."""
-    roles = hold_roles(db, organization_id, user_id, by, tables=tables)
-    old = roles.get(user_id)
-    if old is None or not may_manage(roles.get(by), old, role):
-        raise NotAllowed(f"may not make {old or 'a stranger'} {role}")
-    keep_an_owner(roles | {user_id: role})
-    rows = tables.members
-    mine = [rows.c.organization_id == organization_id, rows.c.user_id == user_id]
-    db.execute(rows.update().where(*mine).values(role=role))
-
-
-def remove_member(
-    db: Database, organization_id: Any, user_id: Any, by: Any, tables: Tables = OURS
-) -> None:
-    """Take a member out; `by` themselves, they leave. Raises NotAllowed or LastOwner."""
-    roles = hold_roles(db, organization_id, user_id, by, tables=tables)
-    old = roles.pop(user_id, None)
-    if old is None or not (by == user_id or may_manage(roles.get(by), old)):
-        raise NotAllowed(f"may not remove {old or 'a stranger'}")
-    keep_an_owner(roles)
-    rows = tables.members
-    mine = [rows.c.organization_id == organization_id, rows.c.user_id == user_id]
-    db.execute(rows.delete().where(*mine))
-
+Who was invited before gets a new token, and the old one is dead. `more` are columns
+that only your table has.
+"""
 
 # %% tags=["export"]
 import secrets
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from playbook.foundations.clock_and_identifiers import hash_token
 
@@ -143,104 +258,295 @@ def invite(
     email: str,
     role: str,
     by: Any,
-    now: datetime,
-    lifetime: timedelta,
-    *,
+    expires_at: datetime,
     make_token: Callable[[], str] = secrets.token_urlsafe,
-    tables: Tables = OURS,
+    tables: Tables = metadata.tables,
     **more: Any,
 ) -> str:
-    """The token for a mail to `email`. An older one of theirs is dead. NotAllowed."""
-    roles = hold_roles(db, organization_id, by, tables=tables)
-    if not may_manage(roles.get(by), role):
-        raise NotAllowed(f"may not invite: {role}")
-    token, rows = make_token(), tables.invitations
+    """The token for one mail to `email`, a stored form of it. Raises Refused."""
+    if not may_manage(hold_roles(db, tables, organization_id, by).get(by), role):
+        raise Refused(f"may not invite: {role}")
+    token, rows = make_token(), tables["invitations"]
     new = {"role": role, "inviter_id": by, "token_hash": hash_token(token)}
-    new |= {"status": "pending", "created_at": now, "expires_at": now + lifetime}
-    same = [rows.c.organization_id == organization_id, rows.c.email == email]
-    again = rows.update().where(*same).values(new).returning(rows.c.email)
+    new |= {"status": "pending", "expires_at": expires_at}
+    key = {"organization_id": organization_id, "email": email}
+    again = rows.update().filter_by(**key).values(new).returning(rows.c.email)
     if db.execute(again).first() is None:
-        new |= {"organization_id": organization_id, "email": email}
-        db.execute(rows.insert().values(new | more))
+        db.execute(rows.insert().values(key | new | more))
     return token
 
 
+# %%
+given = ("acme", "bob@example.com", "admin", "ada", monday + 2 * day)
+with engine.begin() as db:
+    old, token = invite(db, *given), invite(db, *given)
+    print(len(db.execute(sa.select(invitations)).all()), old == token)
+
+# %% [markdown]
+"""
+### Accept
+
+One UPDATE finds the invitation and marks it. Its conditions are the rule: the token, an
+address that the caller has **proven**, the status and the time. Then the inviter's role
+must still allow it.
+"""
+
+
 # %% tags=["export"]
-def take_invitation(
-    db: Database,
-    token: str,
-    proven: str | None,
-    now: datetime,
-    status: str = "rejected",
-    tables: Tables = OURS,
-) -> sa.Row[Any]:
-    """The invitation of `token`, answered by this. Raises NoInvitation.
-
-    `proven`: the address that the caller has shown to be theirs, None without one.
-    """
-    rows = tables.invitations
-    good = [rows.c.token_hash == hash_token(token), rows.c.email == proven]
-    good += [rows.c.status == "pending", rows.c.expires_at > now]
-    answered = rows.update().where(*good).values(status=status).returning(*rows.c)
-    row = db.execute(answered).one_or_none()
-    if row is None:
-        raise NoInvitation("no invitation that is good, for this address")
-    return row
-
-
 def accept(
     db: Database,
     token: str,
     user_id: Any,
     proven: str | None,
     now: datetime,
-    tables: Tables = OURS,
+    tables: Tables = metadata.tables,
     **more: Any,
 ) -> sa.Row[Any]:
-    """Make the user a member: the invitation. Raises NoInvitation or AlreadyMember."""
-    row = take_invitation(db, token, proven, now, "accepted", tables)
-    users = (row.inviter_id, user_id)
-    roles = hold_roles(db, row.organization_id, *users, tables=tables)
+    """Make a member of the user whose address is `proven`: the row. Raises Refused."""
+    rows = tables["invitations"]
+    mine = rows.update().filter_by(token_hash=hash_token(token), email=proven)
+    good = mine.where(rows.c.status == "pending", rows.c.expires_at > now)
+    taken = good.values(status="accepted").returning(*rows.c)
+    if (row := db.execute(taken).one_or_none()) is None:
+        raise Refused("no invitation that is good, for this address")
+    roles = hold_roles(db, tables, row.organization_id, row.inviter_id, user_id)
     if not may_manage(roles.get(row.inviter_id), row.role):
-        raise NoInvitation("whoever has invited may not do so any more")
+        raise Refused("the inviter may not invite any more")
     if user_id in roles:
-        raise AlreadyMember("a member already")
+        raise Refused("a member already")
     new = {"organization_id": row.organization_id, "user_id": user_id}
-    new |= {"role": row.role, "created_at": now}
-    db.execute(tables.members.insert().values(new | more))
+    db.execute(tables["members"].insert().values(new | {"role": row.role} | more))
     return row
 
 
+# %% [markdown]
+"""
+The same stories. `user.verified` says whether the account has proven its address.
+Predict: who gets in?
+"""
+
+
+# %% tags=["predict"]
+def with_recipe(db, token, user, now):
+    proven = user.email if user.verified else None
+    accept(db, token, user.id, proven, now)
+
+
+ways["recipe"] = play(with_recipe)
+show(table([{"rule": name} | ends for name, ends in ways.items()]))
+
+# %% [markdown]
+"""
+### Change, remove, leave
+
+One function does all three, because they have one rule. It computes the roles as they
+would be, and looks for an owner among them. The role None takes a member out. Everybody
+may do that to themselves.
+"""
+
+
 # %% tags=["export"]
-def found(
+def set_role(
     db: Database,
     organization_id: Any,
     user_id: Any,
-    now: datetime,
-    tables: Tables = OURS,
-    **more: Any,
+    role: str | None,
+    by: Any,
+    tables: Tables = metadata.tables,
 ) -> None:
-    """The first member of a new organization is its owner."""
-    new = {"organization_id": organization_id, "user_id": user_id}
-    new |= {"role": "owner", "created_at": now}
-    db.execute(tables.members.insert().values(new | more))
+    """Give a member a role, or None: they go. Raises Refused or LastOwner."""
+    roles = hold_roles(db, tables, organization_id, user_id, by)
+    old = roles.get(user_id)
+    leaves = role is None and by == user_id
+    if old is None or not (leaves or may_manage(roles.get(by), old, role or old)):
+        raise Refused(f"may not make {old or 'a stranger'} {role}")
+    if "owner" not in (roles | {user_id: role}).values():
+        raise LastOwner("another owner is needed first")
+    rows = tables["members"]
+    change = rows.update().values(role=role) if role else rows.delete()
+    db.execute(change.filter_by(organization_id=organization_id, user_id=user_id))
 
 
-def cancel(
-    db: Database, organization_id: Any, email: str, by: Any, tables: Tables = OURS
-) -> bool:
-    """Take an invitation back: whether there was one. Raises NotAllowed."""
-    rows = tables.invitations
-    roles = hold_roles(db, organization_id, by, tables=tables)
-    if not may_manage(roles.get(by), "member"):
-        raise NotAllowed("may not cancel an invitation")
-    mine = [rows.c.organization_id == organization_id, rows.c.email == email]
-    open_one = rows.update().where(*mine, rows.c.status == "pending")
-    canceled = open_one.values(status="canceled").returning(rows.c.email)
-    return db.execute(canceled).first() is not None
+# %% [markdown]
+"""
+Bob accepts, and is an admin of Ada's Acme. `tried` calls `set_role` in a transaction,
+and says what became of it. The fourth step is the second again. What does each say?
+"""
+
+# %% tags=["predict"]
+with engine.begin() as db:
+    accept(db, token, "bob", "bob@example.com", monday)
+steps = [("ada", "member", "bob"), ("ada", None, "ada"), ("bob", "owner", "ada")]
+for user, role, by in [*steps, steps[1]]:
+    print(f"{by} makes {user} {role}:", tried(engine, set_role, user, role, by))
+
+# %% [markdown]
+"""
+So ownership moves: first there are two owners, and then one leaves.
+
+## See it work
+
+`matrix(set_role, invite)` is a service with real requests. In each, a member of each
+role, or a stranger, calls a route. Predict: which statuses does the admin get?
+"""
+
+# %% tags=["predict"]
+statuses = matrix(set_role, invite)
+show(table(statuses))
+
+# %% [markdown]
+"""
+## On PostgreSQL
+
+Ada and Bob leave at once, now with the recipe. On both engines the two transactions
+write the rows of both owners. On DuckDB, and on PostgreSQL above READ COMMITTED, one of
+them has a [conflict](../glossary.md#conflict), and `both_leave` runs it again. At READ
+COMMITTED, PostgreSQL's default, it waits, and then reads the rows as they are now.
+Predict: what are they told?
+"""
 
 
-def purge_invitations(db: Database, now: datetime, tables: Tables = OURS) -> None:
-    """Delete the invitations whose time is over."""
-    rows = tables.invitations
-    db.execute(rows.delete().where(rows.c.expires_at <= now))
+# %% tags=["predict"]
+def leave_by_rule(db, name, meet):
+    meet()
+    set_role(db, "acme", name, None, by=name)
+    return "has left"
+
+
+here = both_leave(lesson_url(), leave_by_rule)
+there = on_postgres(both_leave, leave_by_rule)
+print(here, "the same" if there == here else there)
+
+# %% [markdown]
+"""
+## Check it
+"""
+
+# %%
+ours, admin = ways["recipe"], [row["admin"] for row in statuses]
+assert ours["Bob"] == "Bob", "the person who was invited is refused"
+assert ours["forwarded"] == ours["first"] == "nobody", "not the invited person is in"
+assert ours["removed"] == "nobody", "a removed admin is back"
+assert admin == [204, 403, 204, 403, 204, 403, 204], "an admin may more, or less"
+assert here["owners left"] == 1 and there in (here, None), "two owners left at once"
+print("who was invited is in, and an owner stays")
+
+# %% [markdown]
+"""
+**Break it.** Make one of these changes in *Build it*, run the page again, and see the
+assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `, email=proven)` | `)` | not the invited person is in |
+| `(roles.get(row.inviter_id), ` | `("owner", ` | a removed admin is back |
+| `rows.c.role == "owner", rows` | `sa.false(), rows` | two owners left at once |
+
+## Your turn
+
+Ada wants to give Acme to Bob. Write `hand_over`: `to` becomes owner, and `by`, who was
+an owner, becomes admin. It raises `Refused` if `by` is no owner, if `to` is no member,
+and if both are the same person. Ada may click twice, and choose Bob and then Carl: only
+one of them becomes owner. It runs in a transaction, on PostgreSQL at READ COMMITTED.
+"""
+
+
+# %% tags=["exercise"]
+def hand_over(db, organization_id, to, by):
+    """Give the organization to another member, who becomes its owner."""
+    raise NotImplementedError
+
+
+# %%
+from playbook.exercises.auth.organizations import HINTS, check
+
+check(hand_over)
+
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
+
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
+
+
+# %% tags=["solution"]
+def hand_over(db, organization_id, to, by):
+    if to == by:
+        raise Refused("you have it already")
+    # The first call holds the rows of all owners, so a second request waits or fails.
+    set_role(db, organization_id, to, "owner", by=by)
+    set_role(db, organization_id, by, "admin", by=by)
+
+
+assert check(hand_over)
+
+# %% [markdown]
+"""
+## Take it with you
+
+`playbook lift organizations INTO` copies recipe and tests.
+
+| seam | what your project does |
+|---|---|
+| transaction | passes a `Connection` or `Session`; rolls back after `Refused` |
+| tables | `metadata.create_all`; or yours, `tables=Base.metadata.tables` |
+| ids | passes `str(user.id)`; deletes the rows of whatever is deleted |
+| founder | inserts the first member, an owner, with the organization |
+| address | passes its stored form; as `proven` only if it is |
+| mail | mails the token behind `#`: `playbook lift mailed_links` |
+| each request | reads the caller's role, never a copy in a cookie |
+| cleanup | `DELETE FROM invitations WHERE expires_at <= now()` once a day |
+
+With users that have integer ids:
+
+```python
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str]
+    confirmed: Mapped[bool]
+
+
+def join(session, token, user, now):
+    proven = user.email.lower() if user.confirmed else None
+    try:
+        row = accept(session, token, str(user.id), proven, now)
+    except Refused:
+        session.rollback()
+        return None  # 403 Forbidden
+    session.commit()
+    return row.organization_id
+```
+
+Traps:
+
+- **A role in the session.** It stays what it was at sign-in. Read it at each request.
+- **A user who is deleted** is perhaps the last owner: let them leave each organization
+  by `set_role` first.
+- **An organization that is deleted meanwhile.** Without foreign keys, write its row in
+  the same transaction, see [write_skew](../foundations/write_skew.ipynb).
+
+Hand it over:
+
+- **Security**: `tests/test_organizations.py` has each role against each call.
+- **Reviewer**: no `UPDATE members` outside of the recipe.
+- **Front end**: an open invitation has no link in any answer; only the mail has it.
+- **Operations**: an organization without an owner is an alarm.
+
+## In short
+
+You can say what an invitation proves, and what the account must prove. You can explain
+how a rule over several rows holds when two requests come at once. And you know why an
+admin cannot make an owner.
+
+## Sources
+
+OWASP ASVS 5.0, 8.2 and 8.3. OWASP Authorization Cheat Sheet. CWE-269, CWE-367. A.
+Fekete et al., *Making Snapshot Isolation Serializable* (2005). Better Auth, plugin
+"Organization".
+"""
+
+# %% [markdown] tags=["nav"]
+"""
+Previous: [Account changes](account_changes.ipynb) · [course map](../index.ipynb) · Next: [Authorization](authorization.ipynb)
+"""

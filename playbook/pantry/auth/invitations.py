@@ -9,10 +9,9 @@ import sqlalchemy as sa
 from fastapi import APIRouter
 from sqlalchemy import orm
 
-from playbook.auth import organizations as recipe
 from playbook.auth.mail import Mail
 from playbook.auth.mailed_links import mailed_url
-from playbook.auth.organizations import AlreadyMember, NoInvitation, NotAllowed, may_manage
+from playbook.auth.organizations import Refused, accept, invite, may_manage
 from playbook.foundations.clock_and_identifiers import hash_token, new_token
 from playbook.foundations.write_skew import hold
 from playbook.pantry.auth.members import MOST_MEMBERS, one_role
@@ -100,12 +99,19 @@ def write_invitation(
     db: orm.Session, auth: Auth, organization_id: UUID, email: str, role: str, caller: SignedIn
 ) -> tuple[Invitation, Mail]:
     """Store the invitation, and what to mail. AuthError 403 for a role above the caller's."""
-    lifetime = timedelta(seconds=auth.settings.invitation_lifetime)
-    make_token = partial(new_token, "invitation", auth.random_bytes)
-    given = (organization_id, email, role, caller.user.id, auth.clock.now(), lifetime)
+    now = auth.clock.now()
+    expires_at = now + timedelta(seconds=auth.settings.invitation_lifetime)
+    given = (
+        organization_id,
+        email,
+        role,
+        caller.user.id,
+        expires_at,
+        partial(new_token, "invitation", auth.random_bytes),
+    )
     try:
-        token = recipe.invite(db, *given, make_token=make_token, tables=TABLES, id=auth.ids.new())
-    except NotAllowed:
+        token = invite(db, *given, TABLES, id=auth.ids.new(), created_at=now)
+    except Refused:
         raise refusal(403, "YOU_ARE_NOT_ALLOWED_TO_INVITE_USER_WITH_THIS_ROLE") from None
     slug = db.scalars(sa.select(Organization.slug).where(Organization.id == organization_id)).one()
     row = db.scalars(sa.select(Invitation).where(Invitation.token_hash == hash_token(token))).one()
@@ -180,6 +186,13 @@ def proven_now(db: orm.Session, caller: SignedIn) -> str | None:
     return db.scalar(sa.select(User.email).where(User.id == caller.user.id, User.email_verified))
 
 
+def close(db: orm.Session, invitation_id: UUID, status: str) -> bool:
+    """End an invitation that nobody has answered; whether it was one."""
+    still_open = sa.update(Invitation).where(Invitation.id == invitation_id, Invitation.status == "pending")
+    closed = still_open.values(status=status).returning(Invitation.id)
+    return db.scalar(closed.execution_options(synchronize_session=False)) is not None
+
+
 @invitation_routes.post("/accept-invitation")
 def accept_invitation(auth: Service, sent: Annotated[Answer, body(Answer)], caller: CurrentSession) -> dict[str, Any]:
     """Become a member. The session works for the organization from now on."""
@@ -194,13 +207,13 @@ def accept_invitation(auth: Service, sent: Annotated[Answer, body(Answer)], call
         members = db.scalar(sa.select(sa.func.count()).where(Member.organization_id == id)) or 0
         if members >= MOST_MEMBERS:
             raise refusal(403, "ORGANIZATION_MEMBERSHIP_LIMIT_REACHED")
-        given = (token, user_id, proven_now(db, caller), auth.clock.now(), TABLES)
+        if member_of(db, id, user_id) is not None:
+            raise refusal(400, "USER_IS_ALREADY_A_MEMBER_OF_THIS_ORGANIZATION")
+        now, more = auth.clock.now(), {"id": auth.ids.new()}
         try:
-            accepted = recipe.accept(db, *given, id=auth.ids.new())
-        except NoInvitation:
+            accepted = accept(db, token, user_id, proven_now(db, caller), now, TABLES, created_at=now, **more)
+        except Refused:
             raise refusal(400, "INVITATION_NOT_FOUND") from None
-        except AlreadyMember:
-            raise refusal(400, "USER_IS_ALREADY_A_MEMBER_OF_THIS_ORGANIZATION") from None
         work_for(db, caller.session.id, id)
         member = member_of(db, id, user_id)
         return {"invitation": invitation_view(accepted), "member": member and member_view(member)}
@@ -213,15 +226,13 @@ def reject_invitation(auth: Service, sent: Annotated[Answer, body(Answer)], call
     """Decline."""
 
     def work(db: orm.Session) -> dict[str, Any]:
-        row, token = with_token(db, auth, sent.invitationId)
+        row, _ = with_token(db, auth, sent.invitationId)
         if row.status != "pending":
             raise AuthError(400, "INVITATION_NOT_FOUND", "Invitation not found!")
         check_recipient(caller, row, ANSWERING)
-        try:
-            answered = recipe.take_invitation(db, token, caller.user.email, auth.clock.now(), "rejected", TABLES)
-        except NoInvitation:
-            raise AuthError(400, "INVITATION_NOT_FOUND", "Invitation not found!") from None
-        return {"invitation": invitation_view(answered), "member": None}
+        if row.expires_at <= auth.clock.now() or not close(db, row.id, "rejected"):
+            raise AuthError(400, "INVITATION_NOT_FOUND", "Invitation not found!")
+        return {"invitation": invitation_view(row) | {"status": "rejected"}, "member": None}
 
     return auth.transact(work)
 
@@ -238,10 +249,9 @@ def cancel_invitation(auth: Service, sent: Annotated[Answer, body(Answer)], call
         if not allows(own.role, {"invitation": ["cancel"]}) or not may_manage(own.role, row.role):
             raise refusal(403, "YOU_ARE_NOT_ALLOWED_TO_CANCEL_THIS_INVITATION")
         touch(db, row.organization_id)
-        view = invitation_view(row)
-        if not recipe.cancel(db, row.organization_id, row.email, caller.user.id, TABLES):
+        if not close(db, row.id, "canceled"):
             raise refusal(400, "INVITATION_NOT_FOUND")
-        return view | {"status": "canceled"}
+        return invitation_view(row) | {"status": "canceled"}
 
     return auth.transact(work)
 

@@ -7,8 +7,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Query
 from sqlalchemy import orm
 
-from playbook.auth import organizations as recipe
-from playbook.auth.organizations import LastOwner, NotAllowed
+from playbook.auth.organizations import ROLES, LastOwner, Refused, set_role
 from playbook.pantry.auth.memberships import (
     TABLES,
     allows,
@@ -24,7 +23,7 @@ from playbook.pantry.auth.memberships import (
 )
 from playbook.pantry.auth.sessions import CurrentSession, SignedIn
 from playbook.pantry.auth.wire import AuthError, Sent, Service, body
-from playbook.schema.identity import ROLES, Member, User, normal_email
+from playbook.schema.identity import Member, User, normal_email
 
 member_routes = APIRouter(prefix="/api/auth/organization")
 MOST_MEMBERS = 100  # of an organization, as in Better Auth
@@ -140,11 +139,11 @@ def update_member_role(
             raise refusal(400, "MEMBER_NOT_FOUND")
         touch(db, id)
         try:
-            recipe.change_role(db, id, member.user_id, role, caller.user.id, TABLES)
-        except NotAllowed:
-            raise refusal(*not_allowed) from None
+            set_role(db, id, member.user_id, role, caller.user.id, TABLES)
         except LastOwner:
             raise refusal(400, "YOU_CANNOT_LEAVE_THE_ORGANIZATION_WITHOUT_AN_OWNER") from None
+        except Refused:
+            raise refusal(*not_allowed) from None
         return member_view(member) | {"role": role}
 
     return auth.transact(work)
@@ -154,10 +153,10 @@ def take_out(db: orm.Session, organization_id: UUID, member: Member, by: UUID) -
     """Remove a member, whose sessions work for the organization no more. AuthError 400 or 401."""
     touch(db, organization_id)
     try:
-        recipe.remove_member(db, organization_id, member.user_id, by, TABLES)
+        set_role(db, organization_id, member.user_id, None, by, TABLES)
     except LastOwner:
         raise refusal(400, "YOU_CANNOT_LEAVE_THE_ORGANIZATION_AS_THE_ONLY_OWNER") from None
-    except NotAllowed:
+    except Refused:
         raise refusal(401, "YOU_ARE_NOT_ALLOWED_TO_DELETE_THIS_MEMBER") from None
     stop_working_for(db, member.user_id, organization_id)
 

@@ -1,7 +1,7 @@
 """What the calls of organizations have in common: whose organization it is, what a role allows, how rows are shown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -9,11 +9,11 @@ from sqlalchemy import orm
 
 from playbook.auth.organizations import Tables
 from playbook.pantry.auth.sessions import SignedIn
-from playbook.pantry.auth.tables import Invitation, OrganizationDetails, UserSession
+from playbook.pantry.auth.tables import OrganizationDetails, UserSession
 from playbook.pantry.auth.wire import AuthError, iso
 from playbook.schema.identity import Member, Organization, User
 
-TABLES = Tables(cast(sa.Table, Member.__table__), cast(sa.Table, Invitation.__table__))
+TABLES: Tables = Member.metadata.tables  # "members" and "invitations" are called as in the recipe
 
 WORDS = {  # by code: what Better Auth's plugin says, word for word
     "NO_ACTIVE_ORGANIZATION": "No active organization",
