@@ -488,9 +488,9 @@ print(owners, run(find_token, leaked, clock.now(), "pantry"))
 # %%
 assert mended[1][2] == 403, "a token may do what its scopes do not say"
 assert [row[2] for row in mended[2:]] == [401, 401], "a token outlives its end"
+assert alarms[-1][1:] == (0, 0), "the scanner reports other text"
 found = [number for number, _ in find_leaks("\n".join(log), "pantry")]
 assert found == [1, 2, 3], "the scanner overlooks a token"
-assert alarms[-1][1:] == (0, 0), "the scanner reports other text"
 print("little, not for ever, and found when it leaks")
 
 # %% [markdown]

@@ -18,19 +18,21 @@ from playbook.foundations.transactions import transaction
 from playbook.pantry.auth.sessions import TABLE as SESSIONS
 from playbook.pantry.auth.tables import Verification
 from playbook.pantry.keys import purge_keys
+from playbook.pantry.tokens import purge_tokens
 
 EVERY = 600.0  # seconds between two sweeps
 log = logging.getLogger("pantry")
 
 
 def sweep(engine: sa.Engine, now: datetime) -> None:
-    """Delete what has expired: sessions, links, used-up allowances that are whole again, idempotency keys."""
+    """Delete what has expired: sessions, links, used-up allowances that are whole again, keys, API tokens."""
 
     def work(db: orm.Session) -> None:
         purge_sessions(db, now, SESSIONS)
         db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
         purge_throttles(db, now)
         purge_keys(db, now)
+        purge_tokens(db, now)
 
     transaction(engine, work)
 

@@ -22,10 +22,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 
+from playbook.api.errors import Problem
+from playbook.auth.api_tokens import challenge
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
-from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, refuse_undeclared
+from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, refuse_undeclared, routes_of
 from playbook.foundations.request_and_transaction import RequestId, T, Transact, request_id, transactions_of
 from playbook.foundations.start_and_stop import Health
+from playbook.pantry.errors import NOT_FRESH, OUT_OF_SCOPE
 from playbook.pantry.reads import Reader, reader_of
 
 log = logging.getLogger("pantry")
@@ -37,6 +40,8 @@ class Caller:
 
     id: uuid.UUID
     name: str
+    scopes: frozenset[str] | None = None  # of an API token; None: a session, for all that its owner may do
+    fresh: bool = False  # signed in just now: may do what a stolen session must not
 
 
 FindCaller = Callable[[Request], Caller | None]  # runs in a thread: it may ask the database
@@ -56,10 +61,10 @@ def nothing(caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
 
 
 # RFC 9110, 15.5.2: a 401 MUST say by which scheme one can authenticate; some clients take a 401 without it for a broken
-# connection. Here it is the session cookie. No scheme is registered for cookies (RFC 9110, 16.4.1), and to name one
-# that is, such as Bearer or Basic, would be a lie: no token is taken, and for Basic browsers open a dialogue. So this
-# is a word that describes it. Whoever does not know it ignores it, as the RFC wants.
-CHALLENGE = "Cookie"
+# connection. Machines send an API token as Bearer. Basic with the user `__token__` is taken as well, but not named: for
+# Basic browsers open a dialogue. No scheme is registered for the session cookie (RFC 9110, 16.4.1).
+REALM = "pantry"
+CHALLENGE = challenge(REALM)["WWW-Authenticate"]
 
 
 # A route asks by naming a dependency: `CurrentCaller` for who, `permission("packages:write")` for whether they may. A
@@ -104,10 +109,51 @@ async def caller_if_any(connection: HTTPConnection) -> Caller | None:
     return caller
 
 
+# A token may do what its scopes name, and of that what its owner may. So a permission, which has a name, is asked of
+# both. A route that asks for none is closed to tokens: `SessionCaller` says so, or the service does not start.
+
+
+def refuse_out_of_scope(caller: Caller, action: str) -> None:
+    """Problem 403 for a token without the scope `action` (RFC 6750, 3.1)."""
+    if caller.scopes is not None and action not in caller.scopes:
+        headers = challenge(REALM, "insufficient_scope", action)
+        raise Problem(OUT_OF_SCOPE, f"the token has no scope {action}", headers=headers)
+
+
+async def own_session(caller: CurrentCaller) -> Caller:
+    """The caller of a session. Problem 403 for a token, whatever its scopes are."""
+    if caller.scopes is not None:
+        headers = challenge(REALM, "insufficient_scope")
+        raise Problem(OUT_OF_SCOPE, "no token can do this: sign in", headers=headers)
+    return caller
+
+
+SessionCaller = Annotated[Caller, Depends(own_session)]
+
+
+async def fresh_session(caller: SessionCaller) -> Caller:
+    """The caller of a session that began just now. Problem 403 for an older one."""
+    if not caller.fresh:
+        raise Problem(NOT_FRESH, "sign in again, then repeat this")
+    return caller
+
+
+FreshCaller = Annotated[Caller, Depends(fresh_session)]
+
+
+def refuse_unscoped(app: FastAPI) -> None:
+    """ValueError names the routes that need a caller, and neither a permission nor a session."""
+    known = {permit_of, own_session}
+    silent = [r.name for r in routes_of(app.routes) if current_caller in r.calls and not r.calls & known]
+    if silent:
+        raise ValueError(f"say which scope a token needs, or `SessionCaller`: {', '.join(silent)}")
+
+
 async def permit_of(request: Request, caller: CurrentCaller) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
     """For an endpoint whose body, not its path, names what is acted on: `await permit(action, target)`, or 403."""
 
     async def permit(action: str, target: Mapping[str, Any]) -> None:
+        refuse_out_of_scope(caller, action)
         allowed = request.app.state.may(caller, action, target)
         if not (await allowed if isawaitable(allowed) else allowed):
             raise HTTPException(403, f"{caller.name} may not do this: {action}")
