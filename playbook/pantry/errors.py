@@ -90,13 +90,17 @@ PROBLEM_TYPES = {kind.slug: kind for kind in (*GENERAL.values(), *SPECIAL, *ABOU
 
 # What passes by itself is 503 with `Retry-After`. `OperationalError` is the database's "not now": conflicts after the
 # last attempt, timeouts, no connection. SQLAlchemy's `TimeoutError` is an empty pool. Anything else is a bug, and 500.
+def without_tokens(response: Response) -> Response:
+    """`response`, which may quote what a client has sent, without API tokens."""
+    response.body = hide(bytes(response.body).decode()).encode()  # as long as before
+    return response
+
+
 class PantryProblems(Problems):
-    """What a client has sent is quoted here and there, and may be a token: those are hidden."""
+    """The recipe's, without tokens."""
 
     async def answer(self, request: Request, error: Exception) -> Response:
-        response = await super().answer(request, error)
-        response.body = hide(bytes(response.body).decode()).encode()  # as long as before
-        return response
+        return without_tokens(await super().answer(request, error))
 
 
 PROBLEMS = PantryProblems(
