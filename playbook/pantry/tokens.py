@@ -21,7 +21,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from playbook.api.representations import JSON, Strict, gives_json, takes
 from playbook.auth.api_tokens import add_token, revoke_tokens
-from playbook.foundations.clock_and_identifiers import new_token
 from playbook.foundations.engines import Base
 from playbook.foundations.write_skew import hold
 from playbook.pantry.fields import Name
@@ -123,24 +122,24 @@ def create_token(
     new: NewToken, response: Response, caller: FreshCaller, transact: Transaction, clock: Now, ids: NewIds
 ) -> MadeTokenOut:
     """A token, shown in this answer only. For somebody who has just signed in."""
-    now, token = clock.now(), new_token(PREFIX)
-    made = MadeTokenOut(
+    now = clock.now()
+    made = TokenOut(
         id=ids.new(), name=new.name, scopes=sorted(set(new.scopes)), created_at=now,
-        expires_at=now + timedelta(days=new.days), last_used_at=None, token=token,
+        expires_at=now + timedelta(days=new.days), last_used_at=None,
     )  # fmt: skip
 
-    def work(session: orm.Session) -> None:
+    def work(session: orm.Session) -> str:
         if not hold(session, User.id, caller.id, alone=True):  # one at a time, or two pass the limit together
             raise HTTPException(401, "your account was deleted", {"WWW-Authenticate": CHALLENGE})
         alive = sa.select(sa.func.count()).where(ApiToken.user_id == caller.id, ApiToken.expires_at > now)
         if (session.scalar(alive) or 0) >= MOST:
             raise HTTPException(409, f"you have {MOST} tokens: revoke one first")
         more = {"id": made.id, "created_at": now}
-        add_token(session, token, caller.id, made.name, made.scopes, made.expires_at, TABLE, **more)
+        return add_token(session, PREFIX, caller.id, made.name, made.scopes, made.expires_at, TABLE, **more)
 
-    transact(work)
+    token = transact(work)
     response.headers["Location"] = f"/tokens/{made.id}"
-    return made
+    return MadeTokenOut(**made.model_dump(), token=token)
 
 
 @router.get("/tokens/{token_id}")

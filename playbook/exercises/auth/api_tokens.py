@@ -9,7 +9,7 @@ import httpx
 import sqlalchemy as sa
 
 from playbook.auth.api_tokens import Granted, add_token, api_tokens, find_token
-from playbook.foundations.clock_and_identifiers import DIGITS, is_token, new_token
+from playbook.foundations.clock_and_identifiers import DIGITS, is_token
 from playbook.kit.data import data_path
 from playbook.kit.exercises import checker
 from playbook.kit.lesson import lesson_url
@@ -53,9 +53,7 @@ def rotate(db, token, now, lifetime, overlap):
         return None
     mine = api_tokens.c.token_hash == hash_token(token)
     name = db.execute(sa.select(api_tokens.c.name).where(mine)).scalar_one()
-    new = new_token("pantry")
-    add_token(db, new, granted.user_id, name, granted.scopes, now + lifetime)
-    return new
+    return add_token(db, "pantry", granted.user_id, name, granted.scopes, now + lifetime)
 """,
     # the old one ends at once
     """
@@ -66,9 +64,7 @@ def rotate(db, token, now, lifetime, overlap):
     mine = api_tokens.c.token_hash == hash_token(token)
     name = db.execute(sa.select(api_tokens.c.name).where(mine)).scalar_one()
     revoke_tokens(db, mine)
-    new = new_token("pantry")
-    add_token(db, new, granted.user_id, name, granted.scopes, now + lifetime)
-    return new
+    return add_token(db, "pantry", granted.user_id, name, granted.scopes, now + lifetime)
 """,
     # an old one that ends in an hour gets a day
     """
@@ -79,9 +75,7 @@ def rotate(db, token, now, lifetime, overlap):
     mine = api_tokens.c.token_hash == hash_token(token)
     name = db.execute(sa.select(api_tokens.c.name).where(mine)).scalar_one()
     db.execute(api_tokens.update().where(mine).values(expires_at=now + overlap))
-    new = new_token("pantry")
-    add_token(db, new, granted.user_id, name, granted.scopes, now + lifetime)
-    return new
+    return add_token(db, "pantry", granted.user_id, name, granted.scopes, now + lifetime)
 """,
     # who has found an expired token gets a good one
     """
@@ -92,9 +86,7 @@ def rotate(db, token, now, lifetime, overlap):
         return None
     end = min(row.expires_at, now + overlap)
     db.execute(api_tokens.update().where(mine).values(expires_at=end))
-    new = new_token("pantry")
-    add_token(db, new, row.user_id, row.name, row.scopes.split(), now + lifetime)
-    return new
+    return add_token(db, "pantry", row.user_id, row.name, row.scopes.split(), now + lifetime)
 """,
     # all tokens of the user end
     """
@@ -107,9 +99,7 @@ def rotate(db, token, now, lifetime, overlap):
     theirs = api_tokens.c.user_id == granted.user_id
     soon = sa.and_(theirs, api_tokens.c.expires_at > now + overlap)
     db.execute(api_tokens.update().where(soon).values(expires_at=now + overlap))
-    new = new_token("pantry")
-    add_token(db, new, granted.user_id, name, granted.scopes, now + lifetime)
-    return new
+    return add_token(db, "pantry", granted.user_id, name, granted.scopes, now + lifetime)
 """,
     # the new one ends with the old one
     """
@@ -120,9 +110,7 @@ def rotate(db, token, now, lifetime, overlap):
     mine = api_tokens.c.token_hash == hash_token(token)
     name, end = db.execute(sa.select(api_tokens.c["name", "expires_at"]).where(mine)).one()
     db.execute(api_tokens.update().where(mine).values(expires_at=min(end, now + overlap)))
-    new = new_token("pantry")
-    add_token(db, new, granted.user_id, name, granted.scopes, end)
-    return new
+    return add_token(db, "pantry", granted.user_id, name, granted.scopes, end)
 """,
 )
 
@@ -140,10 +128,8 @@ class Trial:
         api_tokens.metadata.create_all(self.engine)
 
     def make(self, scopes: list[str], hours: int, name: str = "CI") -> str:
-        token = new_token("pantry")
         with self.engine.begin() as db:
-            add_token(db, token, "ada", name, scopes, START + hours * HOUR)
-        return token
+            return add_token(db, "pantry", "ada", name, scopes, START + hours * HOUR)
 
     def rotated(self, token: str, hour: float) -> str | None:
         with self.engine.begin() as db:
