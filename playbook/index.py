@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-50 playbooks, 39 h 7 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+51 playbooks, 39 h 58 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -151,7 +151,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [GraphQL](api/graphql_api.ipynb) | 37 | Let a client choose the fields that it gets, and know what that costs. Answer with one statement for each relation. Let no error tell how the service works. |
 | [GraphQL limits](api/graphql_limits.ipynb) | 48 | Refuse a query that is too deep or too large before a statement runs. Or accept only the queries that you know. |
 
-### auth: who is it, may they, for how long (14 h 11 min)
+### auth: who is it, may they, for how long (15 h 2 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -172,6 +172,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
 | [Organizations](auth/organizations.ipynb) | 49 | Let people share what they work on: they join by invitation, each has a role, and one owner always stays. |
 | [Authorization](auth/authorization.ipynb) | 44 | Decide in one place whether this caller may do this to that, and prove it for each route. |
+| [API tokens](auth/api_tokens.ipynb) | 51 | Let a machine sign in with a [token](../glossary.md#token) that does little, ends soon, and is found when it leaks. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
 ### production: beyond one process (1 h 29 min)

@@ -39,7 +39,7 @@ def first_rows(session: orm.Session, clock: Clock, ids: Identifiers) -> tuple[Ca
         user = add_user(session, clock, ids, DEVELOPER, "Developer")
         now = clock.now()
         session.add(Member(id=ids.new(), organization_id=mirror, user_id=user.id, role="owner", created_at=now))
-    return Caller(user.id, user.name), mirror, filled
+    return Caller(user.id, user.name, fresh=True), mirror, filled
 
 
 def pantry(settings: Settings, catalog: Path | None = None, clock: Clock | None = None) -> FastAPI:

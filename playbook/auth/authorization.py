@@ -220,9 +220,9 @@ def decide(
     seen = permitted(permits, see, relations).label("seen")
     may = permitted(permits, action, relations).label("may")
     found = db.execute(sa.select(seen, may).where(thing)).one_or_none()
-    if found is None or not found.seen:
+    if found is None or not found[0]:
         return None
-    return bool(found.may)
+    return bool(found[1])
 
 
 def refuse_unless(decision: bool | None) -> None:
@@ -528,5 +528,5 @@ OWASP API Security Top 10 2023, API1 and API3. OWASP ASVS 5.0, 8.2.1 to 8.2.3, 8
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Organizations](organizations.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
+Previous: [Organizations](organizations.ipynb) · [course map](../index.ipynb) · Next: [API tokens](api_tokens.ipynb)
 """

@@ -570,5 +570,5 @@ RFC 9110. RFC 6265. M. Feathers, *Working Effectively with Legacy Code*,
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Authorization](authorization.ipynb) · [course map](../index.ipynb) · Next: [Performance](../production/performance.ipynb)
+Previous: [API tokens](api_tokens.ipynb) · [course map](../index.ipynb) · Next: [Performance](../production/performance.ipynb)
 """

@@ -24,6 +24,8 @@ from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from playbook.pantry.redaction import hide
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 SHOWN = 8  # segments of a path that matches no route
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -161,7 +163,7 @@ class OnlyKnown(logging.Formatter):
         text = head + self.message(record)
         if record.exc_info and record.exc_info[1] is not None:
             text += "".join(f"\n  {printable(line)}" for line in exception_lines(record.exc_info[1]))
-        return text
+        return hide(text)
 
     def message(self, record: logging.LogRecord) -> str:
         shown = described(record.msg) if isinstance(record.msg, BaseException) else str(record.msg)

@@ -23,12 +23,12 @@ from playbook.auth.mail import Sender
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import somebody_was_first, transaction
-from playbook.pantry import graph, organizations, packages
+from playbook.pantry import graph, organizations, packages, tokens
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.session_lookup import QuickSessions, SessionLookup
 from playbook.pantry.auth.sign_in import AddressLimits
 from playbook.pantry.auth.wire import AnswerCookies, Auth
-from playbook.pantry.callers import quick_session_caller, session_caller
+from playbook.pantry.callers import any_caller, quick_caller
 from playbook.pantry.catalog import Package
 from playbook.pantry.catalog_file import load_catalog
 from playbook.pantry.connections import do_without_pandas, look_before_asking
@@ -38,7 +38,7 @@ from playbook.pantry.errors import complete_document, install_problems
 from playbook.pantry.headers import secure
 from playbook.pantry.history import prepare
 from playbook.pantry.housekeeping import sweep_for_ever
-from playbook.pantry.http import FindCaller, May, create_app
+from playbook.pantry.http import FindCaller, May, create_app, refuse_unscoped
 from playbook.pantry.indexes import mend_indexes
 from playbook.pantry.keys import install_idempotency
 from playbook.pantry.limits import AccountLimits, RequestLimits, counts_for
@@ -85,7 +85,7 @@ def pantry(
     accounts = AccountLimits(counts_for("account", settings.account_rate, settings.rate_limits))
     auth = Auth(settings, engine, clock, ids, postbox, admit=accounts.take)
     read = reader_of(engine)
-    app = resource_api(engine, settings, clock, ids, session_caller(auth), may, read)
+    app = resource_api(engine, settings, clock, ids, any_caller(auth), may, read)
     app.state.spend = accounts.take
     add_auth(app, auth, stop or Stop(settings.stop_seconds))
     secure(app, settings)
@@ -97,14 +97,15 @@ def resource_api(
     read: Reader | None = None,
 ) -> FastAPI:  # fmt: skip
     """Everything but /api/auth. Who asks and what they may do are given: a test brings its own."""
-    routers = [organizations.router, packages.router, graph.router]
+    routers = [organizations.router, packages.router, tokens.router, graph.router]
     app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes, read)
+    refuse_unscoped(app)
     app.state.introspection = settings.environment != "production"
     describe(app, public=settings.environment != "production")
     complete_methods(app)
     install_problems(app)
     install_strict_input(app)
-    install_idempotency(app)
+    install_idempotency(app, exempt=("/tokens",))  # a kept answer would keep the token
     sign_cursors(app, settings.secret.get_secret_value())
     complete_document(app, partial(describe_service, app))  # last: it completes what the others say
     return app
@@ -120,7 +121,7 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
     limits = AddressLimits(auth)
     auth_part = better_auth(auth, limits)
     quick = QuickSessions(auth)
-    app.state.quick_caller = quick_session_caller(auth, quick)
+    app.state.quick_caller = quick_caller(auth, quick, app.state.read)
     networks = counts_for("network", auth.settings.network_rate, auth.settings.rate_limits)
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
 

@@ -16,7 +16,7 @@ from playbook.foundations.deny_by_default import routes_of
 from playbook.pantry.auth.sessions import SESSION, cookies_of
 from playbook.pantry.conditions import read_conditions, write_conditions
 from playbook.pantry.errors import GENERAL, PROBLEM_CONTENT
-from playbook.pantry.http import CHALLENGE, current_caller, permit_of
+from playbook.pantry.http import CHALLENGE, PERMISSION, SIGHT, current_caller
 
 Json = dict[str, Any]
 
@@ -26,18 +26,24 @@ ABOUT = """Organizations and the packages that they publish.
 speaks the contract of Better Auth and has clients of its own. With the cookie, a request that changes something needs
 an `Origin` of the service; browsers send it by themselves, other clients set it.
 
+**Machines** send an API token as `Authorization: Bearer pantry_...`, or, where a tool knows only Basic, as the password
+of the user `__token__`. `POST /tokens` makes one, for a session that has just begun. A token does what its scopes name,
+as far as its owner may do it; without the scope 403, and `WWW-Authenticate` names it.
+
 **Errors** are problem details (RFC 9457); compare `type`, show `detail`, report `request_id`.
 
 **Changing**: send the `ETag` of what you read as `If-Match`. Without it 428, and 412 when it is not the current one.
 A patch is a JSON Merge Patch (RFC 7396), also when it is sent as `application/json`: what is left out stays, null
 removes.
 
-**Repeating**: a POST with an `Idempotency-Key` acts once; repeated within a day, it gets the first answer.
+**Repeating**: a POST with an `Idempotency-Key` acts once; repeated within a day, it gets the first answer. Not
+`POST /tokens`, whose answer nobody keeps.
 """
 TAGS = {
     "organizations": "Who publishes. Whoever makes one is its owner.",
     "packages": "What is published, found by any spelling of its name (PEP 503).",
     "graphql": "The same for clients that choose their fields. Reading only.",
+    "tokens": "How machines sign in; for their owner, in a session.",
     "operations": "For the platform that runs the service.",
     "problems": "What each type of problem means.",
 }
@@ -52,6 +58,10 @@ WORDS = {  # summary and description of the routes that have no words of their o
     ("get", "/packages/{name}"): ("Read a package", "With its newest version and the `ETag` for changing it."),
     ("patch", "/packages/{name}"): ("Change a package", "What is left out stays; null removes."),
     ("delete", "/packages/{name}"): ("Delete a package", "With its releases and files, at once and for good."),
+    ("get", "/tokens"): ("List API tokens", ""),
+    ("post", "/tokens"): ("Make an API token", ""),
+    ("get", "/tokens/{token_id}"): ("Read an API token", ""),
+    ("delete", "/tokens/{token_id}"): ("Revoke an API token", ""),
     ("get", "/health"): ("Alive?", ""),
     ("get", "/ready"): ("Ready?", ""),
     ("get", "/problems/{slug}"): ("Explain a type of problem", ""),
@@ -59,6 +69,7 @@ WORDS = {  # summary and description of the routes that have no words of their o
 PARAMETERS = {
     "slug": "The name in the URL, in lower case.",
     "name": "The package's name, in any of its spellings.",
+    "token_id": "The `id` of the token, which opens nothing.",
     "organization": "Only what this organization owns, by its slug.",
     "sort": "The order; `-` turns it round.",
     "If-Match": "The `ETag` of what you read, or `*` for whatever is there now.",
@@ -76,12 +87,26 @@ HEADERS = {  # what answers carry, and whether always
     "Vary": (True, "The request headers that the answer depends on."),
     "Location": (True, "The path of what was created."),
     "Link": (True, "The neighbouring pages (RFC 8288): `next`, `prev`; empty if there are none."),
-    "WWW-Authenticate": (True, f"`{CHALLENGE}`: sign in, and send the session's cookie (RFC 9110, 11.6.1)."),
+    "WWW-Authenticate": (True, f"`{CHALLENGE}`, and what is wrong with a token that was sent (RFC 6750, 3)."),
     "Accept": (True, "The media types that are taken here (RFC 9110, 12.5.1)."),
     "Accept-Patch": (True, "The media types that are taken here (RFC 5789, 3.1)."),
     "Retry-After": (False, "Seconds to wait before trying again."),
     "Idempotency-Replayed": (False, "`true`: the kept answer of the first request with this key."),
 }
+
+
+TOKEN_SCHEME = {
+    "type": "http", "scheme": "bearer", "bearerFormat": "pantry_ and 38 letters and digits",
+    "description": "Made by `POST /tokens`. The words of an operation are the scopes that the token needs.",
+}  # fmt: skip
+SCOPE_OF_BODY = {("post", "/packages"): "packages:create"}  # asked for when the body is read
+
+
+def scopes_of(method: str, path: str, calls: frozenset[Any]) -> list[str]:
+    """The scopes that a token needs; empty where no token will do."""
+    names = [getattr(call, "__name__", "") for call in calls]
+    found = [name.partition(" ")[2] for name in names if name.startswith((PERMISSION, SIGHT))]
+    return sorted(found) or [scope for key, scope in SCOPE_OF_BODY.items() if key == (method, path)]
 
 
 def describe_service(app: FastAPI, document: Json) -> None:
@@ -101,7 +126,10 @@ def describe_service(app: FastAPI, document: Json) -> None:
     auth = getattr(app.state, "auth", None)
     if auth is not None:
         cookie = {"type": "apiKey", "in": "cookie", "name": cookies_of(auth).prefix + SESSION}
-        components["securitySchemes"] = {"session": cookie | {"description": "Set by `POST /api/auth/sign-in/email`."}}
+        components["securitySchemes"] = {
+            "session": cookie | {"description": "Set by `POST /api/auth/sign-in/email`."},
+            "token": TOKEN_SCHEME,
+        }
     for route in routes_of(app.routes):
         methods, _, path = route.name.partition(" ")
         for method in methods.lower().split("/"):
@@ -122,11 +150,13 @@ def describe_operation(operation: Json, method: str, path: str, calls: frozenset
         content[JSON] = content[MERGE_PATCH]  # `takes` lets it in
     signed_in = current_caller in calls
     if sign_in:
+        scopes = scopes_of(method, path, calls) if signed_in else []
         operation["security"] = [{"session": []}] if signed_in else []
+        operation["security"] += [{"token": scopes}] if scopes else []
         if signed_in and method != "get":
             operation.setdefault("parameters", []).append(ORIGIN)
     statuses = [400, 414, 422, 429, 500, 503, *([401] if signed_in else []), *([404] if "{" in path else [])]
-    statuses += [403] if signed_in and (method != "get" or permit_of in calls) else []
+    statuses += [403] if signed_in else []  # if not for the caller, then for a token without the scope
     statuses += [406] if gives_json in calls else []
     statuses += [412] if read_conditions in calls else []  # for who sends If-Match to a GET
     statuses += [413, 415] if content else []
@@ -138,6 +168,8 @@ def describe_operation(operation: Json, method: str, path: str, calls: frozenset
     for status, answer in answers.items():
         for name in headers_of(status, method, calls, operation):
             answer.setdefault("headers", {})[name] = {"$ref": f"#/components/headers/{name}"}
+        if status == "403" and signed_in:
+            answer["headers"]["WWW-Authenticate"] = header(False, "The scope that the token lacks (RFC 6750, 3.1).")
     operation["responses"] = dict(sorted(answers.items()))
 
 
@@ -176,7 +208,7 @@ def headers_of(status: str, method: str, calls: frozenset[Any], operation: Json)
         yield "Accept-Patch" if method == "patch" else "Accept"
     if status in ("429", "503") or (status == "409" and method == "post"):
         yield "Retry-After"
-    if method == "post" and status < "500":
+    if status < "500" and any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())):
         yield "Idempotency-Replayed"
 
 

@@ -15,12 +15,14 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.api.errors import PROBLEM_JSON, Problem, Problems, ProblemType, add_handlers, as_problem, problem_response
 from playbook.foundations.deny_by_default import anyone
 from playbook.foundations.request_and_transaction import request_id
+from playbook.pantry.redaction import hide
 
 
 class PantryType(ProblemType):
@@ -78,12 +80,30 @@ KEY_REUSED = PantryType("key-reused", 422, "The key belongs to another request",
 UNCONDITIONAL = PantryType("precondition-required", 428, "Say what you change", "Send `If-Match` with the ETag.")
 TOO_MANY = PantryType("too-many-requests", 429, "Too many requests", "Try again after `Retry-After` seconds.")
 HEAD_TOO_LARGE = PantryType("head-too-large", 431, "A field of the head is too large", "Send fewer, shorter fields.")
+BAD_TOKEN = PantryType("invalid-token", 401, "The token opens nothing", "Make a new one; it has ended, or is mistyped.")
+OUT_OF_SCOPE = PantryType("insufficient-scope", 403, "No token, or not this one, may do it", "See `WWW-Authenticate`.")
+NOT_FRESH = PantryType("session-not-fresh", 403, "You signed in too long ago", "Sign in again, then repeat it.")
 SPECIAL = (TOO_MANY, HEAD_TOO_LARGE, BAD_CURSOR, BAD_KEY, IN_FLIGHT, CHANGED, WEAKENED, KEY_REUSED, UNCONDITIONAL)
-PROBLEM_TYPES = {kind.slug: kind for kind in (*GENERAL.values(), *SPECIAL)}
+ABOUT_TOKENS = (BAD_TOKEN, OUT_OF_SCOPE, NOT_FRESH)
+PROBLEM_TYPES = {kind.slug: kind for kind in (*GENERAL.values(), *SPECIAL, *ABOUT_TOKENS)}
+
 
 # What passes by itself is 503 with `Retry-After`. `OperationalError` is the database's "not now": conflicts after the
 # last attempt, timeouts, no connection. SQLAlchemy's `TimeoutError` is an empty pool. Anything else is a bug, and 500.
-PROBLEMS = Problems(
+def without_tokens(response: Response) -> Response:
+    """`response`, which may quote what a client has sent, without API tokens."""
+    response.body = hide(bytes(response.body).decode()).encode()  # as long as before
+    return response
+
+
+class PantryProblems(Problems):
+    """The recipe's, without tokens."""
+
+    async def answer(self, request: Request, error: Exception) -> Response:
+        return without_tokens(await super().answer(request, error))
+
+
+PROBLEMS = PantryProblems(
     general=tuple(GENERAL.values()),
     request_id=lambda request: request_id.get(),
     not_now=(sa.exc.OperationalError, sa.exc.TimeoutError),

@@ -21,15 +21,16 @@ from playbook.pantry.auth.sessions import FACTORS
 from playbook.pantry.auth.sessions import TABLE as SESSIONS
 from playbook.pantry.auth.tables import Invitation, Verification
 from playbook.pantry.keys import purge_keys
+from playbook.pantry.tokens import purge_tokens
 
 EVERY = 600.0  # seconds between two sweeps
 log = logging.getLogger("pantry")
 
 
 def sweep(engine: sa.Engine, now: datetime) -> None:
-    """Delete what has expired: sessions, links, invitations, second factors that nobody has confirmed, keys.
+    """Delete what has expired: sessions, links, invitations, second factors that nobody has confirmed, API tokens.
 
-    Idempotency keys, that is; and allowances that are whole again.
+    And idempotency keys, and allowances that are whole again.
     """
 
     def work(db: orm.Session) -> None:
@@ -39,6 +40,7 @@ def sweep(engine: sa.Engine, now: datetime) -> None:
         purge_enrolments(db, now, FACTORS, CODES)
         purge_throttles(db, now)
         purge_keys(db, now)
+        purge_tokens(db, now)
 
     transaction(engine, work)
 

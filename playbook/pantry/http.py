@@ -21,10 +21,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import Scope
 
+from playbook.api.errors import Problem
+from playbook.auth.api_tokens import challenge
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers, SystemClock
 from playbook.foundations.deny_by_default import CallerFirst, anyone, caller_of, refuse_undeclared, routes_of
 from playbook.foundations.request_and_transaction import RequestId, T, Transact, request_id, transactions_of
 from playbook.foundations.start_and_stop import Health
+from playbook.pantry.errors import NOT_FRESH, OUT_OF_SCOPE
 from playbook.pantry.reads import Reader, reader_of
 from playbook.pantry.writes import InThread, Writer, Writes, writer_of
 
@@ -37,6 +40,8 @@ class Caller:
 
     id: uuid.UUID
     name: str
+    scopes: frozenset[str] | None = None  # of an API token; None: a session, for all that its owner may do
+    fresh: bool = False  # signed in just now: may do what a stolen session must not
 
 
 FindCaller = Callable[[Request], Caller | None]  # runs in a thread: it may ask the database
@@ -57,10 +62,10 @@ def nothing(db: Any, caller: Caller, action: str, target: Mapping[str, Any]) -> 
 
 
 # RFC 9110, 15.5.2: a 401 MUST say by which scheme one can authenticate; some clients take a 401 without it for a broken
-# connection. Here it is the session cookie. No scheme is registered for cookies (RFC 9110, 16.4.1), and to name one
-# that is, such as Bearer or Basic, would be a lie: no token is taken, and for Basic browsers open a dialogue. So this
-# is a word that describes it. Whoever does not know it ignores it, as the RFC wants.
-CHALLENGE = "Cookie"
+# connection. Machines send an API token as Bearer. Basic with the user `__token__` is taken as well, but not named: for
+# Basic browsers open a dialogue. No scheme is registered for the session cookie (RFC 9110, 16.4.1).
+REALM = "pantry"
+CHALLENGE = challenge(REALM)["WWW-Authenticate"]
 
 
 # A route asks by naming a dependency: `CurrentCaller` for who, `permission("packages:write")` for whether they may. A
@@ -105,10 +110,55 @@ async def caller_if_any(connection: HTTPConnection) -> Caller | None:
     return caller
 
 
+# A token may do what its scopes name, and of that what its owner may. So a permission, which has a name, is asked of
+# both. A route that asks for none is closed to tokens: `SessionCaller` says so, or the service does not start.
+
+
+def refuse_out_of_scope(caller: Caller, action: str) -> None:
+    """Problem 403 for a token without the scope `action` (RFC 6750, 3.1)."""
+    if caller.scopes is not None and action not in caller.scopes:
+        headers = challenge(REALM, "insufficient_scope", action)
+        raise Problem(OUT_OF_SCOPE, f"the token has no scope {action}", headers=headers)
+
+
+async def own_session(caller: CurrentCaller) -> Caller:
+    """The caller of a session. Problem 403 for a token, whatever its scopes are."""
+    if caller.scopes is not None:
+        headers = challenge(REALM, "insufficient_scope")
+        raise Problem(OUT_OF_SCOPE, "no token can do this: sign in", headers=headers)
+    return caller
+
+
+SessionCaller = Annotated[Caller, Depends(own_session)]
+
+
+async def fresh_session(caller: SessionCaller) -> Caller:
+    """The caller of a session that began just now. Problem 403 for an older one."""
+    if not caller.fresh:
+        raise Problem(NOT_FRESH, "sign in again, then repeat this")
+    return caller
+
+
+FreshCaller = Annotated[Caller, Depends(fresh_session)]
+
+
+def refuse_unscoped(app: FastAPI) -> None:
+    """ValueError names the routes that need a caller, and neither a permission nor a session."""
+    known = {permit_of, own_session}
+
+    def asks(call: Any) -> bool:
+        return call in known or getattr(call, "__name__", "").startswith(SIGHT)
+
+    silent = [r.name for r in routes_of(app.routes) if current_caller in r.calls and not any(map(asks, r.calls))]
+    if silent:
+        raise ValueError(f"say which scope a token needs, or `SessionCaller`: {', '.join(silent)}")
+
+
 async def permit_of(request: Request, caller: CurrentCaller) -> Permission:
     """For work whose body, not its path, names what is acted on: `permit(session, action, target)`, or 403."""
 
     def permit(session: Any, action: str, target: Mapping[str, Any]) -> None:
+        refuse_out_of_scope(caller, action)
         if not request.app.state.may(session, caller, action, target):
             raise HTTPException(403, f"{caller.name} may not do this: {action}")
 
@@ -117,6 +167,7 @@ async def permit_of(request: Request, caller: CurrentCaller) -> Permission:
 
 Permit = Annotated[Permission, Depends(permit_of)]
 PERMISSION = "permission "  # the names of these dependencies begin so, for those who list them
+SIGHT = "sight "  # and of those that say what a caller may see, see `policy`
 
 
 def permission(action: str) -> Any:
@@ -127,7 +178,9 @@ def permission(action: str) -> Any:
     route that reads has no permission of its own: what its caller may see is a condition of its SELECT (`policy`).
     """
 
-    async def declare(request: Request, permit: Permit) -> None:
+    async def declare(request: Request, caller: CurrentCaller, permit: Permit) -> None:
+        refuse_out_of_scope(caller, action)  # before the work, since it needs no question
+
         def ask(session: Any) -> None:
             permit(session, action, request.path_params)
 

@@ -22,10 +22,8 @@ from packaging.utils import canonicalize_name
 
 from playbook.auth.authorization import Clause, Permits, decide, permitted
 from playbook.pantry.catalog import Package, PackageRole
-from playbook.pantry.http import Caller, CurrentCaller
+from playbook.pantry.http import SIGHT, Caller, CurrentCaller, refuse_out_of_scope
 from playbook.schema.identity import Member, Organization
-
-SIGHT = "sight "  # the names of these dependencies begin so, for those who list them
 
 # Each relation implies those before it of its kind: an owner is an admin is a member, a maintainer is an uploader.
 PERMITS: Permits = {
@@ -71,9 +69,10 @@ def visible_to(caller: Caller, action: str = "packages:read") -> Clause:
 
 
 def sight(action: str) -> Any:
-    """A dependency of a route that reads: `visible_to` for the caller of the request."""
+    """A dependency of a route that reads: `visible_to` for the caller. 403 for a token without the scope `action`."""
 
     async def visible(caller: CurrentCaller) -> Clause:
+        refuse_out_of_scope(caller, action)
         return visible_to(caller, action)
 
     visible.__name__ = SIGHT + action

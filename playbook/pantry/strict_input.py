@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playbook.api.errors import MAX_ERRORS, Problem, problem_response
 from playbook.foundations.request_and_transaction import request_id
-from playbook.pantry.errors import INVALID, MALFORMED, URL_TOO_LONG
+from playbook.pantry.errors import INVALID, MALFORMED, URL_TOO_LONG, without_tokens
 from playbook.pantry.http import off_the_loop
 
 # Then strict input, once for all routes. RFC 8259 lets a parser do as it likes with names given twice and half
@@ -125,7 +125,7 @@ class StrictInput:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if (fault := url_fault(scope) or query_fault(scope)) is not None:
-            return await problem_response(fault, request_id.get())(scope, receive, send)
+            return await without_tokens(problem_response(fault, request_id.get()))(scope, receive, send)
         if IS_JSON.match(Headers(scope=scope).get("content-type", "")):
             receive = checked_body(receive)
         await self.app(scope, receive, send)

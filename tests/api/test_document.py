@@ -63,7 +63,7 @@ def test_nothing_that_may_be_left_out_of_a_body_has_a_default(said: Json) -> Non
         for _, operation in operations(said)
         for content in operation.get("requestBody", {}).get("content", {}).values()
     }
-    assert bodies == {"NewOrganization", "OrganizationPatch", "NewPackage", "PackagePatch"}
+    assert bodies == {"NewOrganization", "OrganizationPatch", "NewPackage", "PackagePatch", "NewToken"}
     for name in bodies:
         for field, schema in said["components"]["schemas"][name]["properties"].items():
             assert "default" not in schema, f"{name}.{field}"
@@ -99,19 +99,34 @@ def test_each_operation_says_who_may_call_it(said: Json) -> None:
     for name, operation in operations(said):
         headers = {p["name"] for p in operation.get("parameters", []) if p["in"] == "header"}
         if name not in open_to_all:
-            assert operation["security"] == [{"session": []}], name
+            session, *token = operation["security"]
+            assert session == {"session": []}, name
+            assert [[*each] for each in token] == ([] if " /tokens" in name else [["token"]]), name
             assert "401" in operation["responses"], name
             assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
         assert ("Origin" in headers) == (not name.startswith("GET")), name
-        if name.startswith(("PATCH", "DELETE")):
+        if name == "DELETE /tokens/{token_id}":  # nothing of a token changes, so there is nothing to overlook
+            assert "If-Match" not in headers
+            assert {"403", "404"} <= operation["responses"].keys()
+        elif name.startswith(("PATCH", "DELETE")):
             assert "If-Match" in headers, name
             assert {"403", "404", "412", "428"} <= operation["responses"].keys(), name
         if name.startswith("POST"):
-            assert "Idempotency-Key" in headers
+            assert ("Idempotency-Key" in headers) == (name != "POST /tokens")
             assert "Location" in operation["responses"]["201"]["headers"]
         if name.startswith("PATCH"):
             content = operation["requestBody"]["content"]
             assert content["application/json"] == content["application/merge-patch+json"]
+
+
+def test_each_operation_says_what_scope_a_token_needs(said: Json) -> None:
+    needed = {name: token[0]["token"] for name, o in operations(said) if (token := o["security"][1:])}
+    assert needed["GET /packages"] == ["packages:read"]
+    assert needed["POST /packages"] == ["packages:create"]
+    assert needed["DELETE /organizations/{slug}"] == ["organizations:delete"]
+    assert all(len(scopes) == 1 for scopes in needed.values())
+    scheme = said["components"]["securitySchemes"]["token"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +172,7 @@ BODIES = {  # an operation, the rest of a good body, and how it is asked
     "OrganizationPatch": ("PATCH", "/organizations/mirror", {}),
     "NewPackage": ("POST", "/packages", {"name": "tool", "organization": "mirror"}),
     "PackagePatch": ("PATCH", "/packages/tool", {}),
+    "NewToken": ("POST", "/tokens", {"name": "CI", "scopes": ["packages:read"], "days": 1}),
 }
 
 

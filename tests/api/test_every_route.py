@@ -216,10 +216,13 @@ def text_fields_that_come_in_are_bounded(client: LiveClient, operation: Operatio
         yield from look(content["schema"], "")
 
 
+SHOWN_ONCE = {"/tokens"}  # a kept answer would keep what is shown once
+
+
 def a_post_says_that_it_takes_a_key_and_does(client: LiveClient, operation: Operation) -> Iterator[str]:
     """`Idempotency-Key` and its three refusals stand in the document, of POST only; a key is one request's."""
     named = [p for p in operation.says.get("parameters", []) if p["name"] == "Idempotency-Key"]
-    if operation.method != "POST":
+    if operation.method != "POST" or operation.path in SHOWN_ONCE:
         if named:
             yield "it promises to take an Idempotency-Key"
         return
@@ -354,13 +357,13 @@ def test_a_head_that_is_not_get_is_found() -> None:
 
 
 def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def silently(app: FastAPI) -> None:
+    def silently(app: FastAPI, **options: Any) -> None:
         document = app.openapi
-        install_idempotency(app)
+        install_idempotency(app, **options)
         app.openapi = document  # type: ignore[method-assign]
 
-    def only_in_words(app: FastAPI) -> None:
-        install_idempotency(app)
+    def only_in_words(app: FastAPI, **options: Any) -> None:
+        install_idempotency(app, **options)
         app.user_middleware.pop()
 
     for install, expected in (
@@ -382,7 +385,7 @@ def test_a_post_without_its_key_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_service_without_problems_breaks_nearly_every_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("install_problems", "install_strict_input", "install_idempotency"):
-        monkeypatch.setattr(f"playbook.pantry.app.{name}", lambda app: None)
+        monkeypatch.setattr(f"playbook.pantry.app.{name}", lambda app, **options: None)
     monkeypatch.setattr("playbook.pantry.app.complete_document", lambda app, complete: None)
     app = new_pantry("duckdb:///:memory:without_problems")
     with serving(app) as client:

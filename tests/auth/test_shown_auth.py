@@ -20,7 +20,7 @@ def without_types(source: str, name: str) -> str:
     return ast.unparse(found)
 
 
-@pytest.mark.parametrize("name", ["cookies", "sessions", "session_lookup"])
+@pytest.mark.parametrize("name", ["cookies", "sessions", "session_lookup", "api_tokens"])
 def test_the_code_to_take_along_is_run_by_the_recipe_s_tests(name: str) -> None:
     prose = Course().get(name).source.split("## Take it with you")[1]
     blocks = re.findall(r"```python\n(.*?)```", prose, re.DOTALL)

@@ -181,7 +181,7 @@ SECOND = {
     "unit of work pattern": "transactions request_and_transaction",
     "what is an idempotent request": "idempotency resources retries",
     "delete user data gdpr": "account_changes",
-    "api keys": "clock_and_identifiers settings",
+    "api keys": "api_tokens",
     "concurrency": "transactions",
     "security": "cross_site",
     "testing": "clock_and_identifiers test_migrations mail",

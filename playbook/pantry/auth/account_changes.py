@@ -48,6 +48,7 @@ from playbook.pantry.auth.sign_up import (
 from playbook.pantry.auth.tables import UserSession, Verification, delete_user
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body, keep_cookies
 from playbook.pantry.catalog import File, PackageRole
+from playbook.pantry.tokens import revoke_all
 from playbook.schema.identity import Account, Member, Organization, User
 
 GUESSES = Allowance(5, timedelta(hours=1))  # of the present password, by one session
@@ -97,6 +98,7 @@ def replace_password(
     def end_all(db: orm.Session, user_id: UUID) -> None:
         if renew:
             end_sessions(db, user_id)
+            revoke_all(db, user_id)
 
     if not changes.change_password(db, caller.user.id, replace, end_all, LINKS):
         raise AuthError(400, "INVALID_PASSWORD")  # somebody else has changed it since it was compared

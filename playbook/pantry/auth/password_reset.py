@@ -27,6 +27,7 @@ from playbook.pantry.auth.sign_up import (
     redirect,
 )
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
+from playbook.pantry.tokens import revoke_all
 from playbook.schema.identity import Account, User
 
 
@@ -137,6 +138,7 @@ def use_link(db: orm.Session, auth: Auth, token: str, password_hash: str) -> boo
     def end_all(db: orm.Session, user_id: UUID) -> None:
         if auth.settings.revoke_sessions_on_reset:
             end_sessions(db, user_id)
+            revoke_all(db, user_id)  # whoever was in the account could have made one
 
     return finish_reset(db, token, password_hash, auth.clock.now(), set_if_theirs, end_all, LINKS) is not None
 

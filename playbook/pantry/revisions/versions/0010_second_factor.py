@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0010_second_factor"
-down_revision = "0008_package_roles"
+down_revision = "0009_api_tokens"
 branch_labels = None
 depends_on = None
 loses = {
