@@ -13,6 +13,7 @@ a public package's name. So it tells that the name is in use, and neither by who
 """
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ import sqlalchemy as sa
 from fastapi import Depends, HTTPException
 from packaging.utils import canonicalize_name
 
-from playbook.auth.authorization import Clause, Permits, decide, permitted
+from playbook.auth.authorization import Clause, Permits, Relations, decide, permitted
 from playbook.pantry.catalog import Package, PackageRole
 from playbook.pantry.http import SIGHT, Caller, CurrentCaller, refuse_out_of_scope
 from playbook.schema.identity import Member, Organization
@@ -46,14 +47,14 @@ def one_of(column: Any, roles: Collection[str]) -> Clause:
     return sa.or_(*(column == role for role in roles))
 
 
-def of_organization(user_id: UUID, organization: Any) -> dict[str, Clause]:
+def of_organization(user_id: UUID, organization: Any) -> Relations:
     """How a user can stand to the organization with the id `organization`, a column."""
     mine = sa.select(Member.organization_id).where(Member.user_id == user_id)
     roles = {name: organization.in_(mine.where(one_of(Member.role, roles))) for name, roles in IN_ORGANIZATION.items()}
     return {"anybody": sa.true(), **roles}
 
 
-def of_package(user_id: UUID) -> dict[str, Clause]:
+def of_package(user_id: UUID) -> Relations:
     """How a user can stand to a package, by its row: also to its organization."""
     mine = sa.select(PackageRole.package_id).where(PackageRole.user_id == user_id)
     roles = {name: Package.id.in_(mine.where(one_of(PackageRole.role, roles))) for name, roles in ON_PACKAGE.items()}
@@ -61,11 +62,25 @@ def of_package(user_id: UUID) -> dict[str, Clause]:
     return {"public": public, **of_organization(user_id, Package.organization_id), **roles}
 
 
+# What is kept is the question, never an answer: to build a condition takes four times as long as to read the package.
+KEPT = 500  # callers, at 13 KB each
+
+
+@lru_cache(KEPT)
+def relations_of(user_id: UUID, action: str) -> Relations:
+    """How a user can stand to what `action` is done to, by its row: a package, or an organization."""
+    return of_package(user_id) if action.startswith("packages:") else of_organization(user_id, Organization.id)
+
+
+@lru_cache(KEPT)
+def condition(user_id: UUID, action: str) -> Clause:
+    """`visible_to`, by what it depends on."""
+    return permitted(PERMITS, action, relations_of(user_id, action))
+
+
 def visible_to(caller: Caller, action: str = "packages:read") -> Clause:
     """What exists for `caller`, as a condition on `packages`, or `organizations`. Every SELECT of packages needs it."""
-    of_package_too = action.startswith("packages:")
-    relations = of_package(caller.id) if of_package_too else of_organization(caller.id, Organization.id)
-    return permitted(PERMITS, action, relations)
+    return condition(caller.id, action)
 
 
 def sight(action: str) -> Any:
@@ -87,20 +102,19 @@ def may(db: Any, caller: Caller, action: str, target: Mapping[str, Any]) -> bool
     """Whether `caller` may do `action` to what `target` names: a package by `name`, an organization by `slug`.
 
     Raises HTTPException 404 where the thing does not exist for the caller. An organization that a body names, as
-    `organization`, is no URL: there the answer is False. `db` is the session of the transaction that acts, so that what
-    is decided here still holds when it commits.
+    `organization`, is no URL: there the answer is False. `db` is the session of the transaction that acts: the role is
+    never older than that, and is read again when the transaction meets a conflict.
     """
     if "name" in target:
-        words, relations = f"package {target['name']!r}", of_package(caller.id)
+        words, reading = f"package {target['name']!r}", "packages:read"
         which: Clause = Package.normalized_name == canonicalize_name(target["name"])
-        reading = "packages:read"
     else:
         slug = target.get("slug", target.get("organization"))
         if slug is None:  # it is about no thing
             return "anybody" in PERMITS.get(action, ())
-        words, relations = f"organization {slug!r}", of_organization(caller.id, Organization.id)
-        which, reading = Organization.slug == slug, "organizations:read"
-    decision = decide(db, PERMITS, action, relations, which, reading)
+        words, reading = f"organization {slug!r}", "organizations:read"
+        which = Organization.slug == slug
+    decision = decide(db, PERMITS, action, relations_of(caller.id, reading), which, reading)
     if decision is None and "organization" not in target:
         raise HTTPException(404, f"there is no {words}")
     return bool(decision)

@@ -204,10 +204,10 @@ show(table(walk[-1][3], columns))
 
 # %% [markdown]
 """
-The first transaction finds who asks, the second what they may do. Only the third one
-writes. There the row is read, its tag compared, and the row changed. If another request
-commits between the two statements, the database refuses this commit. Then `transact`
-runs the work again, the comparison included, and the client hears
+The first transaction finds who asks. The second one reads what they may do, and writes.
+There the row is read, its tag compared, and the row changed. If another request changes
+the row meanwhile, the database refuses this commit. Then `transact` runs all of the
+second again, role and comparison included, and the client hears
 [412](../glossary.md#precondition-failed).
 
 The answer leaves after the commit, and each layer adds its own on the way out: a
@@ -228,8 +228,8 @@ in the log.
 
 In production several processes serve Pantry, and share nothing but the database. Ada
 signs up at the first server. `two_servers` returns whom the second one then sees, and,
-when she has signed out there, whom the first one sees. Here the questions of who asks
-and what they may do need no transaction: each is one statement, sent by the
+when she has signed out there, whom the first one sees. Here the question of who asks
+needs no transaction: it is one statement, sent by the
 [event loop](../glossary.md#event-loop).
 """
 

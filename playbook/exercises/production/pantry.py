@@ -98,7 +98,7 @@ def who_sends(engine: sa.Engine) -> Iterator[list[tuple[int, str, str]]]:
 
     def statement(_c: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, _many: bool) -> None:
         frames = [frame for frame in traceback.extract_stack() if "pantry" in Path(frame.filename).parts]
-        names = [frame.name for frame in frames if frame.name not in ("__call__", "transact")]
+        names = [frame.name for frame in frames if frame.name not in ("__call__", "transact", "permitted")]
         module = Path(frames[-1].filename).stem
         outer = next(name for name in reversed(names) if name not in ("work", "<lambda>"))
         found.append((began[0], f"{module}.{outer}", in_short(sql)[:40]))
