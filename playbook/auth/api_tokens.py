@@ -375,7 +375,6 @@ The folded cell defines `log`, seven lines of a build job. `show(log_table())` s
 them, with the long words cut. Predict: in which lines does the scanner find a token?
 """
 
-
 # %% tags=["stage"]
 log = [
     f"authorization: Bearer {token}",
@@ -465,7 +464,6 @@ def package_of(name, request: Request):
 """
 Predict: which of Mallory's four requests succeed now?
 """
-
 
 # %% tags=["predict"]
 mended = a_year(service, make)
