@@ -197,9 +197,9 @@ def add_token(
     if not words or not all(re.fullmatch(r"[!#-\[\]-~]+", word) for word in words):
         raise ValueError("give scopes, without spaces, quotes and backslashes")
     token = new_token(prefix)
-    row = {"id": secrets.token_hex(8), "token_hash": hash_token(token), "name": name}
-    row |= {"user_id": user_id, "scopes": " ".join(words), "expires_at": ends}
-    db.execute(table.insert().values(row | more))
+    row = {"id": secrets.token_hex(8), "token_hash": hash_token(token)} | more
+    row |= {"user_id": user_id, "name": name, "scopes": " ".join(words)}
+    db.execute(table.insert().values(row | {"expires_at": ends}))
     return token
 
 
@@ -238,13 +238,15 @@ def find_token(
     if not is_token(token, prefix):
         return None
     mine = table.c.token_hash == hash_token(token)
-    columns = sa.select(table.c["id", "user_id", "scopes", "last_used_at"])
+    columns = sa.select(*table.c["id", "user_id", "scopes", "last_used_at"])
     row = db.execute(columns.where(mine, table.c.expires_at > now)).first()
-    if row is not None and (row[3] is None or row[3] <= now - timedelta(hours=1)):
+    if row is None:
+        return None
+    if row[3] is None or row[3] <= now - timedelta(hours=1):
         used = table.update().where(mine).values(last_used_at=now)
         if db.execute(used.returning(table.c.id)).first() is None:
             return None  # revoked meanwhile
-    return row and Granted(row.id, row.user_id, frozenset(row.scopes.split()))
+    return Granted(row.id, row.user_id, frozenset(row.scopes.split()))
 
 
 # %% [markdown]

@@ -12,7 +12,8 @@ Map
 `http`                one transaction, a caller or none, a request id: what every route has
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
 `connections`         how the pool knows that a connection is alive
-`callers`, `roles`    whose session a request carries, and what its owner may do
+`callers`, `roles`    whose session or API token a request carries, and what its owner may do
+`tokens`, `redaction` API tokens: how machines sign in; none in a log or an error
 `catalog`, `catalog_file`
                       the tables of packages, releases and files, and the load of a file into them
 `organizations`, `packages`
@@ -53,8 +54,8 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
     `CallerFirst` (of a stranger's body nothing is read), `StrictInput` (no body that two readers could read
     differently), `IdempotencyKeys` (for a POST with a key; this is none).
 6.  FastAPI finds `organizations.change_organization` and runs its dependencies: `takes` (415), `permission` asks
-    `callers.quick_session_caller`, which reads the cookie, checks the `Origin` (403) and looks for the session on the
-    event loop; where that does not settle it, `callers.session_caller` does the same in a transaction, and prolongs the
+    `callers.quick_caller`, which reads the cookie, checks the `Origin` (403) and looks for the session on the
+    event loop; where that does not settle it, `callers.any_caller` does the same in a transaction, and prolongs the
     session when it is time (401). `roles.by_membership` reads Ada's role in the organization (403). The body becomes an
     `OrganizationPatch` (422).
 7.  The route calls `transact(work)`. In one transaction, at snapshot isolation, `work` reads the row (404), compares
