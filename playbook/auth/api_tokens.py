@@ -23,7 +23,7 @@ granted = find_token(db, sent, now, "pantry")  # None: 401; else id, user_id, sc
 owners = revoke_leaks(db, text_of_a_log, "pantry")  # whom to tell
 ```
 
-*Lift: 122 lines in 3 files; needs sqlalchemy.*
+*Lift: 124 lines in 3 files; needs sqlalchemy.*
 
 ## See it break
 
@@ -443,17 +443,16 @@ def make():
 
 # %%
 service = FastAPI()
-ACTIONS = {"GET": "packages:read", "DELETE": "packages:delete"}
 
 
-@service.api_route("/packages/{name}", methods=list(ACTIONS))
+@service.api_route("/packages/{name}", methods=["GET", "DELETE"])
 def package_of(name, request: Request):
     sent = sent_token(request.headers.getlist("authorization"))
     granted = sent and run(find_token, sent, clock.now(), "pantry")
     if not granted:
         error = "invalid_token" if sent else ""
         raise HTTPException(401, None, challenge("pantry", error))
-    needed = ACTIONS[request.method]
+    needed = {"GET": "packages:read", "DELETE": "packages:delete"}[request.method]
     if needed not in granted.scopes:
         raise HTTPException(
             403, None, challenge("pantry", "insufficient_scope", needed)
