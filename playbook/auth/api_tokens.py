@@ -23,7 +23,7 @@ granted = find_token(db, sent, now, "pantry")  # None: 401; else id, user_id, sc
 owners = revoke_leaks(db, text_of_a_log, "pantry")  # whom to tell
 ```
 
-*Lift: 122 lines in 3 files; needs sqlalchemy.*
+*Lift: 124 lines in 3 files; needs sqlalchemy.*
 
 ## See it break
 
@@ -197,9 +197,9 @@ def add_token(
     if not words or not all(re.fullmatch(r"[!#-\[\]-~]+", word) for word in words):
         raise ValueError("give scopes, without spaces, quotes and backslashes")
     token = new_token(prefix)
-    row = {"id": secrets.token_hex(8), "token_hash": hash_token(token), "name": name}
-    row |= {"user_id": user_id, "scopes": " ".join(words), "expires_at": ends}
-    db.execute(table.insert().values(row | more))
+    row = {"id": secrets.token_hex(8), "token_hash": hash_token(token)} | more
+    row |= {"user_id": user_id, "name": name, "scopes": " ".join(words)}
+    db.execute(table.insert().values(row | {"expires_at": ends}))
     return token
 
 
@@ -238,13 +238,15 @@ def find_token(
     if not is_token(token, prefix):
         return None
     mine = table.c.token_hash == hash_token(token)
-    columns = sa.select(table.c["id", "user_id", "scopes", "last_used_at"])
+    columns = sa.select(*table.c["id", "user_id", "scopes", "last_used_at"])
     row = db.execute(columns.where(mine, table.c.expires_at > now)).first()
-    if row is not None and (row[3] is None or row[3] <= now - timedelta(hours=1)):
+    if row is None:
+        return None
+    if row[3] is None or row[3] <= now - timedelta(hours=1):
         used = table.update().where(mine).values(last_used_at=now)
         if db.execute(used.returning(table.c.id)).first() is None:
             return None  # revoked meanwhile
-    return row and Granted(row.id, row.user_id, frozenset(row.scopes.split()))
+    return Granted(row.id, row.user_id, frozenset(row.scopes.split()))
 
 
 # %% [markdown]
@@ -375,7 +377,6 @@ The folded cell defines `log`, seven lines of a build job. `show(log_table())` s
 them, with the long words cut. Predict: in which lines does the scanner find a token?
 """
 
-
 # %% tags=["stage"]
 log = [
     f"authorization: Bearer {token}",
@@ -442,17 +443,16 @@ def make():
 
 # %%
 service = FastAPI()
-ACTIONS = {"GET": "packages:read", "DELETE": "packages:delete"}
 
 
-@service.api_route("/packages/{name}", methods=list(ACTIONS))
+@service.api_route("/packages/{name}", methods=["GET", "DELETE"])
 def package_of(name, request: Request):
     sent = sent_token(request.headers.getlist("authorization"))
     granted = sent and run(find_token, sent, clock.now(), "pantry")
     if not granted:
         error = "invalid_token" if sent else ""
         raise HTTPException(401, None, challenge("pantry", error))
-    needed = ACTIONS[request.method]
+    needed = {"GET": "packages:read", "DELETE": "packages:delete"}[request.method]
     if needed not in granted.scopes:
         raise HTTPException(
             403, None, challenge("pantry", "insufficient_scope", needed)
@@ -465,7 +465,6 @@ def package_of(name, request: Request):
 """
 Predict: which of Mallory's four requests succeed now?
 """
-
 
 # %% tags=["predict"]
 mended = a_year(service, make)

@@ -13,7 +13,8 @@ Map
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
 `writes`              how an endpoint writes: a few statements of Core, where it can be on the event loop
 `connections`         how the pool knows that a connection is alive
-`callers`, `policy`   whose session a request carries, and what its owner may do: for one thing, and for lists
+`callers`, `policy`   whose session or API token a request carries, and what its owner may do: one thing, and lists
+`tokens`, `redaction` API tokens: how machines sign in; none in a log or an error
 `catalog`, `catalog_file`
                       the tables of packages, releases and files, and the load of a file into them
 `organizations`, `packages`
@@ -54,8 +55,8 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
     `CallerFirst` (of a stranger's body nothing is read), `StrictInput` (no body that two readers could read
     differently), `IdempotencyKeys` (for a POST with a key; this is none).
 6.  FastAPI finds `organizations.change_organization` and runs its dependencies: `takes` (415), `permission` asks
-    `callers.quick_session_caller`, which reads the cookie, checks the `Origin` (403) and looks for the session on the
-    event loop; where that does not settle it, `callers.session_caller` does the same in a transaction, and prolongs the
+    `callers.quick_caller`, which reads the cookie, checks the `Origin` (403) and looks for the session on the
+    event loop; where that does not settle it, `callers.any_caller` does the same in a transaction, and prolongs the
     session when it is time (401). The body becomes an `OrganizationPatch` (422).
 7.  The route calls `transact(work)`. In one transaction, at snapshot isolation, `policy.may` reads whether the
     organization exists for Ada (404) and her role in it (403). Then `work` reads the row, compares the ETag of what is
