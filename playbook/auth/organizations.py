@@ -302,7 +302,7 @@ def accept(
     tables: Tables = metadata.tables,
     **more: Any,
 ) -> Any:
-    """Make the user, whose address is `proven`, a member. The row, or raises Refused."""
+    """Make the user whose address is `proven` a member: the row. Or raises Refused."""
     rows = tables["invitations"]
     mine = rows.update().filter_by(token_hash=hash_token(token), email=proven)
     good = mine.where(rows.c.status == "pending", rows.c.expires_at > now)
