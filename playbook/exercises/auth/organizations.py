@@ -102,7 +102,8 @@ def play(accept: Accept) -> dict[str, str]:
 
         told(come)
         inside = sa.select(members.c.user_id).where(members.c.organization_id == story, members.c.user_id != "ada")
-        ends[story] = ", ".join(transaction(engine, lambda db, q=inside: db.scalars(q).all())) or "nobody"
+        with engine.connect() as connection:
+            ends[story] = ", ".join(connection.scalars(inside)) or "nobody"
     engine.dispose()
     return ends
 
