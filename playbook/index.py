@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-45 playbooks, 35 h 23 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+46 playbooks, 36 h 12 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -149,7 +149,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Idempotency](api/idempotency.ipynb)** | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 
-### auth: who is it, may they, for how long (12 h 38 min)
+### auth: who is it, may they, for how long (13 h 27 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -168,6 +168,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Sign in](auth/sign_in.ipynb)** | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
 | **[Password reset](auth/password_reset.ipynb)** | 41 | Let somebody back in who has forgotten the password, and nobody else. |
 | [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
+| [Second factor](auth/second_factor.ipynb) | 49 | Ask for a code from the owner's phone. A stolen password then opens nothing. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
 ### production: beyond one process (43 min)

@@ -615,5 +615,5 @@ A. Sudhodanan and A. Paverd, *Pre-hijacked accounts* (USENIX Security 2022).
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Password reset](password_reset.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
+Previous: [Password reset](password_reset.ipynb) · [course map](../index.ipynb) · Next: [Second factor](second_factor.ipynb)
 """

@@ -24,7 +24,8 @@ Map
 `auth/`               everything under `/api/auth`, in the contract of Better Auth: `better_auth` assembles it, `wire`
                       is its form, `tables` its rows, then one module for each flow: `cross_site`, `sessions`,
                       `session_lookup`, `sign_up`, `sign_in`, `second_step`, `two_factor`, `links`,
-                      `password_reset`, `account_changes`, `passwords`; `recorded` compares its answers with those of a real server
+                      `password_reset`, `account_changes`, `passwords`; `recorded` compares its answers with those of a
+                      real server
 `mail_senders`        where mail goes: SMTP, a file, memory
 `postbox`             the queue of mails and its threads; work that no answer waits for
 `mailboxes`           how many mails one address gets
