@@ -247,7 +247,8 @@ print(second_factors.columns.keys())
 ### Enrol
 
 Ada's app reads the address above. Then she types the first code. Only that shows that
-the app has the secret, so until then the second factor does not count.
+the app has the secret, so until then it does not count. The next output is its length
+in octets, and whether it counts.
 """
 
 
@@ -277,7 +278,7 @@ def enrol(
 # %%
 with engine.begin() as db:
     secret = enrol(db, "ada", nine, keys)
-    print(len(secret), "octets; counts:", has_second_factor(db, "ada"))
+    print(len(secret), has_second_factor(db, "ada"))
 
 # %% [markdown]
 """
@@ -331,10 +332,9 @@ with engine.begin() as db:
 """
 ### Without the phone
 
-Phones get lost. **Recovery codes** lie on paper, and each works once, too. They are
-random, 120 bits, so a fast hash is enough; ASVS wants a slow one below 112 bits. Nobody
-guesses them, so an attacker who has used up the guesses of the app cannot keep Ada from
-them.
+Phones get lost. **Recovery codes** lie on paper, and each works once, too. They have
+120 random bits, so a fast hash is enough; ASVS wants a slow one below 112. Count their
+guesses apart: who has used up those of the app must not keep Ada out.
 """
 
 
@@ -448,11 +448,11 @@ print("a code works once, and nothing goes around it")
 
 ## Your turn
 
-Ada does not want to type a code each day at her own desk. Write `trust`, which makes a
+Ada does not want to type a code each day at her desk. Write `trust`, which makes a
 [token](../glossary.md#token) for a cookie of this browser, and `is_trusted`, which says
 whether a token lets this user sign in without a code. The trust lasts `DAYS` days. The
-table `devices` has the columns `token_hash`, `user_id` and `until` (whole seconds since 1970). Mallory has
-a shop account too, and a copy of the table.
+table `devices` has the columns `token_hash`, `user_id` and `until` (whole seconds since
+1970). Mallory has a shop account too, and a copy of the table.
 """
 
 
