@@ -2,7 +2,120 @@
 """
 # Second factor
 
-Build it.
+Ask for a code from the owner's phone. A stolen password then opens nothing.
+
+| | |
+|---|---|
+| **Use it when** | a password may be guessed, phished or reused |
+| **You need** | [throttling](throttling.ipynb), [sessions](sessions.ipynb) |
+| **Time** | read 34 min, exercise 15 min |
+| **Topics** | 2FA, MFA, TOTP, authenticator app, recovery code, step-up |
+| **Standard** | RFC 4226; RFC 6238; OWASP ASVS 5.0, 6.5.1 to 6.5.5, 6.6.3 and 7.5.3 |
+
+```python
+from playbook.auth.second_factor import enrol, new_recovery_codes, use_code
+
+secret = enrol(db, user_id, now, keys)  # show app_uri(secret, "Pantry", email)
+use_code(db, user_id, code, now, keys, first=True)  # from now on it counts
+codes = new_recovery_codes(db, user_id)  # shown once
+use_code(db, user_id, code, now, keys)  # at each sign-in: True once
+```
+
+*Lift: 101 lines in 1 file; needs cryptography, sqlalchemy.*
+
+## See it break
+
+Mallory knows Ada's password. So the shop asks for a second **factor**: a proof of
+another kind. The password is something that Ada knows. Her phone is something that she
+has. An app on it and the shop share a secret, and both compute six digits from the
+secret and the clock, new ones every 30 seconds. This is a **time-based one-time
+password**, TOTP.
+
+The folded cell imports `code_at(secret, moment)`, which computes the six digits, and
+`attack`, `show`, `table`, `UTC`, `timedelta`, `on_postgres`. A `shop` has Ada's
+`password`, the `secret` and the time `now`. `naive_reset` is where the link of a reset
+mail leads: it stores a new password and signs in. `engine` and `keys` come later.
+"""
+
+# %% tags=["stage"]
+from datetime import UTC, datetime, timedelta
+
+from playbook.exercises.auth.second_factor import KEYS, attack, code_at
+from playbook.foundations.engines import make_engine
+from playbook.kit.lesson import lesson_url, on_postgres, show, table
+
+engine, keys = make_engine(lesson_url()), KEYS
+
+
+def naive_reset(shop, password):
+    shop.password = password
+    return "signed in"
+
+
+# %%
+def naive_sign_in(shop, password, code):
+    if password != shop.password:
+        return "wrong password"
+    moments = [shop.now + timedelta(seconds=n) for n in (-30, 0, 30)]
+    right = [code_at(shop.secret, moment) for moment in moments]
+    return "signed in" if code in right else "wrong code"
+
+
+# %% [markdown]
+"""
+The shop accepts the codes of three steps, because clocks differ and people type slowly.
+`attack(sign_in, reset)` makes five attacks on a new shop. Mallory has the password in
+all of them:
+
+1. She sends no code.
+2. She looks over Ada's shoulder, and sends the code that Ada has just sent.
+3. Fifty of her programs send one such code at the same moment.
+4. She sends 200 guesses. How many does the shop compare?
+5. She also reads Ada's mail, and resets the password.
+
+Predict: what does Mallory hear each time?
+"""
+
+# %% tags=["predict"]
+show(table(attack(naive_sign_in, naive_reset).items(), ["attack", "Mallory hears"]))
+
+# %% [markdown]
+"""
+A "one-time" password was good for 90 seconds, for everybody. Nobody counted guesses,
+and three codes of a million are right. The reset proved that somebody reads a mailbox.
+That is *one* factor, and not the two that the shop asked for.
+
+## The decision
+
+What does Ada have?
+
+| option | good | costs |
+|---|---|---|
+| a code by SMS or mail | no app | numbers are stolen; mail resets the password |
+| **an app's code, TOTP** | no network; any app | phishing passes it on |
+| a passkey (WebAuthn) | cannot be phished | another way when it is lost |
+| `django-otp` | ready, once per step | Django only |
+| Better Auth's `twoFactor` | ready | takes a code twice |
+
+We choose **TOTP**: every phone has an app for it. Choose passkeys where your users have
+them, and keep TOTP beside them.
+
+What the shop promises Ada:
+
+| Mallory | hears |
+|---|---|
+| sends a used code, or fifty at once | wrong code; one of the fifty gets in at most |
+| guesses | five times, then "too many" |
+| resets the password by mail | sign in, with a code |
+| has a stolen session, and switches it off | a code first |
+| reads a copy of the table | nothing that makes a code |
+
+## Build it
+
+### The idea
+
+A code is a keyed hash of a number, cut to six digits (**HOTP**). For TOTP the number is
+the **step**: how many times 30 seconds have passed since 1970.
 """
 
 # %% tags=["export"]
@@ -13,28 +126,56 @@ from datetime import datetime
 STEP = 30  # seconds
 
 
-def hotp(secret: bytes, counter: int, digits: int = 6) -> str:
-    """The code of a counter: HMAC-SHA-1, cut to some digits (RFC 4226, 5.3)."""
+def hotp(secret: bytes, counter: int) -> str:
+    """The code of a counter: HMAC-SHA-1, cut to six digits (RFC 4226, 5.3)."""
     mac = hmac.digest(secret, struct.pack(">Q", counter), "sha1")
     (number,) = struct.unpack_from(">I", mac, mac[-1] & 15)
-    return f"{(number & 0x7FFFFFFF) % 10**digits:0{digits}}"
+    return f"{(number & 0x7FFFFFFF) % 1_000_000:06}"
 
 
 def step_of(now: datetime) -> int:
-    """The counter that the clock gives: steps of 30 seconds since 1970 (RFC 6238)."""
+    """The counter that the clock gives (RFC 6238)."""
     return int(now.timestamp()) // STEP
 
 
-# %% tags=["export"]
 def matching_step(secret: bytes, code: str, now: datetime) -> int | None:
     """The step of this code, if it is the present one or the one before; or None."""
     typed = "".join(code.split()).encode("utf-8", "surrogatepass")
-    matching = None
-    for step in (step_of(now) - 1, step_of(now)):
+    for step in (step_of(now), step_of(now) - 1):
         if hmac.compare_digest(hotp(secret, step).encode(), typed):
-            matching = step
-    return matching
+            return step
+    return None
 
+
+# %%
+example = b"12345678901234567890"  # of RFC 4226, appendix D
+print([hotp(example, counter) for counter in range(4)])
+
+# %% [markdown]
+"""
+These are the codes that the RFC prints. SHA-1 is broken for signatures, not for this.
+
+### Which step
+
+The RFC allows for one step of delay: Ada reads, types and sends. It does not ask for
+codes of the future. So for how many seconds is a code good?
+"""
+
+# %%
+nine = datetime(2026, 11, 2, 9, tzinfo=UTC)
+code = hotp(example, step_of(nine))
+for at in (-1, 0, 59, 60):
+    print(at, matching_step(example, code, nine + timedelta(seconds=at)))
+
+# %% [markdown]
+"""
+### The secret
+
+The shop needs the secret itself, so a hash will not do. It is encrypted with a key from
+the settings, which no backup of the database has. **HKDF** derives another key for each
+user: a row that somebody copies to another user cannot be decrypted. The first of
+`keys` encrypts; older ones still decrypt.
+"""
 
 # %% tags=["export"]
 import base64
@@ -46,12 +187,11 @@ from cryptography.fernet import Fernet, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+Keys = Sequence[bytes]  # 32 random octets each
 
-def box_of(keys: Sequence[bytes], user_id: Any) -> MultiFernet:
-    """Encrypts with the first key, decrypts with each. Each user has keys of their own.
 
-    They are derived by HKDF (RFC 5869). `keys`: 32 random octets each, in settings.
-    """
+def box_of(keys: Keys, user_id: Any) -> MultiFernet:
+    """What encrypts and decrypts the secret of one user (HKDF: RFC 5869)."""
     info = f"second factor of {user_id}".encode()
     derived = [HKDF(SHA256(), 32, salt=None, info=info).derive(key) for key in keys]
     return MultiFernet([Fernet(base64.urlsafe_b64encode(key)) for key in derived])
@@ -59,15 +199,25 @@ def box_of(keys: Sequence[bytes], user_id: Any) -> MultiFernet:
 
 def app_uri(secret: bytes, issuer: str, account: str) -> str:
     """What an authenticator app reads, most often from a QR code."""
-    label = f"{quote(issuer, safe='')}:{quote(account, safe='')}"
     text = base64.b32encode(secret).decode().rstrip("=")
     query = {"secret": text, "issuer": issuer, "digits": 6, "period": STEP}
+    label = f"{quote(issuer, safe='')}:{quote(account, safe='')}"
     return f"otpauth://totp/{label}?{urlencode(query)}"
 
 
+# %%
+print(app_uri(example, "Pantry", "ada@example.com"))
+
+# %% [markdown]
+"""
+### The tables
+
+Two tables, with your id of the user as a plain column. The second one is for later.
+"""
+
 # %% tags=["export"]
+import hashlib
 import secrets
-from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy import orm
@@ -81,65 +231,80 @@ second_factors = sa.Table(
     sa.Column("confirmed", sa.Boolean, nullable=False),
     sa.Column("last_step", sa.BigInteger, nullable=False),
 )
+recovery_codes = sa.Table(
+    "recovery_codes",
+    second_factors.metadata,
+    sa.Column("code_hash", sa.String, primary_key=True),
+    sa.Column("user_id", sa.String, nullable=False, index=True),
+)
 
+# %%
+second_factors.metadata.create_all(engine)
+print(second_factors.columns.keys())
 
-def enrol(
-    db: Db,
-    user_id: Any,
-    now: datetime,
-    keys: Sequence[bytes],
-    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-    table: sa.Table = second_factors,
-) -> bytes | None:
-    """A new secret, which counts after its first code. None: there is one already."""
-    secret = random_bytes(20)
-    sealed = box_of(keys, user_id).encrypt(secret).decode()
-    before = step_of(now) - 2
-    new = {"sealed_secret": sealed, "confirmed": False, "last_step": before}
-    waiting = [table.c.user_id == user_id, table.c.confirmed.is_(False)]
-    replace = table.update().where(*waiting).values(new).returning(table.c.user_id)
-    if db.execute(replace).first() is None:
-        if read_secret(db, user_id, keys, table) is not None:
-            return None
-        db.execute(table.insert().values(user_id=user_id, **new))
-    return secret
+# %% [markdown]
+"""
+### Enrol
+
+Ada's app reads the address above. Then she types the first code. Only that shows that
+the app has the secret, so until then it does not count. The next output is its length
+in octets, and whether it counts.
+"""
 
 
 # %% tags=["export"]
-def read_secret(
-    db: Db, user_id: Any, keys: Sequence[bytes], table: sa.Table = second_factors
-) -> bytes | None:
-    """The secret of a user, or None. InvalidToken: it was encrypted with another key."""
-    mine = sa.select(table.c.sealed_secret).where(table.c.user_id == user_id)
-    sealed = db.scalar(mine)
-    return box_of(keys, user_id).decrypt(sealed) if sealed else None
-
-
 def has_second_factor(db: Db, user_id: Any, table: sa.Table = second_factors) -> bool:
     """Whether a sign-in of this user needs a second factor."""
     mine = [table.c.user_id == user_id, table.c.confirmed.is_(True)]
     return db.scalar(sa.select(table.c.user_id).where(*mine)) is not None
 
 
+def enrol(
+    db: Db, user_id: Any, now: datetime, keys: Keys, table: sa.Table = second_factors
+) -> bytes | None:
+    """A new secret, which counts after its first code. None: there is one already."""
+    if has_second_factor(db, user_id, table):
+        return None
+    secret = secrets.token_bytes(20)
+    new = {"sealed_secret": box_of(keys, user_id).encrypt(secret).decode()}
+    new |= {"confirmed": False, "last_step": step_of(now) - 2}
+    waiting = [table.c.user_id == user_id, table.c.confirmed.is_(False)]
+    replace = table.update().where(*waiting).values(new).returning(table.c.user_id)
+    if db.execute(replace).first() is None:
+        db.execute(table.insert().values(user_id=user_id, **new))
+    return secret
+
+
+# %%
+with engine.begin() as db:
+    secret = enrol(db, "ada", nine, keys)
+    print(len(secret), has_second_factor(db, "ada"))
+
+# %% [markdown]
+"""
+### Once
+
+The row remembers the last step that was used. One UPDATE looks and writes: it changes
+the row only if the step of this code is later. So a code works once, and no older one
+works after it.
+"""
+
+
+# %% tags=["export"]
 def use_code(
     db: Db,
     user_id: Any,
     code: str,
     now: datetime,
-    keys: Sequence[bytes],
+    keys: Keys,
     first: bool = False,
     table: sa.Table = second_factors,
 ) -> bool:
-    """Whether the code is right and new. It is used up, and so are all older ones.
-
-    `first`: the code that confirms a new secret; no other one does.
-    """
+    """Whether the code is right and new. `first`: it confirms a new secret."""
     mine = table.c.user_id == user_id
     sealed = db.scalar(sa.select(table.c.sealed_secret).where(mine))
-    if sealed is None:
-        return False
-    secret = box_of(keys, user_id).decrypt(sealed)
-    step = matching_step(secret, code, now)
+    box = box_of(keys, user_id)
+    step = matching_step(box.decrypt(sealed), code, now) if sealed else None
     if step is None:
         return False
     same = [mine, table.c.sealed_secret == sealed, table.c.confirmed.is_(not first)]
@@ -148,43 +313,47 @@ def use_code(
     return db.execute(used).first() is not None
 
 
+# %% [markdown]
+"""
+Ada confirms the app at nine with the code `now`. In the next step her app shows
+`later`. She sends `later` twice, and then `now` once more. Predict: what does each of
+the four calls return?
+"""
+
+# %% tags=["predict"]
+half = nine + timedelta(seconds=STEP)
+now, later = hotp(secret, step_of(nine)), hotp(secret, step_of(half))
+with engine.begin() as db:
+    print(use_code(db, "ada", now, nine, keys, first=True))
+    for sent in (later, later, now):
+        print(use_code(db, "ada", sent, half, keys))
+
+# %% [markdown]
+"""
+### Without the phone
+
+Phones get lost. **Recovery codes** lie on paper, and each works once, too. They have
+120 random bits, so a fast hash is enough; ASVS wants a slow one below 112. Count their
+guesses apart: who has used up those of the app must not keep Ada out.
+"""
+
+
 # %% tags=["export"]
-import hashlib
-import re
-
-recovery_codes = sa.Table(
-    "recovery_codes",
-    second_factors.metadata,
-    sa.Column("code_hash", sa.String, primary_key=True),
-    sa.Column("user_id", sa.String, nullable=False, index=True),
-)
-
-
 def code_hash(code: str) -> str:
     """SHA-256 of the letters and digits, however the code was typed."""
-    typed = re.sub(r"[^A-Z2-7]", "", code.upper())
+    typed = "".join(letter for letter in code.upper() if letter.isalnum())
     return hashlib.sha256(typed.encode()).hexdigest()
 
 
 def new_recovery_codes(
-    db: Db,
-    user_id: Any,
-    count: int = 10,
-    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-    table: sa.Table = recovery_codes,
-    factors: sa.Table = second_factors,
+    db: Db, user_id: Any, count: int = 10, table: sa.Table = recovery_codes
 ) -> list[str]:
-    """New codes of 120 random bits, to be shown once. The old ones end."""
-    letters = [base64.b32encode(random_bytes(15)).decode() for _ in range(count)]
-    codes = ["-".join(re.findall("....", text)) for text in letters]
-    # Written first: two requests at once would leave the codes of both.
-    hold = factors.update().where(factors.c.user_id == user_id)
-    held = hold.values(last_step=factors.c.last_step).returning(factors.c.user_id)
-    db.execute(held).all()
+    """New codes, to be shown once. The old ones end."""
+    codes = [base64.b32encode(secrets.token_bytes(15)).decode() for _ in range(count)]
     db.execute(table.delete().where(table.c.user_id == user_id))
     rows = [{"code_hash": code_hash(code), "user_id": user_id} for code in codes]
     db.execute(table.insert(), rows)
-    return codes
+    return ["-".join(code[n : n + 4] for n in range(0, 24, 4)) for code in codes]
 
 
 def use_recovery_code(
@@ -196,34 +365,208 @@ def use_recovery_code(
     return db.execute(used).first() is not None
 
 
-# %% tags=["export"]
-from datetime import timedelta
+# %%
+with engine.begin() as db:
+    codes = new_recovery_codes(db, "ada")
+    print([use_recovery_code(db, "ada", codes[0].lower()) for _ in range(2)])
+
+# %% [markdown]
+"""
+## See it work
+
+The same attacks on a shop with the recipe. The folded cell defines `sign_in`: it counts
+the guess with [throttling](throttling.ipynb), and calls `use_code` in a
+[transaction](../foundations/transactions.ipynb), which repeats it after a
+[conflict](../glossary.md#conflict). Its `reset` stores the password and signs nobody
+in.
+"""
+
+# %% tags=["stage"]
+from playbook.auth.throttling import Allowance, spend
+from playbook.foundations.transactions import transaction
+
+five = Allowance(burst=5, every=timedelta(minutes=1))
 
 
-def remove_second_factor(
-    db: Db,
-    user_id: Any,
-    table: sa.Table = second_factors,
-    codes: sa.Table = recovery_codes,
-) -> None:
-    """Back to the password alone."""
-    for each in (table, codes):
-        db.execute(each.delete().where(each.c.user_id == user_id))
+def sign_in(shop, password, code):
+    if password != shop.password:
+        return "wrong password"
+    if spend(shop.engine, five, ("second factor", "ada", shop.network), shop.now):
+        return "too many"
+    given = ("ada", code, shop.now, shop.keys)
+    used = transaction(shop.engine, lambda db: use_code(db, *given))
+    return "signed in" if used else "wrong code"
 
 
-def purge_enrolments(
-    db: Db,
-    now: datetime,
-    table: sa.Table = second_factors,
-    codes: sa.Table = recovery_codes,
-) -> None:
-    """Delete the secrets that were not confirmed within a day, and their codes."""
-    old = table.c.last_step < step_of(now - timedelta(days=1))
-    db.execute(table.delete().where(table.c.confirmed.is_(False), old))
-    theirs = sa.select(table.c.user_id)
-    db.execute(codes.delete().where(codes.c.user_id.not_in(theirs)))
+def reset(shop, password):
+    shop.password = password
+    return sign_in(shop, password, "")
 
 
-def is_fresh(proven_at: datetime | None, now: datetime, within: timedelta) -> bool:
-    """Whether the second factor was given lately. None: in this session never."""
-    return proven_at is not None and now - proven_at < within
+# %%
+heard = attack(sign_in, reset)
+show(table(heard.items(), ["attack", "Mallory hears"]))
+
+# %% [markdown]
+"""
+## On PostgreSQL
+
+Predict: are the results the same on PostgreSQL?
+"""
+
+# %% tags=["predict"]
+there = on_postgres(attack, sign_in, reset)
+print(there in (heard, None))
+
+# %% [markdown]
+"""
+The UPDATE of the second program waits for the first one, or conflicts with it. Then it
+looks at `last_step` again.
+
+## Check it
+"""
+
+# %%
+assert heard["Ada's code, at once"] == "1 of 50 signed in", "a code works twice"
+assert heard["her mailbox"] == "wrong code", "a mail goes around it"
+assert heard["guesses"] == "5 compared", "guesses are not counted"
+with engine.begin() as db:
+    assert not use_recovery_code(db, "mallory", codes[1]), "Mallory uses Ada's code"
+late = nine + timedelta(seconds=60)
+assert matching_step(example, code, late) is None, "a code lives too long"
+print("a code works once, and nothing goes around it")
+
+# %% [markdown]
+"""
+**Break it.** Make one of these changes, run the page again, and see the assertion fail:
+
+| change | to | the assertion says |
+|---|---|---|
+| `, table.c.last_step < step)` | `)` | a code works twice |
+| `step_of(now) - 1)` | `step_of(now) - 2)` | a code lives too long |
+| `== user_id, table.c.code` | `> "", table.c.code` | Mallory uses Ada's code |
+
+## Your turn
+
+Ada does not want to type a code each day at her desk. Write `trust`, which makes a
+[token](../glossary.md#token) for a cookie of this browser, and `is_trusted`, which says
+whether a token lets this user sign in without a code. The trust lasts `DAYS` days. The
+table `devices` has the columns `token_hash`, `user_id` and `until` (whole seconds since
+1970). Mallory has a shop account too, and a copy of the table.
+"""
+
+
+# %% tags=["exercise"]
+def trust(db, devices, user_id, now):
+    """A new token for the cookie of a browser that the user trusts."""
+    raise NotImplementedError
+
+
+def is_trusted(db, devices, user_id, token, now):
+    """Whether this browser may sign the user in without a code."""
+    raise NotImplementedError
+
+
+# %%
+from playbook.exercises.auth.second_factor import DAYS, HINTS, check
+
+check(trust, is_trusted)
+
+# %% tags=["hint"]
+print(HINTS[0])  # where to look
+
+# %% tags=["hint"]
+print(HINTS[1])  # the idea
+
+
+# %% tags=["solution"]
+def trust(db, devices, user_id, now):
+    token = secrets.token_urlsafe()
+    until = int((now + timedelta(days=DAYS)).timestamp())
+    row = {"token_hash": code_of(token), "user_id": user_id, "until": until}
+    db.execute(devices.insert().values(row))
+    return token
+
+
+def is_trusted(db, devices, user_id, token, now):
+    mine = [devices.c.token_hash == code_of(token), devices.c.user_id == user_id]
+    alive = sa.select(devices.c.until).where(*mine, devices.c.until > now.timestamp())
+    return db.scalar(alive) is not None
+
+
+def code_of(token):
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+assert check(trust, is_trusted)
+
+# %% [markdown]
+"""
+## Take it with you
+
+`playbook lift second_factor INTO` copies recipe and tests.
+
+| seam | what your project does |
+|---|---|
+| transaction | passes a `Connection` or ORM `Session`; commits; retries conflicts |
+| tables | `second_factors.metadata.create_all`, or `table=` yours |
+| keys | 32 random octets from settings; keeps an old one after a change |
+| user id | any id; deletes both rows of a user who is deleted or switches it off |
+| clock | passes `now` with a time zone; the machine keeps time by NTP |
+| guesses | counts them before `use_code`: `playbook lift throttling` |
+| between the steps | a token, no session: `playbook lift mailed_links` |
+
+With a form for the password and another one for the code, no session begins in between:
+
+```python
+def password_is_right(db: Session, user: User, now: datetime) -> str:
+    if not has_second_factor(db, user.id):
+        return start(db, user.id, proven_at=None)
+    ten = timedelta(minutes=10)
+    return new_link(db, "second factor", user.id, user.email, now, ten)
+
+
+def code_is_sent(db: Session, token: str, code: str, now: datetime) -> str | None:
+    step = find_link(db, token, "second factor", now)
+    if step is None or not use_code(db, step.user_id, code, now, KEYS):
+        return None
+    if take_link(db, token, "second factor", now) is None:
+        return None
+    return start(db, step.user_id, proven_at=now)
+
+
+def may_switch_off(session: Login, now: datetime) -> bool:
+    return now - session.proven_at < timedelta(minutes=10)
+```
+
+The first function returns a token for a cookie, of a session or of the next step. The
+last one is **step-up**: a stolen session gave its code long ago. Ask for a new one
+before a change of password or address, and before the second factor is switched off.
+
+When the first code is confirmed, end all other sessions: they never gave one.
+`InvalidToken` means that the key was changed; recovery codes still work.
+
+Hand it over:
+
+- **Reviewer**: search for every place where a session begins. Links that sign in, too.
+- **Front end**: `autocomplete="one-time-code"`, `inputmode="numeric"`.
+- **Security**: tell the owner of each change, and of each recovery code that was used.
+- **Operations**: a clock that is a minute wrong lets nobody in.
+- **Tests**: keep "of fifty at once one succeeds".
+
+## In short
+
+You can explain what a second factor adds to a password, and why a reset by mail must
+not replace it. You know how one UPDATE makes a code work once. You can say what Ada
+does without her phone.
+
+## Sources
+
+RFC 4226, 5.3, 7.3 and D. RFC 6238, 5.2. OWASP ASVS 5.0, 6.5, 6.6.3, 7.5.3. NIST SP
+800-63B-4, 3.1.4 and 3.1.5. Google, *Key Uri Format*.
+"""
+
+# %% [markdown] tags=["nav"]
+"""
+Previous: [Account changes](account_changes.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
+"""

@@ -11,13 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from starlette.concurrency import run_in_threadpool
 
-from playbook.auth.second_factor import purge_enrolments
 from playbook.auth.sessions import purge_sessions
 from playbook.auth.throttling import purge_throttles
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
-from playbook.pantry.auth.second_step import CODES
-from playbook.pantry.auth.sessions import FACTORS
+from playbook.pantry.auth.second_step import purge_enrolments
 from playbook.pantry.auth.sessions import TABLE as SESSIONS
 from playbook.pantry.auth.tables import Invitation, Verification
 from playbook.pantry.keys import purge_keys
@@ -37,7 +35,7 @@ def sweep(engine: sa.Engine, now: datetime) -> None:
         purge_sessions(db, now, SESSIONS)
         db.execute(sa.delete(Verification).where(Verification.expires_at <= now))
         db.execute(sa.delete(Invitation).where(Invitation.expires_at <= now))
-        purge_enrolments(db, now, FACTORS, CODES)
+        purge_enrolments(db, now)
         purge_throttles(db, now)
         purge_keys(db, now)
         purge_tokens(db, now)

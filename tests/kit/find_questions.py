@@ -252,7 +252,7 @@ NOT_YET_HELD_OUT = {
     "how do I upload files to S3": "representations",
     "websockets": "resources",
     "sign in with google": "sign_in",
-    "two factor authentication": "sign_in",
+    "two factor authentication": "second_factor",
     "message broker like kafka": "mail_queue",
     "passkeys": "sign_in",
     "webhook retries": "retries",

@@ -15,10 +15,11 @@ from fastapi import Request
 from sqlalchemy import orm
 
 from playbook.auth import mailed_links
-from playbook.auth.second_factor import is_fresh
+from playbook.auth.second_factor import step_of
 from playbook.foundations.clock_and_identifiers import new_token
 from playbook.pantry.auth.sessions import (
     CACHE,
+    FACTORS,
     REMEMBER,
     SESSION,
     SecondFactorMissing,
@@ -97,11 +98,18 @@ def end_passes(db: orm.Session, user_id: UUID) -> None:
     mailed_links.drop_links(db, user_id, CHALLENGE, TRUSTED, table=LINKS)
 
 
+def purge_enrolments(db: orm.Session, now: datetime) -> None:
+    """Delete the apps that nobody has confirmed within a day, and their codes."""
+    old = FACTORS.c.last_step < step_of(now - timedelta(days=1))
+    db.execute(sa.delete(FACTORS).where(FACTORS.c.confirmed.is_(False), old))
+    db.execute(sa.delete(CODES).where(CODES.c.user_id.not_in(sa.select(FACTORS.c.user_id))))
+
+
 def step_up(auth: Auth, caller: SignedIn) -> None:
     """AuthError 403 when the account has a second factor, and it was not given lately in this session (ASVS 7.5.3).
 
     `verify-totp` in the session gives it again.
     """
     proven_at, within = caller.session.second_factor_at, timedelta(seconds=auth.settings.reauthentication)
-    if proven_at is not None and not is_fresh(proven_at, auth.clock.now(), within):
+    if proven_at is not None and auth.clock.now() - proven_at >= within:
         raise AuthError(403, "SESSION_NOT_FRESH")

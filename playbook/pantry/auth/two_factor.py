@@ -17,9 +17,16 @@ from sqlalchemy import orm
 
 from playbook.auth import mailed_links, second_factor, throttling
 from playbook.auth.password_hashing import HASHING_TURN
-from playbook.auth.second_factor import app_uri, enrol, has_second_factor, new_recovery_codes, remove_second_factor
+from playbook.auth.second_factor import (
+    app_uri,
+    box_of,
+    enrol,
+    has_second_factor,
+    new_recovery_codes,
+)
 from playbook.auth.sign_in import PER_NETWORK, Attempt, is_known
 from playbook.foundations.deny_by_default import anyone
+from playbook.foundations.write_skew import hold
 from playbook.pantry.auth.account_changes import prove_again, still_signed_in
 from playbook.pantry.auth.password_reset import tell
 from playbook.pantry.auth.second_step import (
@@ -85,18 +92,13 @@ def enable(
     def work(db: orm.Session) -> tuple[bytes, list[str]]:
         still_signed_in(db, auth, request, caller)
         hold_user(db, caller.user.id)
-        secret = enrol(db, caller.user.id, auth.clock.now(), keys_of(auth), auth.random_bytes, FACTORS)
+        secret = enrol(db, caller.user.id, auth.clock.now(), keys_of(auth), FACTORS)
         if secret is None:
             raise AuthError(400, "TOTP_ALREADY_ENABLED")
-        return secret, new_codes(db, auth, caller)
+        return secret, new_recovery_codes(db, caller.user.id, table=CODES)
 
     secret, codes = auth.transact(work)
     return {"method": "totp", "totpURI": app_uri(secret, sent.issuer, caller.user.email), "backupCodes": codes}
-
-
-def new_codes(db: orm.Session, auth: Auth, caller: SignedIn) -> list[str]:
-    made = {"random_bytes": auth.random_bytes, "table": CODES, "factors": FACTORS}
-    return new_recovery_codes(db, caller.user.id, **made)
 
 
 @two_factor_routes.post("/get-totp-uri", dependencies=[HASHING_TURN])
@@ -112,8 +114,9 @@ def get_totp_uri(auth: Service, sent: Annotated[Password, body(Password)], calle
 
 def secret_of(db: orm.Session, auth: Auth, caller: SignedIn) -> bytes | None:
     """None, too, when the secret was encrypted with a PANTRY_SECRET that is no longer there."""
+    sealed = db.scalar(sa.select(FACTORS.c.sealed_secret).where(FACTORS.c.user_id == caller.user.id))
     try:
-        return second_factor.read_secret(db, caller.user.id, keys_of(auth), FACTORS)
+        return box_of(keys_of(auth), caller.user.id).decrypt(sealed) if sealed else None
     except InvalidToken:
         log.error("a second factor cannot be decrypted: was PANTRY_SECRET changed?")
         return None
@@ -131,7 +134,9 @@ def generate_backup_codes(
 
     def work(db: orm.Session) -> list[str]:
         still_signed_in(db, auth, request, caller)
-        return new_codes(db, auth, caller)
+        # Written first: of two requests at once the codes of both would stay.
+        hold(db, User.id, caller.user.id, alone=True)
+        return new_recovery_codes(db, caller.user.id, table=CODES)
 
     codes = auth.transact(work)
     tell(auth, caller.user.email, "You have new recovery codes. If that was not you, set a new password now.")
@@ -151,7 +156,8 @@ def disable(
 
     def work(db: orm.Session) -> tuple[UserSession, str]:
         still_signed_in(db, auth, request, caller)
-        remove_second_factor(db, caller.user.id, FACTORS, CODES)
+        for table in (FACTORS, CODES):
+            db.execute(table.delete().where(table.c.user_id == caller.user.id))
         end_passes(db, caller.user.id)
         mine = sa.update(UserSession).where(UserSession.user_id == caller.user.id)
         mine = mine.values(second_factor_at=None).returning(UserSession.id)

@@ -1,0 +1,98 @@
+"""The code in *Take it with you* of the page second_factor, run in a project with users of its own."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import orm
+from sqlalchemy.orm import Session
+
+from playbook.auth.mailed_links import find_link, links, new_link, take_link
+from playbook.auth.second_factor import enrol, has_second_factor, hotp, second_factors, step_of, use_code
+from playbook.auth.throttling import Timestamp
+from playbook.kit.course import Course
+
+NINE, STEP = datetime(2026, 11, 2, 9, 0, tzinfo=UTC), timedelta(seconds=30)
+KEYS = [secrets.token_bytes(32)]
+
+
+class Base(orm.DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    email: orm.Mapped[str]
+
+
+class Login(Base):
+    __tablename__ = "logins"
+    token: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    user_id: orm.Mapped[str]
+    proven_at: orm.Mapped[datetime | None] = orm.mapped_column(Timestamp)
+
+
+def start(db: Session, user_id: str, proven_at: datetime | None) -> str:
+    login = Login(token=f"session {secrets.token_hex(8)}", user_id=user_id, proven_at=proven_at)
+    db.add(login)
+    db.flush()
+    return login.token
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, Any]:
+    """What the page shows, executed."""
+    page = next(page for page in Course().playbooks if page.name == "second_factor")
+    [code] = re.findall(r"```python\n(def password_is_right.*?)```", page.text.read_text(encoding="utf-8"), re.DOTALL)
+    names = {
+        "Session": Session, "User": User, "Login": Login, "datetime": datetime, "timedelta": timedelta, "KEYS": KEYS,
+        "has_second_factor": has_second_factor, "use_code": use_code, "start": start, "new_link": new_link,
+        "find_link": find_link, "take_link": take_link,
+    }  # fmt: skip
+    exec(code, names)
+    return names
+
+
+@pytest.fixture
+def db() -> Iterator[Session]:
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    for metadata in (Base.metadata, links.metadata, second_factors.metadata):
+        metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.add(User(id="ada", email="ada@example.com"))
+        yield session
+
+
+def sessions(db: Session) -> list[datetime | None]:
+    return list(db.scalars(sa.select(Login.proven_at)))
+
+
+def test_no_session_begins_between_the_steps(shown: dict[str, Any], db: Session) -> None:
+    ada = db.get(User, "ada")
+    secret = enrol(db, "ada", NINE, KEYS)
+    assert secret is not None
+    assert shown["password_is_right"](db, ada, NINE).startswith("session"), "it does not count yet"
+    assert use_code(db, "ada", hotp(secret, step_of(NINE)), NINE, KEYS, first=True)
+    token, later = shown["password_is_right"](db, ada, NINE), NINE + STEP
+    assert sessions(db) == [None]
+    assert shown["code_is_sent"](db, token, "123", later) is None
+    assert shown["code_is_sent"](db, "another token", hotp(secret, step_of(later)), later) is None
+    assert shown["code_is_sent"](db, token, hotp(secret, step_of(later)), later).startswith("session")
+    assert sessions(db) == [None, later]
+    assert shown["code_is_sent"](db, token, hotp(secret, step_of(later) + 1), later + STEP) is None
+    late = shown["password_is_right"](db, ada, later)
+    much_later = later + timedelta(minutes=10)
+    assert shown["code_is_sent"](db, late, hotp(secret, step_of(much_later)), much_later) is None
+    assert sessions(db) == [None, later]
+
+
+def test_a_code_of_long_ago_switches_nothing_off(shown: dict[str, Any]) -> None:
+    login = Login(token="t", user_id="ada", proven_at=NINE)
+    minutes = (0, 9, 10)
+    asked = [shown["may_switch_off"](login, NINE + timedelta(minutes=each)) for each in minutes]
+    assert asked == [True, True, False]
