@@ -32,6 +32,8 @@ an `Origin` of the service; browsers send it by themselves, other clients set it
 A patch is a JSON Merge Patch (RFC 7396), also when it is sent as `application/json`: what is left out stays, null
 removes.
 
+**Choosing fields**: `POST /graphql` reads the same things in one request, with the fields that it names.
+
 **Repeating**: a POST with an `Idempotency-Key` acts once; repeated within a day, it gets the first answer.
 """
 TAGS = {
