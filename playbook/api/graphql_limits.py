@@ -129,7 +129,8 @@ print("the screen:", 20 * package, "values; the large one:", 100 * (1 + 100 * (1
 # %% [markdown]
 """
 The numbers 20 and 100 can be literals, variables, or defaults of the schema. `rows_of`
-reads them by graphql-core's own rules, so it sees what the resolver will see:
+reads them by graphql-core's own rules, so it sees what the
+[resolver](../glossary.md#resolver) will see:
 """
 
 # %% tags=["export"]

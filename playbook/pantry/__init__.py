@@ -19,6 +19,8 @@ Map
                       the tables of packages, releases and files, and the load of a file into them
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
+`graph`, `graph_schema`, `schema.graphql`
+                      the same things for clients that choose their fields: POST /graphql, its types, and these as text
 `fields`, `lists`, `conditions`, `keys`
                       what the routes have in common: kinds of text, pages, ETags, idempotency keys
 `errors`, `strict_input`, `document`, `docs`, `headers`

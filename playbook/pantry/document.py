@@ -36,6 +36,8 @@ as far as its owner may do it; without the scope 403, and `WWW-Authenticate` nam
 A patch is a JSON Merge Patch (RFC 7396), also when it is sent as `application/json`: what is left out stays, null
 removes.
 
+**Choosing fields**: `POST /graphql` reads the same things in one request, with the fields that it names.
+
 **Repeating**: a POST with an `Idempotency-Key` acts once; repeated within a day, it gets the first answer. Not
 `POST /tokens`, whose answer nobody keeps.
 """
