@@ -97,7 +97,7 @@ out the bad time.
 | closed loop: `ab`, `wrk`, `hey` | finds the highest rate | leaves out the stalls |
 | timers in production | real users | needs traffic; says what, not why |
 | Django Debug Toolbar | statements of each page | Flask has one; FastAPI has none |
-| **open loop, counts, profile** | each answers its own question | four tools |
+| **open loop, counts, profile** | each answers its own question | three tools |
 
 We choose the last, in this order: **measure** from outside, **count** statements,
 **profile**, **compare** before and after. Write a guess down first, and learn from it.
@@ -184,7 +184,7 @@ while fifty more came and queued behind them.
 
 Now to a page that is slow all the time: a list of 20 packages with their newest
 versions. `TEMPLATE` is a nested dictionary of 800 classifiers, the tags of PyPI, all
-unset. `catalogue(url)` is an engine with the data.
+unset. `catalogue(url)` is an engine with data.
 """
 
 # %%
@@ -296,7 +296,6 @@ Every few milliseconds a **profiler** looks which functions are running. In a **
 graph** each bar is a function, above the one that called it. The wider a bar, the more
 time was spent in it. Look for the widest bar that you can do without.
 """
-
 
 # %% tags=["nbval-ignore-output"]
 show(flame_graph(with_engine(engine, as_it_was)))
@@ -466,7 +465,6 @@ print(there)
 ## Check it
 """
 
-
 # %%
 errors = in_virtual_time(open_loop(fails, rate=10, seconds=1))
 slower = (number**2 for number in range(100))  # the clock of a machine that slows down
@@ -561,9 +559,9 @@ def test_the_list_of_orders_sends_two_statements(client, counted):
     assert statements.total() == 2, statements.most_common(1)
 ```
 
-Traps: never load a service that is not yours. Run the generator on another machine
-than the service. A generator that is too slow itself makes long latencies: look at its
-processor. In production `py-spy dump` and `py-spy record` profile a process that runs.
+Traps: never load a service that is not yours. Run the generator on another machine. One
+that is too slow makes long latencies itself: look at its processor. A profiler in the
+process sees what lets it look; `py-spy record` looks from outside, in production too.
 
 Hand it over:
 
