@@ -20,7 +20,7 @@ from playbook.pantry.catalog import Package
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import Name, Slug, Text
 from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Read, Transaction, permission
-from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
+from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
 from playbook.schema.identity import Member, Organization, User
 
 router = APIRouter(dependencies=[Depends(gives_json)])
@@ -48,7 +48,7 @@ class OrganizationOut(BaseModel):
 
 
 class OrganizationPage(PageOut):
-    items: list[OrganizationOut]
+    items: Annotated[list[OrganizationOut], Field(max_length=MOST)]
 
 
 class OrganizationQuery(PageQuery):

@@ -18,7 +18,7 @@ from playbook.pantry.catalog import NO_RANK, Package, Release
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, permission
-from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
+from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
 
@@ -39,14 +39,14 @@ class PackageOut(BaseModel):
     name: str
     organization: str
     summary: str | None
-    popularity_rank: int | None
+    popularity_rank: Annotated[int, Field(ge=1, le=NO_RANK)] | None
     latest_version: str | None
     created_at: datetime
     updated_at: datetime
 
 
 class PackagePage(PageOut):
-    items: list[PackageOut]
+    items: Annotated[list[PackageOut], Field(max_length=MOST)]
 
 
 class PackageQuery(PageQuery):
