@@ -538,5 +538,5 @@ in Distributed Systems" (HotOS 2021). Documentation of httpx (transports) and ur
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Idempotency](idempotency.ipynb) · [course map](../index.ipynb) · Next: [Password hashing](../auth/password_hashing.ipynb)
+Previous: [Idempotency](idempotency.ipynb) · [course map](../index.ipynb) · Next: [Contract](contract.ipynb)
 """
