@@ -31,7 +31,7 @@ makes such a document from the code, `shop.openapi()`.
 A shop has one route. The folded cell imports `FastAPI`, `HTTPException`,
 `JSONResponse`, `BaseModel` and `serving`. It defines `ROWS`, the orders 1, 2 and 3:
 order 2 has no note (None), and order 3 has one member more, `gift`. `front_end(client,
-number)` is a page that trusts the document: it calls `upper()` of the note, and shows
+number)` trusts the document: it calls `upper()` of the note, and shows
 `detail[0]["msg"]` of an error. `taken(exchanges)` is for later.
 """
 
@@ -94,8 +94,8 @@ print(*document["paths"]["/orders/{number}"]["get"]["responses"])
 
 # %% [markdown]
 """
-The document knows the statuses 200 and 422. In 422, `detail` is a list. The page asks
-for the orders 1, 2, 3, 9 and `x`. Predict: which of the five does it show?
+The document knows the statuses 200 and 422. In 422, `detail` is a list. The front end
+asks for the orders 1, 2, 3, 9 and `x`. Predict: which of the five does it show?
 """
 
 # %% tags=["predict"]
@@ -106,8 +106,8 @@ with serving(shop) as client:
 
 # %% [markdown]
 """
-Two requests crashed the page. A `note` is null where the document says string. And the
-404 has a text as `detail`; the document knows no 404 at all.
+Two requests crashed the front end. A `note` is null where the document says string. And
+the 404 has a text as `detail`; the document knows no 404 at all.
 
 FastAPI checks what a function returns, but it does not look into a `Response`. It does
 not see which exceptions a function raises. So a document made from the code can be
@@ -338,7 +338,7 @@ for exchange in first_story:
 
 # %% [markdown]
 """
-Order 3 was shown by the page, and the document does not describe it either. The answer
+The front end showed order 3, and the document does not describe it either. The answer
 to `x` is FastAPI's own, and so is its description.
 
 ## See it work

@@ -16,10 +16,12 @@ KINDS = frozenset({"null", "boolean", "integer", "number", "string", "array", "o
 @cache
 def _text() -> str:
     from playbook.auth.mail import MemorySender
+    from playbook.foundations.settings import read_environment
     from playbook.pantry.app import pantry
     from playbook.pantry.settings import Settings
 
-    settings = Settings(environment="test", database_url="duckdb:///:memory:published")
+    given = {"PANTRY_ENVIRONMENT": "test", "DATABASE_URL": "duckdb:///:memory:published"}  # and not the process's own
+    settings = read_environment(Settings, given)
     return json.dumps(pantry(settings, sender=MemorySender()).openapi())
 
 

@@ -11,6 +11,9 @@ const baseUrl: string = new URL(process.env["PANTRY_URL"] ?? "http://127.0.0.1:8
 const SLUG = /^[a-z0-9]+(-[a-z0-9]+)*$/; // the document has it; types know nothing of patterns
 const SESSION = /^(__Secure-|__Host-)?better-auth\./;
 
+// Pantry counts all visitors together, as this server, in its limits per network: hand X-Forwarded-For on, and name this
+// server in FORWARDED_ALLOW_IPS.
+
 /** The cookies of the session, and none of the front end's own. */
 function sessionOf(request: Request): string {
   const cookies = (request.headers.get("cookie") ?? "").split(/; */);
@@ -48,7 +51,7 @@ export async function POST(request: Request): Promise<Response> {
   const headers = new Headers({ "content-type": "application/json" });
   const origin = request.headers.get("origin");
   if (origin !== null) headers.set("origin", origin);
-  const { email, password } = await request.json().catch(() => ({}));
+  const { email, password } = (await request.json().catch(() => null)) ?? {};
   const body = JSON.stringify({ email, password });
   const options = { method: "POST", headers, body, cache: "no-store", redirect: "manual" } as const;
   const response = await fetch(`${baseUrl}/api/auth/sign-in/email`, options);
@@ -76,7 +79,7 @@ export async function PATCH(request: Request, { params }: Context): Promise<Resp
   if (!SLUG.test(slug)) return notFound();
   const tag = request.headers.get("if-match");
   if (tag === null) return refused(428, "Send the ETag of what you read as If-Match");
-  const { name, description } = await request.json().catch(() => ({})); // these two, whatever else was sent
+  const { name, description } = (await request.json().catch(() => null)) ?? {}; // these two, whatever else was sent
   const { data, error, response } = await pantry(request).PATCH("/organizations/{slug}", {
     params: { path: { slug }, header: { "If-Match": tag } },
     body: { name, description },
