@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from playbook.api.contract import Exchange, Json, closed, find_answer, find_operation, resolved, undocumented
+from playbook.api.contract import (
+    Exchange,
+    Json,
+    closed,
+    find_answer,
+    find_operation,
+    resolved,
+    undocumented,
+)
 
 CUSTOMER = {
     "type": "object",
