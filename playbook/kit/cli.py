@@ -765,6 +765,13 @@ def serve(
 
 
 @app.command()
+def openapi() -> None:
+    """Print Pantry's OpenAPI document, as it is published: playbook openapi > docs/openapi.json."""
+    module = importlib.import_module("playbook.pantry.published")
+    typer.echo(module.text(), nl=False)
+
+
+@app.command()
 def repair(
     remove: Annotated[
         list[str] | None,

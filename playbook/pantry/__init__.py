@@ -25,6 +25,7 @@ Map
                       what the routes have in common: kinds of text, pages, ETags, idempotency keys
 `errors`, `strict_input`, `document`, `docs`, `headers`
                       problem details, input that cannot be misread, the OpenAPI document, security headers
+`published`           the document that is handed out, and which changes of it break a client
 `auth/`               everything under `/api/auth`, in the contract of Better Auth: `better_auth` assembles it, `wire`
                       is its form, `tables` its rows, then one module for each flow: `cross_site`, `sessions`,
                       `session_lookup`, `sign_up`, `sign_in`, `second_step`, `two_factor`, `links`, `password_reset`,

@@ -11,12 +11,15 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from playbook.api.errors import MAX_ERRORS
 from playbook.api.representations import JSON, MERGE_PATCH, gives_json
 from playbook.foundations.deny_by_default import routes_of
 from playbook.pantry.auth.sessions import SESSION, cookies_of
 from playbook.pantry.conditions import read_conditions, write_conditions
-from playbook.pantry.errors import GENERAL, PROBLEM_CONTENT
+from playbook.pantry.errors import CHANGED, GENERAL, HEAD_TOO_LARGE, PROBLEM_CONTENT, PROBLEM_TYPES, TOO_MANY
+from playbook.pantry.fields import PACKAGE_NAME, SLUG
 from playbook.pantry.http import CHALLENGE, PERMISSION, SIGHT, current_caller
+from playbook.pantry.limits import MAX_FIELD
 
 Json = dict[str, Any]
 
@@ -78,8 +81,20 @@ PARAMETERS = {
     "If-None-Match": "The `ETag` of what you have: 304 if it is still that.",
     "Idempotency-Key": "16 to 128 visible characters in double quotes, new for each new request.",
 }
+FIELD = {"maxLength": MAX_FIELD, "pattern": r"^[\t -~\u0080-\u00ff]*$"}  # of a head (RFC 9110, 5.5)
+LIMITS: dict[str, Json] = {  # what the routes themselves do not say of a parameter
+    "slug": {"pattern": SLUG, "minLength": 2, "maxLength": 40},
+    "name": {"pattern": PACKAGE_NAME, "maxLength": 100},
+    "organization": {"pattern": r"^[^\u0000]*$"},
+    "cursor": {"pattern": r"^[A-Za-z0-9_.-]*$"},
+    "If-Match": {"maxLength": MAX_FIELD},
+    "If-None-Match": FIELD,
+    "Idempotency-Key": {"maxLength": 130},
+}
+TYPES_OF_PROBLEMS = {"enum": sorted(PROBLEM_TYPES)}
 ORIGIN = {
-    "name": "Origin", "in": "header", "required": False, "schema": {"type": "string", "maxLength": 300},
+    "name": "Origin", "in": "header", "required": False,
+    "schema": {"type": "string", "maxLength": 300, "pattern": "^[a-z][a-z0-9+.-]*://[!-~]+$"},
     "description": "An origin of the service. Needed with the cookie; browsers send it by themselves.",
 }  # fmt: skip
 HEADERS = {  # what answers carry, and whether always
@@ -93,8 +108,11 @@ HEADERS = {  # what answers carry, and whether always
     "Accept": (True, "The media types that are taken here (RFC 9110, 12.5.1)."),
     "Accept-Patch": (True, "The media types that are taken here (RFC 5789, 3.1)."),
     "Retry-After": (False, "Seconds to wait before trying again."),
+    "RateLimit": (True, "What is left of the allowance, and the seconds until there is more."),
+    "RateLimit-Policy": (True, "The allowance: how many requests (`q`) in how many seconds (`w`)."),
     "Idempotency-Replayed": (False, "`true`: the kept answer of the first request with this key."),
 }
+ANSWERED = GENERAL | {kind.status: kind for kind in (CHANGED, TOO_MANY, HEAD_TOO_LARGE)}
 
 
 TOKEN_SCHEME = {
@@ -118,13 +136,16 @@ def describe_service(app: FastAPI, document: Json) -> None:
     settings: browsers want a prefix for https.
     """
     document["info"] |= {"description": ABOUT, "license": {"name": "MIT", "identifier": "MIT"}}
-    document["servers"] = [{"url": "/"}]  # wherever the document came from: no Host header is believed
+    # Wherever the document came from: no Host header is believed. A company runs it for itself.
+    document["servers"] = [{"url": "/", "x-internal": True}]
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
     components = document["components"]
     components["headers"] = {name: header(*about) for name, about in HEADERS.items()}
     problem = components["schemas"]["Problem"]
     problem["required"] = [*problem["required"], "request_id"]
+    problem["properties"]["errors"] |= {"maxItems": MAX_ERRORS}
     problem["properties"]["errors"]["items"]["required"] = ["in", "detail"]
+    problem["properties"]["status"] |= {"minimum": 400, "maximum": 599}
     auth = getattr(app.state, "auth", None)
     if auth is not None:
         cookie = {"type": "apiKey", "in": "cookie", "name": cookies_of(auth).prefix + SESSION}
@@ -137,6 +158,7 @@ def describe_service(app: FastAPI, document: Json) -> None:
         for method in methods.lower().split("/"):
             if (operation := document["paths"].get(path, {}).get(method)) is not None:
                 describe_operation(operation, method, path, route.calls, auth is not None)
+    say_size_of_integers(document)
 
 
 def describe_operation(operation: Json, method: str, path: str, calls: frozenset[Any], sign_in: bool) -> None:
@@ -146,7 +168,7 @@ def describe_operation(operation: Json, method: str, path: str, calls: frozenset
     operation["description"] = operation.get("description") or description
     operation.setdefault("tags", [path.split("/")[1]])
     if "parameters" in operation:
-        operation["parameters"] = [described(parameter) for parameter in operation["parameters"]]
+        operation["parameters"] = [described(parameter, path) for parameter in operation["parameters"]]
     content = operation.get("requestBody", {}).get("content", {})
     if MERGE_PATCH in content:
         content[JSON] = content[MERGE_PATCH]  # `takes` lets it in
@@ -157,7 +179,7 @@ def describe_operation(operation: Json, method: str, path: str, calls: frozenset
         operation["security"] += [{"token": scopes}] if scopes else []
         if signed_in and method != "get":
             operation.setdefault("parameters", []).append(ORIGIN)
-    statuses = [400, 414, 422, 429, 500, 503, *([401] if signed_in else []), *([404] if "{" in path else [])]
+    statuses = [400, 414, 422, 429, 431, 500, 503, *([401] if signed_in else []), *([404] if "{" in path else [])]
     statuses += [403] if signed_in else []  # if not for the caller, then for a token without the scope
     statuses += [406] if gives_json in calls else []
     statuses += [412] if read_conditions in calls else []  # for who sends If-Match to a GET
@@ -165,8 +187,7 @@ def describe_operation(operation: Json, method: str, path: str, calls: frozenset
     statuses += [409] if method == "post" or (method, path) == ("delete", "/organizations/{slug}") else []
     answers = operation["responses"]
     for status in statuses:
-        if status in GENERAL:
-            refusal(answers, GENERAL[status].status, GENERAL[status].title)
+        refusal(answers, status, ANSWERED[status].title)
     for status, answer in answers.items():
         for name in headers_of(status, method, calls, operation):
             answer.setdefault("headers", {})[name] = {"$ref": f"#/components/headers/{name}"}
@@ -175,14 +196,23 @@ def describe_operation(operation: Json, method: str, path: str, calls: frozenset
     operation["responses"] = dict(sorted(answers.items()))
 
 
-def described(parameter: Json) -> Json:
-    """A copy with words; and a query cannot say null, so what may be left out is not documented as nullable."""
+def described(parameter: Json, path: str) -> Json:
+    """A copy with words and limits. A query cannot say null, so what may be left out is not documented as nullable."""
     words = {"description": PARAMETERS[parameter["name"]]} if parameter["name"] in PARAMETERS else {}
     schema = parameter["schema"]
     kept = [inner for inner in schema.get("anyOf", ()) if inner.get("type") != "null"]
     if parameter["in"] == "query" and len(kept) == 1:
         schema = {name: value for name, value in schema.items() if name != "anyOf"} | kept[0]
-    return words | parameter | {"schema": schema}
+    limits = TYPES_OF_PROBLEMS if path.startswith("/problems/") else LIMITS.get(parameter["name"], {})
+    return words | parameter | {"schema": limits | schema}
+
+
+def say_size_of_integers(part: Any) -> None:
+    """`int32` for each integer with a maximum: a client in Java, Go or Swift has to choose a type."""
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        say_size_of_integers(inner)
+    if isinstance(part, dict) and part.get("type") == "integer" and part.get("maximum", 2**31) < 2**31:
+        part.setdefault("format", "int32")
 
 
 def refusal(answers: Json, status: int, title: str) -> None:
@@ -208,6 +238,8 @@ def headers_of(status: str, method: str, calls: frozenset[Any], operation: Json)
         yield "WWW-Authenticate"
     if status == "415":
         yield "Accept-Patch" if method == "patch" else "Accept"
+    if status == "429":
+        yield from ("RateLimit", "RateLimit-Policy")
     if status in ("429", "503") or (status == "409" and method == "post"):
         yield "Retry-After"
     if status < "500" and any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())):

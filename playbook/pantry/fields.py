@@ -18,8 +18,10 @@ def seen(name: str) -> str:
     return name.strip()
 
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", min_length=2, max_length=40)]
+SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+PACKAGE_NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+Slug = Annotated[str, StringConstraints(pattern=SLUG, min_length=2, max_length=40)]
 Length = StringConstraints(min_length=1, max_length=100)
 Name = Annotated[str, Length, AfterValidator(seen), Field(json_schema_extra={"pattern": SEEN})]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\u0000]*$", max_length=2000)]
-PackageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)]
+PackageName = Annotated[str, StringConstraints(pattern=PACKAGE_NAME, max_length=100)]

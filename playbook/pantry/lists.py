@@ -26,12 +26,15 @@ from playbook.pantry.errors import BAD_CURSOR
 # them for the whole list.
 
 
+MOST = 100  # items of a page
+
+
 class PageQuery(BaseModel):
     """The query of a list. A list's own adds `sort` as a Literal (`name`, `-name` for descending) and its filters."""
 
     model_config = ConfigDict(extra="forbid")  # an unknown parameter is an error
 
-    limit: Annotated[int, Field(ge=1, le=100, description="at most this many items")] = 20
+    limit: Annotated[int, Field(ge=1, le=MOST, description="at most this many items")] = 20
     cursor: Annotated[str | None, Field(max_length=4000, description="from a `next` or `prev` link")] = None
     sort: str
 

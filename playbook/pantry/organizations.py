@@ -21,7 +21,7 @@ from playbook.pantry.catalog import Package
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import Name, Slug, Text
 from playbook.pantry.http import CHALLENGE, CurrentCaller, NewIds, Now, Read, Transaction, permission
-from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
+from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Paging
 from playbook.pantry.policy import VisibleOrganizations
 from playbook.schema.identity import Member, Organization, User
 from playbook.schema.relationships import delete_rows
@@ -51,7 +51,7 @@ class OrganizationOut(BaseModel):
 
 
 class OrganizationPage(PageOut):
-    items: list[OrganizationOut]
+    items: Annotated[list[OrganizationOut], Field(max_length=MOST)]
 
 
 class OrganizationQuery(PageQuery):

@@ -19,7 +19,7 @@ from playbook.pantry.catalog import NO_RANK, Package, Release
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
-from playbook.pantry.lists import NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
+from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
 from playbook.pantry.policy import VisiblePackages
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
@@ -48,14 +48,14 @@ class PackageOut(BaseModel):
     organization: str
     summary: str | None
     private: bool
-    popularity_rank: int | None
+    popularity_rank: Annotated[int, Field(ge=1, le=NO_RANK)] | None
     latest_version: str | None
     created_at: datetime
     updated_at: datetime
 
 
 class PackagePage(PageOut):
-    items: list[PackageOut]
+    items: Annotated[list[PackageOut], Field(max_length=MOST)]
 
 
 class PackageQuery(PageQuery):

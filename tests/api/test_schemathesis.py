@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from playbook.foundations.deny_by_default import anyone
 from playbook.kit.live import serving
+from playbook.pantry.limits import RequestLimits
 from playbook.pantry.lists import sign_cursors
 from playbook.pantry.settings import Settings
 
@@ -39,10 +41,11 @@ def schemathesis(base_url: str, folder: Path, *options: str) -> subprocess.Compl
 
 
 class Recorder:
-    """ASGI: which statuses and headers each operation has answered."""
+    """ASGI: which statuses and headers each operation has answered; with the limits of a head, but for no network."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app, self.seen = app, defaultdict[tuple[str, str], dict[str, set[str]]](dict)
+        self.limited = RequestLimits(app, None, uuid.uuid4)
         self.paths = [(compile_path(path)[0], path) for path in app.openapi()["paths"]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +57,7 @@ class Recorder:
                 statuses[str(message["status"])] = statuses.get(str(message["status"]), set()) | names
             await send(message)
 
-        await self.app(scope, receive, record)
+        await self.limited(scope, receive, record)
 
     def undocumented(self) -> list[str]:
         """Statuses that only `default` covers, and headers that are not said, of the documented operations."""

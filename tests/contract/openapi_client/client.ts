@@ -3,8 +3,6 @@
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema.js";
 
-declare const process: { argv: string[] };
-
 const base: string = process.argv[2]!;
 
 async function signUp(): Promise<string> {
