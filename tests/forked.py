@@ -3,9 +3,10 @@
 The suite starts some eight hundred: each page as a script, `playbook` as a reader calls it, Pantry as an operator
 starts it. Most of what each costs is imports. So each worker of the suite has one process, without threads and
 connections, that imports the libraries once and forks for each; the course's own modules are imported by the fork
-itself. Everything else is as in a process of its own, which runs each page once in `test_scripts.py`. Where a fork
-cannot be like one (options and variables of the interpreter, `preexec_fn`, systems without pidfd), a process of its own
-is what is made.
+itself. Everything else is as in a process of its own, which runs each page once in `test_scripts.py`. The order of sets
+is decided at an interpreter's start: each PYTHONHASHSEED has a process that forks. Where a fork cannot be like a
+process of its own (other options and variables of the interpreter, `preexec_fn`, systems without pidfd), such a one is
+what is made.
 """
 
 import atexit
@@ -49,20 +50,21 @@ LIBRARIES = (
     "uvicorn.loops.auto",
     "uvicorn.protocols.http.auto",
 )
+SEED = "PYTHONHASHSEED"
 # What a fork does as the interpreter would. Any other PYTHON... variable is read at an interpreter's own start.
-READ = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING"})
+READ = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING", SEED})
 FLAGS = frozenset({"-I", "-B"})  # options of the interpreter that a fork can do as well
 LARGEST = 200_000  # bytes of a request: arguments and environment
 
 
 class Server:
-    """The process that forks, for this process. `request` raises EOFError when it has ended."""
+    """A process that forks, for this process. `request` raises EOFError when it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: str) -> None:
         self.owner, self.turn = os.getpid(), threading.Lock()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, __file__, str(theirs.fileno())]
-        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {SEED: seed}
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=own)
         theirs.close()
         self.channel = ours
@@ -81,15 +83,15 @@ class Server:
             self.process.wait(60)
 
 
-_server: Server | None = None
+_servers: dict[str, Server] = {}
 
 
-def server() -> Server:
-    global _server
-    if _server is None or _server.owner != os.getpid():
-        _server = Server()
-        atexit.register(_server.close)
-    return _server
+def server(seed: str) -> Server:
+    """The one whose sets have the order of this seed."""
+    if seed not in _servers or _servers[seed].owner != os.getpid():
+        _servers[seed] = Server(seed)
+        atexit.register(_servers[seed].close)
+    return _servers[seed]
 
 
 def may_fork(command: list[str], env: dict[str, str], options: dict[str, Any]) -> bool:
@@ -117,7 +119,7 @@ class _Forked(subprocess.Popen[Any]):
         read, _, _, write, _, errors = pipes = pipes_and_rest[:6]  # our ends and theirs; -1 is the one we have
         files = tuple(own if given == -1 else given for own, given in enumerate((read, write, errors)))
         given = dict(os.environ if env is None else env)
-        self._server = server()
+        self._server = server("random" if "-I" in args[1:3] else given.get(SEED) or "random")
         self.pid = self._server.request([list(map(str, args)), str(cwd or Path.cwd()), given], files)
         self._child_created = True
         self._pidfd = os.pidfd_open(self.pid)

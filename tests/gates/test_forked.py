@@ -20,6 +20,7 @@ SOURCES = {
     "threading.Timer(0.2, print, ['late']).start()",
     "where it is": "import os, sys, tempfile, time\n"
     "print(os.getcwd(), tempfile.gettempdir(), time.tzname, sorted(os.environ), sys.path[0])",
+    "the order of a set": "print({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})",
     "its own main": "import sys, inspect\ndef f(): pass\nprint(sys.modules['__main__'].f is f, inspect.getsource(f))",
     "a module beside it": "import beside; print(beside.NAME)",
     "bytes": "import sys; sys.stdout.buffer.write(b'raw'); sys.stdout.flush()",
@@ -35,7 +36,7 @@ def test_as_in_a_process_of_its_own(source: str, tmp_path: Path) -> None:
     script.write_text(source, encoding="utf-8")
     (tmp_path / "beside.py").write_text("NAME = 'beside'", encoding="utf-8")
     spool.mkdir()
-    env = os.environ | {"PYTHONIOENCODING": "cp1252", "TMPDIR": str(spool), "TZ": "Asia/Tokyo"}
+    env = os.environ | {"PYTHONIOENCODING": "cp1252", "TMPDIR": str(spool), "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "0"}
     command = [sys.executable, str(script)]
     assert forked.may_fork(command, env, {}) == hasattr(os, "pidfd_open")
     own = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
