@@ -11,6 +11,7 @@ what is made.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -233,6 +234,8 @@ def serve(number: int) -> None:
     for name in LIBRARIES:
         __import__(name)
     assert threading.active_count() == 1, "a library has started a thread: a fork would lose it"
+    gc.collect()
+    gc.freeze()  # or each fork's collector would go over all of it, and copy its memory by that
     while True:
         asked, files, _, _ = socket.recv_fds(channel, LARGEST, 3)
         if not asked:
