@@ -9,6 +9,7 @@ from pathlib import Path
 
 import forked
 import pytest
+from ipykernel.kernelspec import make_ipkernel_cmd
 
 SOURCES = {
     "prints": "import sys; print('é', __name__, sys.argv == [__file__]); print('b', file=sys.stderr)",
@@ -76,6 +77,17 @@ def test_signals_pipes_and_polls(tmp_path: Path) -> None:
             assert process.returncode == process.poll() == -number
 
 
+def test_a_session_of_its_own(tmp_path: Path) -> None:
+    """At once: who kills the group of a process must not find this process in it."""
+    with forked.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as process:
+        assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid != os.getpgid(0)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    with forked.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        assert os.getpgid(process.pid) == os.getpgid(0)
+        process.kill()
+
+
 def test_many_at_once(tmp_path: Path) -> None:
     made = [forked.Popen([sys.executable, "-c", f"raise SystemExit({number})"]) for number in range(20)]
     with ThreadPoolExecutor() as pool:
@@ -94,6 +106,12 @@ def test_many_at_once(tmp_path: Path) -> None:
 )
 def test_what_a_fork_cannot_do(command: list[str], env: dict[str, str], options: dict[str, object]) -> None:
     assert not forked.may_fork([sys.executable, *command], dict(os.environ) | env, options)
+
+
+def test_a_kernel_can_be_a_fork() -> None:
+    """The command that nbval starts kernels with: otherwise each would quietly be a slower process of its own."""
+    command = make_ipkernel_cmd(extra_arguments=["-f", "connection.json"])
+    assert forked.may_fork(command, dict(os.environ) | {"PYTHONHASHSEED": "1"}, {"start_new_session": True})
 
 
 def test_what_never_ends_is_ended(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def run(folder: Path, *cells: tuple[str, str], shown: str = "") -> tuple[int, st
         notebook.cells.append(nbformat.v4.new_code_cell(source, execution_count=number, outputs=output))
     nbformat.write(notebook, folder / "page.ipynb")
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    env = kept | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # the kernels are forks, as those of the real notebooks
+    env = kept | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     plugins = ("-p", "nbval.plugin", "-p", "xdist.plugin", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", *plugins, "--nbval", "--nbval-current-env", "-q"]
     done = forked.run([*command, "page.ipynb"], 300, folder, env, text=True)
