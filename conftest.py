@@ -6,6 +6,7 @@ reason is shown.
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -33,6 +35,8 @@ WORKER = "PYTEST_XDIST_WORKER" in os.environ
 # No test fails because the machine is busy: an example may take as long as it takes.
 hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("no clock")
+
+sys.path.append(str(Path(__file__).parent / "tests"))  # for `pytest notebooks`, which loads nothing of it
 
 if (given := postgres.given_url()) is not None:
     os.environ[SERVER] = given
@@ -91,10 +95,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 # A file is the unit that goes to a worker. The long ones go first, or the last of them keeps all other workers waiting.
 LONG = (
     "test_binder.py",
-    "test_older_postgres.py",
-    "test_cli.py",
+    "test_break_it.py",
     "test_scripts.py",
+    "test_lift.py",
+    "test_older_postgres.py",
+    "test_oracles.py",
+    "test_renewal.py",
+    "test_schemathesis.py",
+    "test_cli.py",
     "test_sabotage.py",
+    "test_crash.py",
     "test_book.py",
     ".ipynb",
     "test_postgres.py",
@@ -133,14 +143,26 @@ def why_no_packaged_server() -> str:
 ELSEWHERE = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "LANG": "C", "PYTHONHASHSEED": "20261"}
 
 
+def kernel(command: list[str], **options: Any) -> Any:
+    """A kernel's process. A copy of the course that `test_sabotage.py` makes has no `forked.py`."""
+    try:
+        forked = import_module("forked")
+    except ImportError:
+        return subprocess.Popen(command, **options)
+    return forked.Popen(command, forked.KERNEL, **options)
+
+
 class Elsewhere:
-    """A plugin that starts the kernels of notebooks there."""
+    """A plugin that starts the kernels of notebooks there: forks of a process that has the libraries, see `forked.py`.
+
+    That a page imports what it uses is seen where it runs as a script, in a process of its own.
+    """
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         if item.path.suffix != ".ipynb":
             return (yield)  # what its fixtures set stays set: `patch.dict` would put everything back
-        with patch.dict(os.environ, ELSEWHERE):
+        with patch.dict(os.environ, ELSEWHERE), patch("jupyter_client.launcher.Popen", kernel):
             return (yield)
 
 
@@ -229,5 +251,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """A new, empty PostgreSQL database; dropped after the test."""
-    with postgres.database(postgres_server) as url:
+    # Without a copy of every page in the log, which takes half of the time. A server of somebody's may not know it.
+    packaged = postgres_server == os.environ.get(postgres.SHARED)
+    with postgres.database(postgres_server, "STRATEGY file_copy" if packaged else "") as url:
         yield url

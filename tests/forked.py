@@ -1,15 +1,17 @@
 """Python processes that have imported the libraries already: `forked.run` and `forked.Popen`, as in `subprocess`.
 
 The suite starts some eight hundred: each page as a script, `playbook` as a reader calls it, Pantry as an operator
-starts it. Most of what each costs is imports. So each worker of the suite has one process, without threads and
-connections, that imports the libraries once and forks for each; the course's own modules are imported by the fork
-itself. Everything else is as in a process of its own, which runs each page once in `test_scripts.py`. Where a fork
-cannot be like one (options and variables of the interpreter, `preexec_fn`, systems without pidfd), a process of its own
-is what is made.
+starts it, the kernel of each notebook. Most of what each costs is imports. So each worker of the suite has a process,
+without threads and connections, that imports the libraries once and forks for each; the course's own modules are
+imported by the fork itself. Everything else is as in a process of its own, which runs each page once in
+`test_scripts.py`. The order of sets and the locale are decided at an interpreter's start: each PYTHONHASHSEED and each
+locale has a process that forks. Where a fork cannot be like a process of its own (other options and variables of the
+interpreter, `preexec_fn`, systems without pidfd), such a one is what is made.
 """
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -49,20 +51,24 @@ LIBRARIES = (
     "uvicorn.loops.auto",
     "uvicorn.protocols.http.auto",
 )
+KERNEL = ("ipykernel.kernelapp", "IPython.core.completer")  # not matplotlib, which a kernel tells where to draw
+SEED = "PYTHONHASHSEED"
+LOCALE = ("LANG", "LC_ALL", "LC_CTYPE")
 # What a fork does as the interpreter would. Any other PYTHON... variable is read at an interpreter's own start.
-READ = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING"})
-FLAGS = frozenset({"-I", "-B"})  # options of the interpreter that a fork can do as well
+READ = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING", SEED})
+# Options of the interpreter that a fork can do as well; that of the frozen modules is for debuggers.
+FLAGS = frozenset({"-I", "-B", "-Xfrozen_modules=off"})
 LARGEST = 200_000  # bytes of a request: arguments and environment
 
 
 class Server:
-    """The process that forks, for this process. `request` raises EOFError when it has ended."""
+    """A process that forks, for this process. `request` raises EOFError when it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: str, libraries: tuple[str, ...]) -> None:
         self.owner, self.turn = os.getpid(), threading.Lock()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, __file__, str(theirs.fileno())]
-        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        command = [sys.executable, __file__, str(theirs.fileno()), *libraries]
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {SEED: seed}
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=own)
         theirs.close()
         self.channel = ours
@@ -81,28 +87,29 @@ class Server:
             self.process.wait(60)
 
 
-_server: Server | None = None
+_servers: dict[tuple[object, ...], Server] = {}
 
 
-def server() -> Server:
-    global _server
-    if _server is None or _server.owner != os.getpid():
-        _server = Server()
-        atexit.register(_server.close)
-    return _server
+def server(seed: str, libraries: tuple[str, ...]) -> Server:
+    """The one whose sets have the order of this seed, with these libraries more, in the locale of this process."""
+    key = (seed, libraries, *map(os.environ.get, LOCALE))
+    if key not in _servers or _servers[key].owner != os.getpid():
+        _servers[key] = Server(seed, libraries)
+        atexit.register(_servers[key].close)
+    return _servers[key]
 
 
 def may_fork(command: list[str], env: dict[str, str], options: dict[str, Any]) -> bool:
     """Whether a fork would be like a process of its own."""
     what = next((word for word in command[1:] if word not in FLAGS), "-")
-    inherited = {name: value for name, value in env.items() if name in ("LANG", "LC_ALL", "LC_CTYPE")}
+    inherited = {name: value for name, value in env.items() if name in LOCALE}
     return (
         hasattr(os, "pidfd_open")
         and command[0] == sys.executable
         and (what in ("-m", "-c") or not what.startswith("-"))
         and ("-I" in command[1:3] or not any(name.startswith("PYTHON") and name not in READ for name in env))
         and all(os.environ.get(name) == value for name, value in inherited.items())
-        and not any(options.get(name) for name in ("preexec_fn", "pass_fds", "shell", "start_new_session"))
+        and not any(options.get(name) for name in ("preexec_fn", "pass_fds", "shell"))
         and len(json.dumps([command, env])) < LARGEST
     )
 
@@ -112,13 +119,19 @@ class _Forked(subprocess.Popen[Any]):
 
     _pidfd = -1
 
+    def __init__(self, command: list[str], libraries: tuple[str, ...], options: dict[str, Any]) -> None:
+        self._libraries = libraries
+        self._session = bool(options.get("start_new_session"))
+        super().__init__(command, **options)
+
     def _execute_child(self, args: Any, executable: Any, preexec: Any, close: Any, passed: Any, cwd: Any, env: Any,
                        info: Any, flags: Any, shell: Any, *pipes_and_rest: Any) -> None:  # fmt: skip
         read, _, _, write, _, errors = pipes = pipes_and_rest[:6]  # our ends and theirs; -1 is the one we have
         files = tuple(own if given == -1 else given for own, given in enumerate((read, write, errors)))
         given = dict(os.environ if env is None else env)
-        self._server = server()
-        self.pid = self._server.request([list(map(str, args)), str(cwd or Path.cwd()), given], files)
+        self._server = server("random" if "-I" in args[1:3] else given.get(SEED) or "random", self._libraries)
+        asked = [self._session, list(map(str, args)), str(cwd or Path.cwd()), given]
+        self.pid = self._server.request(asked, files)
         self._child_created = True
         self._pidfd = os.pidfd_open(self.pid)
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
@@ -146,17 +159,19 @@ class _Forked(subprocess.Popen[Any]):
         return self.returncode
 
 
-def Popen(command: list[Any], **options: Any) -> "subprocess.Popen[Any]":
-    """`subprocess.Popen(command, **options)`, forked where that is the same."""
+def Popen(command: list[Any], libraries: tuple[str, ...] = (), **options: Any) -> "subprocess.Popen[Any]":
+    """`subprocess.Popen(command, **options)`, forked where that is the same. `libraries`: imported before, as well."""
     command = list(map(str, command))
     env = dict(os.environ if options.get("env") is None else options["env"])
-    return (_Forked if may_fork(command, env, options) else subprocess.Popen)(command, **options)
+    if may_fork(command, env, options):
+        return _Forked(command, libraries, options)
+    return subprocess.Popen(command, **options)
 
 
 def run(command: list[Any], timeout: float, cwd: Path | None = None, env: dict[str, str] | None = None,
         **options: Any) -> "subprocess.CompletedProcess[Any]":  # fmt: skip
     """`subprocess.run(command, capture_output=True, ...)`, forked where that is the same. Raises TimeoutExpired."""
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with Popen(command, cwd=cwd, env=env, **pipes, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout)
@@ -224,13 +239,15 @@ def be_the_program(command: list[str], cwd: str, env: dict[str, str]) -> None:
     os._exit(code)
 
 
-def serve(number: int) -> None:
+def serve(number: int, libraries: list[str]) -> None:
     """Import, then answer requests: fork and tell the process; or wait for one that has ended, and tell its status."""
     channel = socket.socket(fileno=number)
     runpy.run_path(str(Path(__file__).parents[1] / "playbook" / "kit" / "quick.py"))  # before nbformat
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *libraries):
         __import__(name)
     assert threading.active_count() == 1, "a library has started a thread: a fork would lose it"
+    gc.collect()
+    gc.freeze()  # or each fork's collector would go over all of it, and copy its memory by that
     while True:
         asked, files, _, _ = socket.recv_fds(channel, LARGEST, 3)
         if not asked:
@@ -239,18 +256,24 @@ def serve(number: int) -> None:
         if isinstance(asked, int):
             channel.send(str(os.waitpid(asked, 0)[1]).encode())
             continue
+        session, *program = asked
+        begun, begins = os.pipe()  # who kills its group must not find it in ours
         child = os.fork()
         if child == 0:
             channel.close()
+            if session:
+                os.setsid()
+            os.write(begins, b"1")
             spare = [os.dup(file) if file < 3 else file for file in files]
             for own, file in enumerate(spare):
                 os.dup2(file, own)
             os.closerange(3, 64)
-            be_the_program(*asked)
-        for file in files:
+            be_the_program(*program)
+        os.read(begun, 1)
+        for file in (*files, begun, begins):
             os.close(file)
         channel.send(str(child).encode())
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), sys.argv[2:])

@@ -253,10 +253,13 @@ def _administer(url: str, statement: str) -> None:
 
 
 @contextmanager
-def database(server_url: str) -> Iterator[str]:
-    """The URL of a new, empty database on the server; it is dropped when the block ends."""
+def database(server_url: str, options: str = "") -> Iterator[str]:
+    """The URL of a new, empty database on the server; it is dropped when the block ends.
+
+    `options`: of CREATE DATABASE, as SQL.
+    """
     name = f"lesson_{secrets.token_hex(6)}"  # a shared server may have lessons from several machines
-    _administer(server_url, f'CREATE DATABASE "{name}"')
+    _administer(server_url, f'CREATE DATABASE "{name}" {options}')
     try:
         yield _with_database(server_url, name)
     finally:

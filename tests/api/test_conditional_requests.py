@@ -15,13 +15,14 @@ from before_sign_in import RESOURCES, finished, pantry
 from fastapi import APIRouter, Depends, FastAPI, Response
 from sqlalchemy import orm
 from sqlalchemy.util.concurrency import await_, in_greenlet
+from tables import make_tables
 
 from playbook.api.conditional_requests import etag
 from playbook.api.errors import PROBLEM_JSON
 from playbook.api.representations import MERGE_PATCH
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.deny_by_default import anyone, refuse_undeclared
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.catalog import Package, Release
@@ -44,7 +45,7 @@ CHANGES = {ORGANIZATION: {"description": "new"}, PACKAGE: {"summary": "new"}}
 
 def make(url: str, clock: FixedClock, ids: Identifiers, *routers: APIRouter) -> FastAPI:
     engine = make_engine(url)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     app = create_app(engine, routers, clock, ids, lambda request: Caller(ada.id, "Ada"), lambda *asked: True)
     return finished(app)

@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator, model_validator
 from starlette.exceptions import HTTPException
+from tables import make_tables
 
 from playbook.api.errors import MAX_ERRORS, PROBLEM_JSON, Problem, as_problem, problem_response
 from playbook.api.representations import JSON
 from playbook.api.resources import complete_methods
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.deny_by_default import anyone
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry import errors
@@ -110,7 +111,7 @@ def many(tag: Annotated[list[str], Query()] = [], one: int = 0) -> int:  # noqa:
 @pytest.fixture
 def app(url: str, clock: FixedClock, ids: Identifiers) -> Any:
     engine = make_engine(url)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     caller = Caller(ada.id, ada.name)
     app = create_app(engine, [*RESOURCES, open_router], clock, ids, lambda request: caller, lambda *asked: True)
@@ -285,7 +286,7 @@ def test_after_a_failure_the_client_does_not_use_the_connection_again(clock: Fix
 
 def test_a_pool_that_is_empty(url: str, clock: FixedClock, ids: Identifiers) -> None:
     engine = make_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.05)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     caller = Caller(ids.new(), "Ada")
     app = create_app(engine, RESOURCES, clock, ids, lambda request: caller, lambda *asked: True)
     finished(app)

@@ -14,11 +14,12 @@ import sqlalchemy as sa
 from before_sign_in import RESOURCES, finished
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
+from tables import make_tables
 
 from playbook.api.errors import Problem
 from playbook.api.idempotency import begin, digest, keys
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.kit.stage import capture_sql
@@ -46,7 +47,7 @@ class Board:
         self.during: Callable[[], object] = lambda: None
         self.after: Callable[[], Any] = lambda: None
         self.clock, self.engine = clock, make_engine(url)
-        Base.metadata.create_all(self.engine)
+        make_tables(self.engine)
         notes.create(self.engine, checkfirst=True)
         transaction(self.engine, self.add_people)
         router = APIRouter()

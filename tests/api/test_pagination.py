@@ -19,13 +19,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 from sqlalchemy.dialects import postgresql
+from tables import make_tables
 
 from playbook.api.cursors import Cursors
 from playbook.api.errors import Problem
 from playbook.api.pagination import Order
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.deny_by_default import anyone, refuse_undeclared
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.catalog import Package, Release
@@ -54,7 +55,7 @@ SORTS = get_args(PackageQuery.model_fields["sort"].annotation)
 
 def app_of(url: str, clock: FixedClock, ids: Identifiers, *more: APIRouter) -> Any:
     engine = make_engine(url)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     caller = Caller(ada.id, ada.name)
     routers = [*RESOURCES, *more]
@@ -89,7 +90,7 @@ class Rows:
 
     def __init__(self, url: str, ids: Identifiers) -> None:
         self.engine, self.ids, self.there = make_engine(url), ids, set[str]()
-        Base.metadata.create_all(self.engine)
+        make_tables(self.engine)
         owner = {"id": ids.new(), "slug": "acme", "name": "Acme", "version": 1, "created_at": NOW, "updated_at": NOW}
         self.owner = owner["id"]
         with self.engine.begin() as connection:
@@ -521,7 +522,7 @@ def test_the_index_of_the_model_is_the_one_of_the_sort(sort: str) -> None:
 
 def test_duckdb_has_no_index_that_it_would_never_read() -> None:
     engine = make_engine("duckdb:///:memory:no_list_indexes")
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     there = {index["name"] for index in sa.inspect(engine).get_indexes("packages")}
     assert there == {"ix_packages_normalized_name", "ix_packages_organization_id"}
 

@@ -9,11 +9,12 @@ from before_sign_in import RESOURCES, finished
 from fastapi.routing import iter_route_contexts
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import make_tables
 
 from playbook.api.representations import JSON, MERGE_PATCH, quality
 from playbook.api.resources import allowed_methods
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.catalog import File, Package, PackageRole, Release
@@ -28,7 +29,7 @@ PATCH = {"content-type": MERGE_PATCH}
 @pytest.fixture
 def client(url: str, clock: FixedClock, ids: Identifiers) -> Iterator[LiveClient]:
     engine = make_engine(url)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     ada = transaction(engine, lambda session: add_user(session, clock, ids, "ada@example.com", "Ada"))
     caller = Caller(ada.id, ada.name)
     app = finished(create_app(engine, RESOURCES, clock, ids, lambda request: caller, lambda *asked: True))

@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from tables import make_tables
 
 from playbook.auth.mail import Mail, MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.wire import Auth
@@ -77,7 +78,7 @@ def auth_service(url: str) -> Iterator[Callable[..., Service]]:
             settings = Settings(**{"environment": "test", "database_url": url, "base_url": ORIGIN} | changes)
             engine, clock = make_engine(url), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
             stack.callback(engine.dispose)
-            Base.metadata.create_all(engine)
+            make_tables(engine)
             sender = MemorySender()
             postbox = Postbox(sender)
             stack.callback(postbox.close)

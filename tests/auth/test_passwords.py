@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import make_tables
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from playbook.auth import password_hashing
@@ -38,7 +39,7 @@ from playbook.auth.password_hashing import (
 from playbook.auth.password_rules import PasswordRefused, PasswordRules, is_common, is_sequence, unit, without
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers
 from playbook.foundations.deny_by_default import anyone
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import serving
 from playbook.pantry.auth.passwords import REFUSALS, replace_hash, rules_of
@@ -651,7 +652,7 @@ def test_a_verdict_is_true_when_the_password_matches() -> None:
 @pytest.fixture
 def account(url: str, clock: FixedClock, ids: Identifiers) -> Iterator[tuple[sa.Engine, Any]]:
     engine = make_engine(url)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
 
     def work(session: sa.orm.Session) -> Any:
         user, now = add_user(session, clock, ids, "maria@example.com", "Maria"), clock.now()

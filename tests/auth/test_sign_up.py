@@ -13,12 +13,13 @@ import argon2
 import httpx
 import pytest
 import sqlalchemy as sa
+from tables import make_tables
 
 from playbook.auth import password_hashing
 from playbook.auth.mail import Mail, SmtpSender
 from playbook.auth.password_hashing import HASHING_TURN
 from playbook.foundations.clock_and_identifiers import Identifiers, SystemClock, hash_token, is_token
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.live import LiveClient, serving
 from playbook.kit.smtp import mail_server
 from playbook.kit.stage import Statement, capture_sql
@@ -75,7 +76,7 @@ class Closed:
 @contextmanager
 def with_closed_mail(url: str, **settings: Any) -> Iterator[tuple[LiveClient, Auth, Closed]]:
     made, engine, sender = Settings(environment="test", database_url=url, **settings), make_engine(url), Closed()
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     postbox, clock = Postbox(sender), SystemClock()
     auth = Auth(made, engine, clock, Identifiers(clock), postbox)
     try:
@@ -630,7 +631,7 @@ def test_texts_of_a_change_and_of_a_sign_up_differ(auth_service: Start) -> None:
 
 def test_a_link_arrives_by_smtp_and_works(url: str) -> None:
     engine, clock = make_engine(url), SystemClock()
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     with mail_server() as mails:
         settings = Settings(environment="test", database_url=url, mail_from="pantry@pantry.example")
         postbox = Postbox(SmtpSender(mails.url, settings.mail_from, clock))

@@ -14,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 from raw_http import send
 from replay import UUID, Deviation, Forms, Target, key_of, recordings, replay
+from tables import make_tables
 
 from playbook.auth.mail import MemorySender
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit.live import serving
 from playbook.pantry.auth.better_auth import better_auth
 from playbook.pantry.auth.recorded import DIFFERENCES
@@ -152,7 +153,7 @@ DEVIATIONS |= {
 def pantry_as(configuration: str, url: str) -> Iterator[Target]:
     settings = Settings(database_url=url, **LIKE_BETTER_AUTH | CONFIGURATIONS[configuration])
     engine, clock = make_engine(url), FixedClock(datetime(2026, 11, 2, 9, 0, tzinfo=UTC))
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     sender = MemorySender()
     postbox = Postbox(sender)
     auth = Auth(settings, engine, clock, Identifiers(clock, SeededBytes(1)), postbox, SeededBytes(2))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import forked
 import pytest
+from ipykernel.kernelspec import make_ipkernel_cmd
 
 SOURCES = {
     "prints": "import sys; print('é', __name__, sys.argv == [__file__]); print('b', file=sys.stderr)",
@@ -20,6 +21,7 @@ SOURCES = {
     "threading.Timer(0.2, print, ['late']).start()",
     "where it is": "import os, sys, tempfile, time\n"
     "print(os.getcwd(), tempfile.gettempdir(), time.tzname, sorted(os.environ), sys.path[0])",
+    "the order of a set": "print({'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})",
     "its own main": "import sys, inspect\ndef f(): pass\nprint(sys.modules['__main__'].f is f, inspect.getsource(f))",
     "a module beside it": "import beside; print(beside.NAME)",
     "bytes": "import sys; sys.stdout.buffer.write(b'raw'); sys.stdout.flush()",
@@ -35,7 +37,7 @@ def test_as_in_a_process_of_its_own(source: str, tmp_path: Path) -> None:
     script.write_text(source, encoding="utf-8")
     (tmp_path / "beside.py").write_text("NAME = 'beside'", encoding="utf-8")
     spool.mkdir()
-    env = os.environ | {"PYTHONIOENCODING": "cp1252", "TMPDIR": str(spool), "TZ": "Asia/Tokyo"}
+    env = os.environ | {"PYTHONIOENCODING": "cp1252", "TMPDIR": str(spool), "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "0"}
     command = [sys.executable, str(script)]
     assert forked.may_fork(command, env, {}) == hasattr(os, "pidfd_open")
     own = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
@@ -75,6 +77,17 @@ def test_signals_pipes_and_polls(tmp_path: Path) -> None:
             assert process.returncode == process.poll() == -number
 
 
+def test_a_session_of_its_own(tmp_path: Path) -> None:
+    """At once: who kills the group of a process must not find this process in it."""
+    with forked.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as process:
+        assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid != os.getpgid(0)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    with forked.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        assert os.getpgid(process.pid) == os.getpgid(0)
+        process.kill()
+
+
 def test_many_at_once(tmp_path: Path) -> None:
     made = [forked.Popen([sys.executable, "-c", f"raise SystemExit({number})"]) for number in range(20)]
     with ThreadPoolExecutor() as pool:
@@ -93,6 +106,12 @@ def test_many_at_once(tmp_path: Path) -> None:
 )
 def test_what_a_fork_cannot_do(command: list[str], env: dict[str, str], options: dict[str, object]) -> None:
     assert not forked.may_fork([sys.executable, *command], dict(os.environ) | env, options)
+
+
+def test_a_kernel_can_be_a_fork() -> None:
+    """The command that nbval starts kernels with: otherwise each would quietly be a slower process of its own."""
+    command = make_ipkernel_cmd(extra_arguments=["-f", "connection.json"])
+    assert forked.may_fork(command, dict(os.environ) | {"PYTHONHASHSEED": "1"}, {"start_new_session": True})
 
 
 def test_what_never_ends_is_ended(tmp_path: Path) -> None:

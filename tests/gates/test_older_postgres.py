@@ -6,9 +6,9 @@ statement that the service sends is sent to it.
 """
 
 import os
-import subprocess
 import sys
 
+import forked
 import pytest
 
 from playbook.kit.data import ROOT
@@ -26,26 +26,8 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_on_an_older_server(part: str, older_server: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PLAYBOOK_"))}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        "--on-postgresql",
-        *PARTS[part],
-    ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment | {"DATABASE_URL": older_server},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "--on-postgresql", *PARTS[part]]
+    done = forked.run(command, SECONDS, ROOT, environment | {"DATABASE_URL": older_server}, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout

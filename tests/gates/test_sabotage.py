@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from playbook.kit import postgres
@@ -40,11 +41,11 @@ def copy(tmp_path: Path) -> Path:
 
 
 def run(copy: Path, *arguments: str, without: str = "PYTEST_") -> subprocess.CompletedProcess[str]:
-    """pytest in the copy, as a reader would start it."""
+    """pytest in the copy, as a reader would start it. Its kernels are processes of their own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", without))}
     env = kept | {"PYTHONPATH": str(copy), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # it starts in half of the time
     command = [sys.executable, "-m", "pytest", *PLUGINS, "-n0", "-q", "--color=no", *arguments]
-    return subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=300)
+    return forked.run(command, 300, copy, env, text=True)
 
 
 def red(copy: Path, page: str) -> set[str]:

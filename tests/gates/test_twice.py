@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import nbformat
 import pytest
 
@@ -29,10 +30,11 @@ def run(folder: Path, *cells: tuple[str, str], shown: str = "") -> tuple[int, st
         notebook.cells.append(nbformat.v4.new_code_cell(source, execution_count=number, outputs=output))
     nbformat.write(notebook, folder / "page.ipynb")
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    env = kept | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # the kernels are forks, as those of the real notebooks
+    env = kept | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     plugins = ("-p", "nbval.plugin", "-p", "xdist.plugin", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", *plugins, "--nbval", "--nbval-current-env", "-q"]
-    done = subprocess.run([*command, "page.ipynb"], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    done = forked.run([*command, "page.ipynb"], 300, folder, env, text=True)
     return done.returncode, done.stdout
 
 
@@ -79,7 +81,7 @@ def test_each_notebook_has_a_second_run() -> None:
     """Also the landing page; and it is the last of its notebook."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n0", "notebooks"]
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = forked.run(command, 300, ROOT, env, text=True)
     last: dict[str, str] = {}
     for path, name in re.findall(r"^notebooks/(\S+)\.ipynb::(.+)$", done.stdout, re.M):
         last[path] = name

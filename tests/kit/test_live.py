@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse, StreamingResponse
 
+from playbook.kit import live
 from playbook.kit.display import format_exchange, show_http
 from playbook.kit.live import LiveServer, serving
 
@@ -90,6 +91,26 @@ def test_it_is_gone_when_the_block_raises(app: FastAPI) -> None:
     assert servers() == []
     with socket.socket() as again:
         again.bind(("127.0.0.1", port))  # the port can be had again at once
+
+
+def test_what_is_being_answered_when_it_stops_is_answered(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "GRACE_SECONDS", 60)
+    entered, held = threading.Event(), threading.Event()
+
+    @app.get("/held")
+    def wait() -> bool:
+        entered.set()
+        return held.wait(60)
+
+    server = live.LiveServer(app).start()
+    with ThreadPoolExecutor() as pool, live.LiveClient(server.url) as client:
+        answer = pool.submit(client.get, "/held")
+        assert entered.wait(60)
+        stopped = pool.submit(server.stop)
+        server.wait_until_closing()
+        held.set()
+        assert answer.result(60).json() is True
+        stopped.result(60)
 
 
 def test_the_same_cell_can_be_run_again(app: FastAPI) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from tables import make_tables
 
-from playbook.foundations.engines import Base, make_engine
+from playbook.foundations.engines import make_engine
 from playbook.kit import postgres
 from playbook.pantry.reads import InThread, OnLoop, reader_of
 from playbook.schema.identity import Organization
@@ -32,7 +33,7 @@ def engine() -> Iterator[sa.Engine]:
     try:
         with postgres.server() as server, postgres.database(server) as url:
             engine = make_engine(url)
-            Base.metadata.create_all(engine)
+            make_tables(engine)
             with engine.begin() as connection:
                 row = {"id": "01890000-0000-7000-8000-000000000001", "slug": "acme", "name": "Acme", "version": 1}
                 connection.execute(sa.insert(Organization).values(**row, created_at=NOW, updated_at=NOW))

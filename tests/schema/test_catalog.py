@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from tables import make_tables
 
 from playbook.foundations.clock_and_identifiers import Clock, FixedClock, Identifiers, uuid7_time
 from playbook.foundations.engines import Base, make_engine
@@ -32,7 +33,7 @@ HEADER = ["rank", "name", "version", "last_release"]
 @pytest.fixture
 def engine(url: str) -> Iterator[sa.Engine]:
     engine = make_engine(url)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     yield engine
     assert engine.pool.checkedout() == 0
     engine.dispose()
@@ -395,7 +396,7 @@ def test_loaded_plus_rejected_is_read_and_the_database_agrees_with_a_slow_model(
 ) -> None:
     now, key = datetime(2026, 1, 1, tzinfo=UTC), uuid.uuid4()
     engine = make_engine(f"duckdb:///:memory:{key.hex}")
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     with engine.begin() as connection:
         owner = {"id": key, "slug": "owner", "name": "Owner", "created_at": now, "updated_at": now}
         connection.execute(Base.metadata.tables["organizations"].insert().values(version=1, **owner))

@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import orm
+from tables import make_tables
 
 from playbook.foundations.clock_and_identifiers import Clock, Identifiers
 from playbook.foundations.engines import Base, make_engine
@@ -23,7 +24,7 @@ from playbook.schema.identity import Account, EmailTaken, Member, Organization, 
 @pytest.fixture
 def engine(url: str) -> Iterator[sa.Engine]:
     engine = make_engine(url)
-    Base.metadata.create_all(engine)
+    make_tables(engine)
     yield engine
     engine.dispose()
 
