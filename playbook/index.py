@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-51 playbooks, 39 h 58 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+53 playbooks, 41 h 34 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -136,7 +136,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Expand and contract](migrations/expand_and_contract.ipynb)** | 48 | Rename a column in five releases while clients read and write. No request fails, and every row is right. |
 | [Test migrations](migrations/test_migrations.ipynb) | 49 | Run each migration up, down and up again over rows, and be told what it loses. |
 
-### api: a contract strangers can rely on (7 h 59 min)
+### api: a contract strangers can rely on (8 h 46 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -150,8 +150,9 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
 | [GraphQL](api/graphql_api.ipynb) | 37 | Let a client choose the fields that it gets, and know what that costs. Answer with one statement for each relation. Let no error tell how the service works. |
 | [GraphQL limits](api/graphql_limits.ipynb) | 48 | Refuse a query that is too deep or too large before a statement runs. Or accept only the queries that you know. |
+| [Contract](api/contract.ipynb) | 47 | Prove that the service answers as its OpenAPI document says. Then give the document to a TypeScript front end, whose compiler refuses wrong calls. |
 
-### auth: who is it, may they, for how long (15 h 2 min)
+### auth: who is it, may they, for how long (15 h 51 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -173,6 +174,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Organizations](auth/organizations.ipynb) | 49 | Let people share what they work on: they join by invitation, each has a role, and one owner always stays. |
 | [Authorization](auth/authorization.ipynb) | 44 | Decide in one place whether this caller may do this to that, and prove it for each route. |
 | [API tokens](auth/api_tokens.ipynb) | 51 | Let a machine sign in with a [token](../glossary.md#token) that does little, ends soon, and is found when it leaks. |
+| [Second factor](auth/second_factor.ipynb) | 49 | Ask for a code from the owner's phone. A stolen password then opens nothing. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 
 ### production: beyond one process (1 h 29 min)

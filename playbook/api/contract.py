@@ -588,5 +588,5 @@ Handlers".
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Retries](retries.ipynb) · [course map](../index.ipynb) · Next: [Password hashing](../auth/password_hashing.ipynb)
+Previous: [GraphQL limits](graphql_limits.ipynb) · [course map](../index.ipynb) · Next: [Password hashing](../auth/password_hashing.ipynb)
 """

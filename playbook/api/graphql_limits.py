@@ -518,5 +518,5 @@ documents. graphql-core 3.3, `parse`, `validate` and `get_argument_values`.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [GraphQL](graphql_api.ipynb) · [course map](../index.ipynb) · Next: [Password hashing](../auth/password_hashing.ipynb)
+Previous: [GraphQL](graphql_api.ipynb) · [course map](../index.ipynb) · Next: [Contract](contract.ipynb)
 """

@@ -610,5 +610,5 @@ PyPI, *API tokens* and *Secret reporting*.
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Authorization](authorization.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
+Previous: [Authorization](authorization.ipynb) · [course map](../index.ipynb) · Next: [Second factor](second_factor.ipynb)
 """

@@ -416,7 +416,7 @@ assertion fail:
 | change | to | the assertion says |
 |---|---|---|
 | `action, ())]` | `action, relations)]` | an unlisted action is open |
-| `is None or not found.seen:` | `is None:` | a hidden row can be told |
+| `is None or not found[0]:` | `is None:` | a hidden row can be told |
 | `if odd:` | `if not requests:` | a route without a row was not found |
 
 ## Your turn
@@ -456,7 +456,7 @@ def refused(db, permits, fields, relations, thing, changes):
         may = permitted(permits, fields.get(name, ""), relations)
         asked.append(may.label(f"may {name}"))
     found = db.execute(sa.select(*asked).where(thing)).one_or_none()
-    if found is None or not found.seen:
+    if found is None or not found[0]:
         return None
     return {name for name, may in zip(changes, found[1:], strict=True) if not may}
 

@@ -570,5 +570,5 @@ RFC 9110. RFC 6265. M. Feathers, *Working Effectively with Legacy Code*,
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [API tokens](api_tokens.ipynb) · [course map](../index.ipynb) · Next: [Performance](../production/performance.ipynb)
+Previous: [Second factor](second_factor.ipynb) · [course map](../index.ipynb) · Next: [Performance](../production/performance.ipynb)
 """

@@ -642,5 +642,5 @@ Passwords* (2017).
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [GraphQL limits](../api/graphql_limits.ipynb) · [course map](../index.ipynb) · Next: [Password rules](password_rules.ipynb)
+Previous: [Contract](../api/contract.ipynb) · [course map](../index.ipynb) · Next: [Password rules](password_rules.ipynb)
 """

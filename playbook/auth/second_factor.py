@@ -568,5 +568,5 @@ RFC 4226, 5.3, 7.3 and D. RFC 6238, 5.2. OWASP ASVS 5.0, 6.5, 6.6.3, 7.5.3. NIST
 
 # %% [markdown] tags=["nav"]
 """
-Previous: [Account changes](account_changes.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
+Previous: [API tokens](api_tokens.ipynb) · [course map](../index.ipynb) · Next: [A foreign contract](foreign_contract.ipynb)
 """
