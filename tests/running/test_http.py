@@ -82,7 +82,7 @@ def test_doors(find_caller: Callable[[Request], Caller | None], may: object, act
     with serving(app) as client:
         answer = client.post("/things?name=a")
         assert answer.status_code == status
-        assert answer.headers.get("www-authenticate") == ("Cookie" if status == 401 else None)
+        assert answer.headers.get("www-authenticate") == ('Bearer realm="pantry"' if status == 401 else None)
         assert count(engine) == (1 if status == 201 else 0)
 
 
