@@ -131,7 +131,7 @@ class Query:
 
 
 schema = strawberry.Schema(Query)
-print(schema.as_str()[:120])
+print(schema.as_str().split("\n\n")[1])
 
 # %% [markdown]
 """

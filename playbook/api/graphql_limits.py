@@ -302,8 +302,8 @@ def admit(
     if weight.cost > limits.cost:
         raise Refused(f"up to {weight.cost} values, at most {limits.cost}")
     hide = not limits.introspection
-    for error in g.validate(schema, document, max_errors=1, hide_suggestions=hide):
-        raise Refused(error.message)
+    for fault in g.validate(schema, document, max_errors=1, hide_suggestions=hide):
+        raise Refused(fault.message)
     return document, weight
 
 

@@ -35,7 +35,6 @@ from playbook.pantry import organizations, packages
 from playbook.pantry.catalog import Package as PackageRow
 from playbook.pantry.catalog import Release as ReleaseRow
 from playbook.pantry.lists import Listing, PageQuery, Pager
-from playbook.pantry.policy import Clause
 from playbook.schema.identity import Organization as OrganizationRow
 
 # A page of a hundred packages with all their fields and their organizations has 1,500 values.
@@ -63,8 +62,8 @@ class Context:
 
     session: orm.Session
     cursors: Cursors
-    visible_packages: Clause
-    visible_organizations: Clause
+    visible_packages: sa.ColumnElement[bool]
+    visible_organizations: sa.ColumnElement[bool]
     loaders: dict[Any, DataLoader[Any, Any]] = field(default_factory=dict)
 
     async def load(self, relation: Relation, key: Any, *arguments: Any) -> Any:
@@ -79,7 +78,7 @@ class Context:
         return await self.loaders[relation, arguments].load(key)
 
     def page(
-        self, path: str, listing: Listing, query: Callable[[], PageQuery], visible: Clause
+        self, path: str, listing: Listing, query: Callable[[], PageQuery], visible: sa.ColumnElement[bool]
     ) -> tuple[list[Any], str | None, str | None]:
         """The rows of a page of a REST list, and its two cursors, which are those of the list's links."""
         pager = Pager(self.cursors, path, Response())
@@ -247,6 +246,9 @@ PACKAGE_ROWS = packages.packages_with(PackageRow.id)
 RELEASE_ROWS = sa.select(*(getattr(ReleaseRow, name) for name in RELEASE_FIELDS))
 
 
+NEWEST_COLUMNS: tuple[Any, ...] = (ReleaseRow.package_id, ReleaseRow.version)
+
+
 class Newest(NamedTuple):
     package_id: UUID
     version: str
@@ -292,8 +294,7 @@ def read_releases(context: Context, ids: list[UUID], first: int) -> list[Release
 
 def read_newest(context: Context, ids: list[UUID]) -> list[Newest]:
     """By the rule of `packages.NEWEST`."""
-    versions: sa.Select[Any] = sa.select(ReleaseRow.package_id, ReleaseRow.version)
-    found = releases_of(context, ids, versions)
+    found = releases_of(context, ids, sa.select(*NEWEST_COLUMNS))
     order = [ReleaseRow.is_prerelease, ReleaseRow.version_key.desc()]
     found = first_rows(found.where(ReleaseRow.yanked_at.is_(None)), ReleaseRow.package_id, order, 1)
     return [Newest(*row) for row in context.session.execute(found)]

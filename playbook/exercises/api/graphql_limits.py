@@ -28,7 +28,7 @@ def catalogue() -> g.GraphQLSchema:
     schema = g.build_schema(SDL)
 
     def resolver(type_: str, name: str, key: str, of: str, many: bool = True) -> None:
-        async def resolve(row: Any, info: g.GraphQLResolveInfo, first: int = 0) -> Any:
+        async def resolve(row: Any, info: g.GraphQLResolveInfo[Any], first: int = 0) -> Any:
             reads, loaders = info.context
             if (name, first) not in loaders:
                 read = getattr(reads, {"packages": "packages_of", "releases": "releases_of"}.get(name, "organizations"))
@@ -40,7 +40,7 @@ def catalogue() -> g.GraphQLSchema:
         assert isinstance(kind, g.GraphQLObjectType)
         kind.fields[name].resolve = resolve
 
-    async def packages(_: Any, info: g.GraphQLResolveInfo, first: int) -> Any:
+    async def packages(_: Any, info: g.GraphQLResolveInfo[Any], first: int) -> Any:
         return info.context[0].first_packages(first)
 
     assert schema.query_type is not None
