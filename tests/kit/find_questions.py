@@ -57,6 +57,12 @@ NAMED = {
     "express": "resources",
     "prisma": "first_migration",
     "JWT": "sessions",
+    "performance": "performance",
+    "p99": "performance",
+    "load test": "performance",
+    "profiling": "performance",
+    "flame graph": "performance",
+    "slow endpoint": "performance",
 }
 
 HELD_OUT = {
@@ -233,6 +239,9 @@ THIRD = {
     "user wants to leave the service": "account_changes",
     "port auth from node to fastapi": "foreign_contract",
     "where is main": "pantry",
+    "the dashboard needs four seconds to open": "performance",
+    "how many users can my server take": "performance",
+    "did my optimization really help": "performance",
 }
 
 # Asked for, and not there: the answer says so, and names the page that comes nearest.

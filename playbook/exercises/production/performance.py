@@ -65,9 +65,7 @@ def in_a_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     return _run(coroutine)
 
 
-def stalling(
-    took: float = 0.01, stall: tuple[float, float] = (3, 4)
-) -> Callable[[], Awaitable[bool]]:
+def stalling(took: float = 0.01, stall: tuple[float, float] = (3, 4)) -> Callable[[], Awaitable[bool]]:
     """A service that answers one request after the other, each in `took` seconds, and none during the stall."""
     free = 0.0
 
@@ -99,9 +97,7 @@ LATEST = sa.func.max(releases.c.version).label("latest")
 TEMPLATE: dict[str, Any] = {
     "name": None,
     "latest": None,
-    "classifiers": {
-        f"Topic :: {number}": {"set": False, "by": None} for number in range(800)
-    },
+    "classifiers": {f"Topic :: {number}": {"set": False, "by": None} for number in range(800)},
 }
 
 
@@ -114,18 +110,12 @@ def catalogue(url: str) -> sa.Engine:
         db.execute(releases.delete())
         db.execute(packages.delete())
         db.execute(packages.insert(), [{"name": name} for name in names])
-        rows = [
-            {"package": name, "version": version}
-            for name in names
-            for version in range(30)
-        ]
+        rows = [{"package": name, "version": version} for name in names for version in range(30)]
         db.execute(releases.insert(), rows)
     return engine
 
 
-def with_engine(
-    engine: sa.Engine, listed: Callable[[sa.Connection], T]
-) -> Callable[[], T]:
+def with_engine(engine: sa.Engine, listed: Callable[[sa.Connection], T]) -> Callable[[], T]:
     """`listed` as work without arguments."""
 
     def work() -> T:
@@ -162,9 +152,7 @@ class Picture(Shown):
 
 
 def _figure(height: float) -> Any:
-    logging.getLogger("matplotlib").setLevel(
-        logging.ERROR
-    )  # it reports where its font cache is
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports where its font cache is
     from matplotlib.figure import Figure
 
     return Figure(figsize=(7, height), dpi=80, layout="constrained")
@@ -244,18 +232,14 @@ def flame_graph(work: Callable[[], object], deepest: int = 7) -> Picture:
                 edgecolor="white",
             )
             if width > 1.3 * len(name):
-                axes.text(
-                    left + width / 2, level, name, ha="center", va="center", fontsize=8
-                )
+                axes.text(left + width / 2, level, name, ha="center", va="center", fontsize=8)
             if level < deepest:
                 draw(level + 1, left, group)
             left += width
 
     draw(0, 0, stacks)
     axes.set(xlabel="part of the time (%)", xlim=(0, 100), yticks=[])
-    return Picture(
-        "[picture: a flame graph, the time of each function above its caller]", figure
-    )
+    return Picture("[picture: a flame graph, the time of each function above its caller]", figure)
 
 
 def before_and_after(rounds: Mapping[str, Sequence[float]]) -> Picture:
@@ -263,9 +247,7 @@ def before_and_after(rounds: Mapping[str, Sequence[float]]) -> Picture:
     figure = _figure(0.9 + 0.55 * len(rounds))
     axes = figure.subplots()
     for row, seconds in enumerate(rounds.values()):
-        axes.scatter(
-            [1000 * one for one in seconds], [row] * len(seconds), s=18, alpha=0.6
-        )
+        axes.scatter([1000 * one for one in seconds], [row] * len(seconds), s=18, alpha=0.6)
         axes.plot([1000 * median(seconds)] * 2, [row - 0.3, row + 0.3], color="black")
     axes.set(xlabel="processor time of one list (ms)", xlim=(0, None))
     axes.set_yticks(range(len(rounds)), list(rounds))
