@@ -66,7 +66,8 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
     organization exists for Ada (404) and her role in it (403). Then `work` reads the row, compares the ETag of what is
     there with `If-Match` (428, 412), changes the row, and adds one to its version. If another client has changed the
     row meanwhile, the database refuses the commit, and `transact` runs all of it again, role and comparison included:
-    now it is a 412.
+    now it is a 412. (A package is changed by `writes`: on PostgreSQL the same work, on the event loop; what is refused
+    there is done again by `transact`.)
 8.  The commit has happened; only then is there an answer. `conditions.tagged` puts the new ETag on it, FastAPI writes
     the body, and on the way out each layer adds its own: the request id, a renewed cookie, the security headers, the
     line in the log with the route, the status and the time, and nothing that was sent.

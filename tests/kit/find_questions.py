@@ -57,6 +57,12 @@ NAMED = {
     "express": "resources",
     "prisma": "first_migration",
     "JWT": "sessions",
+    "performance": "performance",
+    "p99": "performance",
+    "load test": "performance",
+    "profiling": "performance",
+    "flame graph": "performance",
+    "slow endpoint": "performance",
 }
 
 HELD_OUT = {
@@ -239,6 +245,9 @@ THIRD = {
     "each resolver sends its own SELECT": "graphql_api",
     "nested query takes the server down": "graphql_limits",
     "trusted documents": "graphql_limits",
+    "the dashboard needs four seconds to open": "performance",
+    "how many users can my server take": "performance",
+    "did my optimization really help": "performance",
 }
 
 # Asked for, and not there: the answer says so, and names the page that comes nearest.

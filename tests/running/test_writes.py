@@ -185,6 +185,7 @@ def test_a_wait_for_a_lock_is_for_threads(engine: sa.Engine, slug: str) -> None:
                 await asyncio.sleep(0.01)
             connection.rollback()
         await waiting
+        assert write.rest_until == 0  # nothing was wrong with the connection
 
     run(engine, story)
     assert name_of(engine, slug) == "After"
