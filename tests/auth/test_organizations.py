@@ -218,6 +218,9 @@ def test_without_strict_proof_the_id_is_enough_for_a_proven_address(team: Callab
     t = team("bob", "mallory", strict_proof=False, require_email_verification=False)
     mail = t.invite("olga", "bob@example.com")
     [row] = t.rows(Invitation)
+    for who, status in (("mallory", 403), ("bob", 200)):
+        assert t.get(who, "get-invitation", id=str(row.id)).status_code == status
+    assert t.get("bob", "get-invitation", id=mail.token).status_code == 200, "to look has changed something"
     assert code(t.post("mallory", "accept-invitation", invitationId=str(row.id)))[0] == 403
     assert t.post("bob", "accept-invitation", invitationId=str(row.id)).status_code == 200
     assert code(t.post("bob", "accept-invitation", invitationId=mail.token)) == (400, "INVITATION_NOT_FOUND")

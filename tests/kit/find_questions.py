@@ -225,7 +225,7 @@ THIRD = {
     "password must not contain the company name": "password_rules",
     "emails go to spam": "mail",
     "newsletter sending takes minutes": "mail_queue",
-    "invite a colleague": "mailed_links",
+    "invite a colleague": "organizations mailed_links",
     "token leaked in referer header": "mailed_links",
     "cookie flags": "cookies",
     "clickjacking": "cross_site",

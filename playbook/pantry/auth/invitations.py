@@ -149,22 +149,25 @@ def invite_member(auth: Service, sent: Annotated[Invite, body(Invite)], caller: 
 # ---------------------------------------------------------------- answers
 
 
-def with_token(db: orm.Session, auth: Auth, sent: str) -> tuple[Invitation, str]:
-    """The invitation that was sent, and a token that opens it. AuthError 400.
-
-    With the setting `strict_proof` off its id is enough, as in Better Auth; it is given a new token then.
-    """
+def named(db: orm.Session, auth: Auth, sent: str) -> Invitation:
+    """The invitation that was sent: its token, or with the setting `strict_proof` off its id. AuthError 400."""
     row = db.scalar(sa.select(Invitation).where(Invitation.token_hash == hash_token(sent)))
     id = None if auth.settings.strict_proof else uuid_or_none(sent)
     if row is None and id is not None:
         row = db.get(Invitation, id)
     if row is None:
         raise refusal(400, "INVITATION_NOT_FOUND")
-    if row.token_hash != hash_token(sent):
-        sent = new_token("invitation", auth.random_bytes)
-        row.token_hash = hash_token(sent)
-        db.flush()
-    return row, sent
+    return row
+
+
+def token_of(db: orm.Session, auth: Auth, row: Invitation, sent: str) -> str:
+    """A token that opens the invitation: what was sent, or a new one for who was let in by its id."""
+    if row.token_hash == hash_token(sent):
+        return sent
+    token = new_token("invitation", auth.random_bytes)
+    row.token_hash = hash_token(token)
+    db.flush()
+    return token
 
 
 def check_recipient(caller: SignedIn, row: Invitation, code: str) -> None:
@@ -198,7 +201,7 @@ def accept_invitation(auth: Service, sent: Annotated[Answer, body(Answer)], call
     """Become a member. The session works for the organization from now on."""
 
     def work(db: orm.Session) -> dict[str, Any]:
-        row, token = with_token(db, auth, sent.invitationId)
+        row = named(db, auth, sent.invitationId)
         if row.status != "pending" or row.expires_at <= auth.clock.now():
             raise refusal(400, "INVITATION_NOT_FOUND")
         check_recipient(caller, row, ANSWERING)
@@ -209,6 +212,7 @@ def accept_invitation(auth: Service, sent: Annotated[Answer, body(Answer)], call
             raise refusal(403, "ORGANIZATION_MEMBERSHIP_LIMIT_REACHED")
         if member_of(db, id, user_id) is not None:
             raise refusal(400, "USER_IS_ALREADY_A_MEMBER_OF_THIS_ORGANIZATION")
+        token = token_of(db, auth, row, sent.invitationId)
         now, more = auth.clock.now(), {"id": auth.ids.new()}
         try:
             accepted = accept(db, token, user_id, proven_now(db, caller), now, TABLES, created_at=now, **more)
@@ -226,7 +230,7 @@ def reject_invitation(auth: Service, sent: Annotated[Answer, body(Answer)], call
     """Decline."""
 
     def work(db: orm.Session) -> dict[str, Any]:
-        row, _ = with_token(db, auth, sent.invitationId)
+        row = named(db, auth, sent.invitationId)
         if row.status != "pending":
             raise AuthError(400, "INVITATION_NOT_FOUND", "Invitation not found!")
         check_recipient(caller, row, ANSWERING)
@@ -264,7 +268,7 @@ def get_invitation(auth: Service, id: str, caller: CurrentSession) -> dict[str, 
     """An invitation to the caller, by what came in the mail."""
 
     def work(db: orm.Session) -> dict[str, Any]:
-        row, _ = with_token(db, auth, id)
+        row = named(db, auth, id)
         if row.status != "pending" or row.expires_at <= auth.clock.now():
             raise refusal(400, "INVITATION_NOT_FOUND")
         check_recipient(caller, row, LOOKING)
