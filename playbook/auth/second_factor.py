@@ -98,7 +98,7 @@ What does Ada have?
 | Better Auth's `twoFactor` | ready | takes a code twice |
 
 We choose **TOTP**: every phone has an app for it. Choose passkeys where your users have
-them, and keep TOTP beside them.
+them, and keep TOTP.
 
 What the shop promises Ada:
 
