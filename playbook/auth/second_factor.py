@@ -98,7 +98,7 @@ What does Ada have?
 | Better Auth's `twoFactor` | ready | takes a code twice |
 
 We choose **TOTP**: every phone has an app for it. Choose passkeys where your users have
-them, and keep TOTP beside them.
+them, and keep TOTP.
 
 What the shop promises Ada:
 
@@ -266,8 +266,8 @@ def enrol(
     if has_second_factor(db, user_id, table):
         return None
     secret = secrets.token_bytes(20)
-    new = {"sealed_secret": box_of(keys, user_id).encrypt(secret).decode()}
-    new |= {"confirmed": False, "last_step": step_of(now) - 2}
+    sealed = box_of(keys, user_id).encrypt(secret).decode()
+    new = {"sealed_secret": sealed, "confirmed": False, "last_step": step_of(now) - 2}
     waiting = [table.c.user_id == user_id, table.c.confirmed.is_(False)]
     replace = table.update().where(*waiting).values(new).returning(table.c.user_id)
     if db.execute(replace).first() is None:

@@ -35,8 +35,8 @@ class Shop:
     def __init__(self, url: str) -> None:
         self.engine, self.now, self.password, self.network = make_engine(url), NINE, "right", "Mallory's"
         self.keys = KEYS
-        for each in (second_factors.metadata, throttles.metadata):
-            each.create_all(self.engine)
+        for metadata in (second_factors.metadata, throttles.metadata):
+            metadata.create_all(self.engine)
         with self.engine.begin() as db:
             for each in (second_factors, throttles):
                 db.execute(each.delete())
@@ -57,7 +57,8 @@ def attack(*given: Any) -> dict[str, str]:
         shop.network = "Ada's"
         sign_in(shop, "right", shop.code())
         shop.network = "Mallory's"
-        return sign_in(shop, "right", shop.code())
+        said: str = sign_in(shop, "right", shop.code())
+        return said
 
     heard = {"no code": sign_in(shop, "right", ""), "Ada's code, again": again()}
     heard["Ada's code, at once"] = f"{fifty(shop, sign_in)} of 50 signed in"
