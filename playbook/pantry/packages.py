@@ -132,7 +132,7 @@ ONE_WITH_ID = PACKAGES.add_columns(Package.id).where(BY_NAME)
 OWNER = sa.select(Organization.id, Organization.slug).where(Organization.slug == sa.bindparam("slug"))
 TABLE = Package.metadata.tables["packages"]
 INSERT = TABLE.insert().values({column.name: sa.bindparam(column.name) for column in TABLE.columns})
-CHANGED = {name: sa.bindparam(f"to_{name}") for name in ("summary", "private", "updated_at")}
+CHANGED: dict[str, Any] = {name: sa.bindparam(f"to_{name}") for name in ("summary", "private", "updated_at")}
 CHANGE = TABLE.update().where(TABLE.c.id == sa.bindparam("of")).values(version=TABLE.c.version + 1, **CHANGED)
 
 

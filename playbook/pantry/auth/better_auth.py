@@ -47,7 +47,7 @@ def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
 
     Raises ValueError for a route that says neither `CurrentSession` nor `anyone`.
     """
-    routers = (liveness, session_routes, sign_up_routes, sign_in_routes, link_routes, reset_routes, account_routes)
+    routers = [liveness, session_routes, sign_up_routes, sign_in_routes, link_routes, reset_routes, account_routes]
     routers += (organization_routes, member_routes, invitation_routes, two_factor_routes)
     guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
     app = auth_app(auth, routers, guards)
