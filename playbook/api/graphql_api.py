@@ -187,7 +187,8 @@ help, because the client decides which relations are needed.
 | writes | REST: each has a status, and can be repeated safely |
 
 We choose **both**: REST for all writes, and **GraphQL for reads** beside
-it, over the same functions that decide what a caller may see.
+it, over the same functions that decide what a caller may see. Choose REST alone when
+one team makes the service and its only front end.
 
 ## Build it
 

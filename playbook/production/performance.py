@@ -101,6 +101,7 @@ out the bad time.
 
 We choose the last, in this order: **measure** from outside, **count** statements,
 **profile**, **compare** before and after. Write a guess down first, and learn from it.
+Choose a closed loop when the highest rate is all that you want to know.
 
 ## Build it
 
