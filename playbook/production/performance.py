@@ -99,9 +99,8 @@ out the bad time.
 | Django Debug Toolbar | statements of each page | Flask has one; FastAPI has none |
 | **open loop, counts, profile** | each answers its own question | three tools |
 
-We choose the last, in this order: **measure** from outside, **count** statements,
-**profile**, **compare** before and after. Write a guess down first, and learn from it.
-Choose a closed loop when the highest rate is all that you want to know.
+We choose the last: **measure** from outside, **count** statements, **profile**,
+**compare** before and after. Choose a closed loop when only the highest rate matters.
 
 ## Build it
 
