@@ -512,7 +512,9 @@ Traps:
 - **NULL.** `column == value` is NULL for a NULL column. In `OR` it permits nothing; do
   not write `NOT` around it.
 - **In flight.** A request may commit just after its role has gone. Where that is too
-  late, `hold` the row of the role (`playbook lift write_skew`, `alone=True`).
+  late, `hold` the row of the role (`playbook lift write_skew`, `alone=True`). At READ
+  COMMITTED, PostgreSQL's default, the row may go to another team in between, too. Put
+  `permitted` into the WHERE of the UPDATE or DELETE as well.
 
 Hand it over:
 
