@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-53 playbooks, 41 h 34 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+53 playbooks, 41 h 36 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -152,7 +152,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [GraphQL limits](api/graphql_limits.ipynb) | 48 | Refuse a query that is too deep or too large before a statement runs. Or accept only the queries that you know. |
 | [Contract](api/contract.ipynb) | 47 | Prove that the service answers as its OpenAPI document says. Then give the document to a TypeScript front end, whose compiler refuses wrong calls. |
 
-### auth: who is it, may they, for how long (15 h 51 min)
+### auth: who is it, may they, for how long (15 h 53 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -171,8 +171,8 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Sign in](auth/sign_in.ipynb)** | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |
 | **[Password reset](auth/password_reset.ipynb)** | 41 | Let somebody back in who has forgotten the password, and nobody else. |
 | [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
-| [Organizations](auth/organizations.ipynb) | 49 | Let people share what they work on: they join by invitation, each has a role, and one owner always stays. |
-| [Authorization](auth/authorization.ipynb) | 44 | Decide in one place whether this caller may do this to that, and prove it for each route. |
+| [Organizations](auth/organizations.ipynb) | 50 | Let people share what they work on: they join by invitation, each has a role, and one owner always stays. |
+| [Authorization](auth/authorization.ipynb) | 45 | Decide in one place whether this caller may do this to that, and prove it for each route. |
 | [API tokens](auth/api_tokens.ipynb) | 51 | Let a machine sign in with a [token](../glossary.md#token) that does little, ends soon, and is found when it leaks. |
 | [Second factor](auth/second_factor.ipynb) | 49 | Ask for a code from the owner's phone. A stolen password then opens nothing. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |

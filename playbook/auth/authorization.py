@@ -9,7 +9,7 @@ route.
 |---|---|
 | **Use it when** | callers share one table, and each may touch only some of its rows |
 | **You need** | [deny_by_default](../foundations/deny_by_default.ipynb) (*code*) |
-| **Time** | read 29 min, exercise 15 min |
+| **Time** | read 30 min, exercise 15 min |
 | **Topics** | broken object level authorization, BOLA, IDOR, roles, private things |
 | **Standard** | OWASP API1:2023; OWASP ASVS 5.0, 8.2.1 to 8.2.3, 8.3.1, 8.4.1 |
 
@@ -30,9 +30,10 @@ Teams of architects share one table of `documents`. Ada is an `editor` of the te
 north, and Rita is a `reader` there. Mallory is an editor of another team, south. Rows
 of `members` say this (`team`, `person`, `role`). A document may be `public`.
 
-The folded cell defines the tables `documents`, `members` and `guests` (`document`,
-`person`), and an `engine` of the course. Document 1 is north's, 2 is north's and
-public, 3 is south's, with Gus as a guest. `fill(engine)` begins with these rows again.
+The folded cell defines the tables `documents` (`id`, `team`, `title`, `public`),
+`members` and `guests` (`document`, `person`), and an `engine` of the course. Document 1
+is north's, 2 is north's and public, 3 is south's, with Gus as a guest. The titles are
+`plan 1` to `plan 3`. `fill(engine)` begins with these rows again.
 `named` gives the value of the header `caller`, which stands for a session.
 `ask_all(app, requests, people)` sends requests and shows the answers. The cell also
 imports `sa`, `Annotated`, `Depends`, `FastAPI`, `lesson_url`, `on_postgres`, `show` and
@@ -119,12 +120,13 @@ you an editor?* The question has three parts: may **this caller** do **this** to
 |---|---|---|
 | a check in each route | nothing to learn | one is forgotten; lists differ |
 | Django, DRF: `get_queryset`, `has_object_permission` | ready | two rules |
-| [RLS](../glossary.md#row-level-security) | the database refuses | PostgreSQL only |
-| engine of policies (OpenFGA) | for many services | a server; lists are hard |
+| [row-level security](../glossary.md#row-level-security) | the database refuses | no DuckDB |
+| policy engine (OpenFGA) | for many services | a server; lists are hard |
 | **policy as data, SQL conditions** | list and thing agree | a relation must be SQL |
 
-Flask and Starlette bring no option. We choose **data**. Choose an engine when several
-services with databases of their own share the rules.
+Flask brings none of these. Starlette's `requires` asks about the caller only. We choose
+**policy as data**. Choose an engine when several services with databases of their own
+share the rules.
 
 ## Build it
 
@@ -250,13 +252,14 @@ show(table([(who, *each) for who, each in decisions.items()], ["", 1, 2, 9]))
 
 # %% [markdown]
 """
-Mallory gets the same answer for document 1 as for 9.
+Compare documents 1 and 9 in Mallory's row.
 
 ### In the transaction that acts
 
 A role may be taken away between the decision and the act. The next service decides in
 the transaction that deletes. So the role is never older than the transaction, and a
-[conflict](../glossary.md#conflict) repeats both.
+[conflict](../glossary.md#conflict) repeats both. `openapi_url=None` leaves out the
+routes that FastAPI adds, such as `/docs`: the matrix below would ask for them.
 """
 
 # %%
@@ -499,11 +502,19 @@ Traps:
 - **A name that is taken.** Names are unique, so a POST with the name of a hidden thing
   is 409. This tells that the name is in use. Say no more: not whose. Where that is too
   much, make names unique per team.
-- **The table of a relation is the thing's own table**: give one an `alias()`.
+- **Create and move.** `decide` asks about a row as it is. For a new row, and for one
+  that goes to another team, ask about that team too.
+- **An alias.** A relation speaks of one table. A SELECT from an `aliased` one pairs
+  each row with each, and lists hidden rows. SQLAlchemy only warns: make `SAWarning` an
+  error in your tests.
+- **Other tables** stand in a subquery (`in_`, `exists`). A plain join repeats rows. If
+  the subquery reads the thing's table too, give that an `alias()` there.
 - **NULL.** `column == value` is NULL for a NULL column. In `OR` it permits nothing; do
   not write `NOT` around it.
 - **In flight.** A request may commit just after its role has gone. Where that is too
-  late, `hold` the row of the role (`playbook lift write_skew`, `alone=True`).
+  late, `hold` the row of the role (`playbook lift write_skew`, `alone=True`). At READ
+  COMMITTED, PostgreSQL's default, the row may go to another team in between, too. Put
+  `permitted` into the WHERE of the UPDATE or DELETE as well.
 
 Hand it over:
 

@@ -9,7 +9,7 @@ owner always stays.
 |---|---|
 | **Use it when** | people work in teams, and one of them invites another |
 | **You need** | [engines](../foundations/engines.ipynb) (*code*) |
-| **Time** | read 34 min, exercise 15 min |
+| **Time** | read 35 min, exercise 15 min |
 | **Topics** | member, role, invitation, last owner, write skew |
 | **Standard** | OWASP ASVS 5.0, 8.2.1, 8.2.2, 8.3.2 |
 
@@ -21,26 +21,26 @@ accept(db, token, "bob", proven_address, now)  # Bob is an admin
 set_role(db, "acme", "bob", "owner", by="ada")  # and None: Bob goes
 ```
 
-*Lift: 119 lines in 3 files; needs sqlalchemy.*
+*Lift: 120 lines in 3 files; needs sqlalchemy.*
 
 ## See it break
 
 Ada owns the organization Acme. She invites `bob@example.com` to be an admin, and the
 service mails him a link with a random [token](../glossary.md#token). Who may use it?
-Here are two usual rules, and four stories:
+Four stories:
 
-- **Bob** opens the link, signed in with the address that Ada has invited.
+- **Bob** opens the link, signed in with the invited address.
 - **Forwarded**: Bob sends the mail on. Mallory opens the link, signed in as herself.
 - **First**: Bob has no account yet. Mallory signs up with his address, which she cannot
-  prove, and the service lists the open invitations of that address.
+  prove. The service shows her the open invitations of that address, with the links.
 - **Removed**: Mallory is an admin. She invites a second address of hers. Ada removes
-  her, and then she accepts.
+  her. Then she accepts with that address.
 
-The folded cell imports `play` and `naive`. `naive(rule)` is a service with this rule,
-and `play` returns who came into Acme in each story. It also imports what later cells
-use: `both_leave`, `owners_of`, `remove`, `founded`, `tried`, `matrix`, `lesson_url`,
-`on_postgres`, `show` and `table`. It defines the times `monday` and `day`. Predict: in
-which of the eight does Mallory get in?
+The folded cell imports `naive(rule)`, a service with this rule, and `play`, which
+returns who came into Acme in each story. It also imports what later cells use:
+`both_leave`, `owners_of`, `remove`, `founded`, `tried`, `matrix`, `lesson_url`,
+`on_postgres`, `show` and `table`. It defines the times `monday` and `day`. Below it are
+two usual rules. Predict: in which of the eight cases does Mallory get in?
 """
 
 # %% tags=["stage"]
@@ -76,13 +76,13 @@ show(table([{"rule": name} | ends for name, ends in ways.items()]))
 
 # %% [markdown]
 """
-An address in an account is only what somebody typed. And an invitation outlives the
-rights of the person who sent it.
+An address in an account is only what somebody typed. An invitation outlives the rights
+of the person who sent it.
 
-The second failure takes two requests. Ada and Bob both own Acme, and both leave at the
-same moment. `owners_of` reads who the owners are. `both_leave(url, leave)` calls
-`leave` for both, in two transactions. In `meet`, each waits until both are there.
-Predict: what are the two told, and how many owners are left?
+The second failure: Ada and Bob both own Acme, and both leave at the same moment.
+`owners_of` reads who the owners are, and `remove` says "has left". `both_leave(url,
+leave)` calls `leave` for both, in two transactions. In `meet`, each waits until both
+are there. Predict: what are the two told, and how many owners are left?
 """
 
 
@@ -109,7 +109,7 @@ What makes somebody a member?
 | option | good | costs |
 |---|---|---|
 | the link alone | works with any account | works for any account |
-| every account of a domain | no invitations | whoever keeps an old address |
+| every account of a domain | no invitations | also who has left the company |
 | an admin adds accounts | no mail | nobody has agreed |
 | **link and proven address** | the right person, who agrees | they sign up first |
 
@@ -119,7 +119,7 @@ How does one owner stay?
 |---|---|---|
 | count, then delete | simple | fails for two at once |
 | a column `owner_id` | always one | only one owner; on holiday? |
-| [SERIALIZABLE](../glossary.md#serializable) | no thought | not on DuckDB |
+| [SERIALIZABLE](../glossary.md#serializable) | no code | not on DuckDB |
 | **write all owners' rows** | one statement | changes of owners wait |
 
 We choose **link and proven address**, and **several owners whose rows are written
@@ -130,9 +130,9 @@ no invitations; django-organizations has one owner.
 
 ### The tables
 
-Both refer to your organizations and users by id. There is at most one invitation for
-each organization and address. As on the page [mailed links](mailed_links.ipynb), the
-table holds the hash of the token.
+Both tables refer to your organizations and users by id. There is at most one invitation
+for each organization and address. As on [mailed links](mailed_links.ipynb), the table
+holds the hash of the token.
 """
 
 # %% tags=["export"]
@@ -162,8 +162,7 @@ invitations = sa.Table(
 
 # %% [markdown]
 """
-The folded cell makes an `engine` with these tables. It inserts Ada as the owner of
-Acme, as your code does when somebody founds an organization:
+The folded cell makes an `engine` with these tables. Ada is the owner of Acme:
 """
 
 # %% tags=["stage"]
@@ -175,9 +174,10 @@ with engine.connect() as db:
 """
 ### Who may manage whom
 
-Each role may do what those before it may. An admin invites, changes and removes, but
-nobody above their own role. Otherwise an admin makes a friend owner, who makes the
-admin owner. Predict: which of these four may do it?
+The roles are member, admin and owner; each may do what those before it may. An admin
+invites, changes and removes, but nobody above their own role. Otherwise an admin makes
+a friend owner, who makes the admin owner. Predict: which of the four in `asked` may do
+it?
 """
 
 # %% tags=["export"]
@@ -263,7 +263,7 @@ def invite(
     tables: Tables = metadata.tables,
     **more: Any,
 ) -> str:
-    """The token for one mail to `email`, a stored form of it. Raises Refused."""
+    """The token for one mail to `email`, in its stored form. Raises Refused."""
     if not may_manage(hold_roles(db, tables, organization_id, by).get(by), role):
         raise Refused(f"may not invite: {role}")
     token, rows = make_token(), tables["invitations"]
@@ -302,7 +302,7 @@ def accept(
     tables: Tables = metadata.tables,
     **more: Any,
 ) -> Any:
-    """Make the user whose address is `proven` a member: the row. Or raises Refused."""
+    """Make the user of `proven` a member. Returns the invitation, or raises Refused."""
     rows = tables["invitations"]
     mine = rows.update().filter_by(token_hash=hash_token(token), email=proven)
     good = mine.where(rows.c.status == "pending", rows.c.expires_at > now)
@@ -357,20 +357,21 @@ def set_role(
     """Give a member a role, or None: they go. Raises Refused or LastOwner."""
     roles = hold_roles(db, tables, organization_id, user_id, by)
     old = roles.get(user_id)
+    wanted = [name for name in (old, role) if name is not None]
     leaves = role is None and by == user_id
-    if old is None or not (leaves or may_manage(roles.get(by), old, role or old)):
+    if old is None or not (leaves or may_manage(roles.get(by), *wanted)):
         raise Refused(f"may not make {old or 'a stranger'} {role}")
     if "owner" not in (roles | {user_id: role}).values():
         raise LastOwner("another owner is needed first")
     rows = tables["members"]
-    change = rows.update().values(role=role) if role else rows.delete()
+    change = rows.delete() if role is None else rows.update().values(role=role)
     db.execute(change.filter_by(organization_id=organization_id, user_id=user_id))
 
 
 # %% [markdown]
 """
-Bob accepts, and is an admin of Ada's Acme. `tried` calls `set_role` in a transaction,
-and says what became of it. The fourth step is the second again. What does each say?
+Bob accepts, and is an admin of Ada's Acme. `tried` calls `set_role` and says what
+became of it. The fourth step is the second again. Predict: what does each say?
 """
 
 # %% tags=["predict"]
@@ -382,12 +383,12 @@ for user, role, by in [*steps, steps[1]]:
 
 # %% [markdown]
 """
-So ownership moves: first there are two owners, and then one leaves.
-
 ## See it work
 
-`matrix(set_role, invite)` is a service with real requests. In each, a member of each
-role, or a stranger, calls a route. Predict: which statuses does the admin get?
+`matrix(set_role, invite)` serves Acme over HTTP. Ada is its only owner, and Tom a
+member. An owner, an admin, a member and a stranger try seven calls: invite a member or
+an owner, make Tom admin or owner, remove Tom, remove Ada, leave. The status 204 means
+done, 403 `Refused`, 409 `LastOwner`. Predict: which statuses does the admin get?
 """
 
 # %% tags=["predict"]
@@ -488,11 +489,12 @@ assert check(hand_over)
 
 | seam | what your project does |
 |---|---|
-| transaction | passes a `Connection` or `Session`; rolls back after `Refused` |
+| transaction | `Connection` or `Session`; rolls back on `Refused`, retries conflicts |
 | tables | `metadata.create_all`; or yours, `tables=Base.metadata.tables` |
-| ids | passes `str(user.id)`; deletes the rows of whatever is deleted |
+| ids | passes `str(user.id)`; deletes the rows of a deleted organization |
+| role | lets a request name only `ROLES`; another raises ValueError |
 | founder | inserts the first member, an owner, with the organization |
-| address | passes its stored form; as `proven` only if it is |
+| address | passes it as stored, in lower case; `proven` only if it is |
 | mail | mails the token behind `#`: `playbook lift mailed_links` |
 | each request | reads the caller's role, never a copy in a cookie |
 | cleanup | `DELETE FROM invitations WHERE expires_at <= now()` once a day |
@@ -520,11 +522,11 @@ def join(session, token, user, now):
 
 Traps:
 
-- **A role in the session.** It stays what it was at sign-in. Read it at each request.
-- **A user who is deleted** is perhaps the last owner: let them leave each organization
-  by `set_role` first.
-- **An organization that is deleted meanwhile.** Without foreign keys, write its row in
-  the same transaction, see [write_skew](../foundations/write_skew.ipynb).
+- **Mail to anybody.** Each invitation is a mail: limit it, `playbook lift throttling`.
+- **Withdraw.** The recipe has no call: ask `may_manage`, then delete the row.
+- **A deleted user** may be the last owner: first let them leave by `set_role`.
+- **A deleted organization.** Without foreign keys, write its row in the same
+  transaction, see [write_skew](../foundations/write_skew.ipynb).
 
 Hand it over:
 
@@ -536,8 +538,8 @@ Hand it over:
 ## In short
 
 You can say what an invitation proves, and what the account must prove. You can explain
-how a rule over several rows holds when two requests come at once. And you know why an
-admin cannot make an owner.
+how a rule over several rows holds when two requests come at once. You know why an admin
+cannot make an owner.
 
 ## Sources
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, FastAPI, Header
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
 from starlette.exceptions import HTTPException
 
 from playbook.auth.authorization import decide, matrix, permitted, refuse_unless
@@ -132,6 +132,14 @@ def test_what_is_not_listed_nobody_may(db: Session) -> None:
 def test_a_relation_that_is_misspelled_is_loud(db: Session) -> None:
     with pytest.raises(KeyError, match="clrek"):
         permitted({"read": ["clrek"]}, "read", relations(ADA))
+
+
+def test_of_a_list_that_selects_from_an_alias_sqlalchemy_warns(db: Session) -> None:
+    """The condition is about the table that the relation names: the alias is paired with each of its rows."""
+    other = aliased(Order)
+    listed = sa.select(other.id).where(permitted(PERMITS, "read", relations(ADA)))
+    with pytest.warns(sa.exc.SAWarning, match="cartesian product"):
+        assert set(db.scalars(listed)) == {7, 8}, "it is safe now: the page warns of it"
 
 
 def test_a_condition_that_several_rows_fulfil_decides_nothing(db: Session) -> None:

@@ -249,6 +249,21 @@ def test_each_role_by_each_call(by: str, user: str, role: str | None) -> None:
         engine.dispose()
 
 
+@pytest.mark.parametrize("role", ["", "king", "Owner"])
+def test_a_role_that_does_not_exist_takes_nobody_out_and_changes_nobody(role: str) -> None:
+    engine = database()
+    with engine.begin() as db:
+        add(db, **PEOPLE)
+        before = roles(db)
+        for by, user in itertools.product(PEOPLE, PEOPLE):
+            with pytest.raises((Refused, ValueError)):
+                set_role(db, "acme", user, role, by)
+            assert roles(db) == before
+        with pytest.raises(ValueError, match="not in"):
+            invite(db, "acme", "bob@example.com", role, "olga", LATER)
+    engine.dispose()
+
+
 STEPS = st.tuples(st.sampled_from(sorted(PEOPLE)), st.sampled_from(sorted(PEOPLE)), st.sampled_from([*ROLES, None]))
 
 
