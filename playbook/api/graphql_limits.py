@@ -501,6 +501,8 @@ Traps:
   your screens allow.
 - **Requests are not equal.** Count `weight.cost` against a caller's allowance.
 - **A known query has variables**, and the client chooses them. So `admit` it as well.
+- **`error.formatted`** has the text of any exception. If you have lifted
+  [graphql_api](graphql_api.ipynb), call its `shown` there.
 - **The body is the client's.** Check that `query` is a text and `variables` is a dict
   or null, for example with a Pydantic model. `admit` expects that.
 - **Batches.** Some servers take a list of queries in one request. Refuse that.
