@@ -136,7 +136,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Expand and contract](migrations/expand_and_contract.ipynb)** | 48 | Rename a column in five releases while clients read and write. No request fails, and every row is right. |
 | [Test migrations](migrations/test_migrations.ipynb) | 49 | Run each migration up, down and up again over rows, and be told what it loses. |
 
-### api: a contract strangers can rely on (8 h 46 min)
+### api: a contract strangers can rely on (8 h 52 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -148,8 +148,8 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Conditional requests](api/conditional_requests.ipynb)** | 50 | Let two people edit one thing, and lose nobody's work. Let clients ask "has it changed?" for a few bytes. |
 | **[Idempotency](api/idempotency.ipynb)** | 49 | Let a client send a POST again after a lost answer. The service acts once, and the client gets the answer. |
 | [Retries](api/retries.ipynb) | 47 | Send a request again only where that is safe and can help, and never so often that a failing server stays down. |
-| [GraphQL](api/graphql_api.ipynb) | 37 | Let a client choose the fields that it gets, and know what that costs. Answer with one statement for each relation. Let no error tell how the service works. |
-| [GraphQL limits](api/graphql_limits.ipynb) | 48 | Refuse a query that is too deep or too large before a statement runs. Or accept only the queries that you know. |
+| [GraphQL](api/graphql_api.ipynb) | 42 | Let a client choose the fields that it gets, and know what that costs. Answer with one statement for each relation. Let no error tell how the service works. |
+| [GraphQL limits](api/graphql_limits.ipynb) | 49 | Refuse a query that is too deep or too large before a statement runs. Or accept only the queries that you know. |
 | [Contract](api/contract.ipynb) | 47 | Prove that the service answers as its OpenAPI document says. Then give the document to a TypeScript front end, whose compiler refuses wrong calls. |
 
 ### auth: who is it, may they, for how long (15 h 53 min)

@@ -9,7 +9,7 @@ statement for each relation. Let no error tell how the service works.
 |---|---|
 | **Use it when** | several front ends need different parts of the same data |
 | **You need** | [relationships](../schema/relationships.ipynb) (*background*) |
-| **Time** | read 22 min, exercise 15 min |
+| **Time** | read 27 min, exercise 15 min |
 | **Topics** | GraphQL, resolver, loader, batching, N+1, over-fetching, REST |
 | **Standard** | GraphQL specification, September 2025 |
 
@@ -21,7 +21,7 @@ owner = await owners.load(package.owner_id)  # in a resolver
 errors = [shown(error) for error in result.errors or ()]
 ```
 
-*Lift: 27 lines in 1 file; needs graphql.*
+*Lift: 36 lines in 1 file; needs graphql.*
 
 ## See it break
 
@@ -40,8 +40,9 @@ screen = """{
 """
 `first` is an argument. For each field the service has a function that returns its
 value, the **resolver**. The next cell defines the type `Package` with
-[Strawberry](https://strawberry.rocks), a library for GraphQL. Its `organization` and
-its `releases` are in other tables, so their resolvers ask the `context` for them.
+[Strawberry](https://strawberry.rocks), a library for GraphQL. A package's organization
+and its releases are in other tables, so their resolvers ask the `context`. This is an
+object that the service makes for each query, and that all resolvers get.
 
 The folded cell imports `strawberry`, `FastAPI`, `Body`, `show`, `table` and `finished`,
 which runs a coroutine. It defines the types `Organization` and `Release`, and `engine`
@@ -194,10 +195,11 @@ one team makes the service and its only front end.
 
 ### The idea
 
-A resolver does not read at once. It leaves its key and waits. When all resolvers of the
-level wait, one function reads the rows of all keys. A **loader** collects the keys.
-Strawberry's is `DataLoader`. Its function must return one value for each key, in the
-order of the keys. A database does not promise that, so `batch` puts the rows in order:
+A resolver does not read at once. It leaves its key with a **loader**, and waits. When
+all resolvers of one level of the query wait, the loader calls one function with all
+keys. Strawberry's loader is `DataLoader`. Its function must return one value for each
+key, in the order of the keys. A database does not promise that, so `batch` puts the
+rows in order:
 """
 
 # %% tags=["export"]
@@ -236,7 +238,9 @@ print(finished(lengths([5, 3, 9, 4])))
 """
 A loader also remembers what it has read, so each request needs its own: another caller
 may see other rows. `first` is no part of the key, so there is a loader for each
-`first`. With these loaders, how many statements does each query cause?
+`first`. `twice` is a query that asks for the same list under two names of its own, `a`
+and `b`. These are called **aliases**. With these loaders, how many statements do
+`screen` and `twice` cause?
 """
 
 # %%
@@ -266,31 +270,73 @@ counted(screen=loaded, twice=cost_of(serve(Loaders), engine, ask(twice)))
 
 # %% [markdown]
 """
-The screen needs one statement for each relation on each level. `twice` asks for each
-list under two names, called **aliases**: the list itself is read twice, its relations
-once.
+No loader is behind the field `packages` of `Query`, so each alias reads this list. The
+relations of both come from the same loaders, which remember what they have read. So a
+query causes at most one statement for each relation, `first` and level.
 
 ### Errors
 
 A resolver that fails must not tell the client how. GraphQL puts the text of an
-exception into `errors`, next to the fields that did not fail.
+exception into `errors`, next to the fields that did not fail:
+"""
+
+# %%
+from graphql import GraphQLError
+
+
+@strawberry.type
+class Faulty:
+    @strawberry.field
+    def lost(self) -> int | None:
+        raise ValueError("no answer from postgresql://pantry:s3cret@db")
+
+    @strawberry.field
+    def number(self) -> int | None:
+        return "s3cret"
+
+    @strawberry.field
+    def closed(self) -> int | None:
+        raise GraphQLError("not in this month")
+
+
+failed = finished(strawberry.Schema(Faulty).execute("{ lost number closed }")).errors
+for error in failed:
+    print(error.message)
+
+# %% [markdown]
+"""
+Only the last text is for the client: the service's own code raised a `GraphQLError`.
+The second one is a `GraphQLError` too. But graphql-core, the library below Strawberry,
+raised it, and it holds a value of the database. A traceback names the module:
 """
 
 # %% tags=["export"]
 import logging
+from traceback import walk_tb
 
 import graphql as g
 
 log = logging.getLogger(__name__)
 
 
-def shown(error: g.GraphQLError) -> g.GraphQLFormattedError:
-    """An error of the result as the client gets it: a GraphQLError is for the client.
+def of_service(cause: g.GraphQLError) -> bool:
+    """Did graphql-core raise it, over a value that does not fit the schema?"""
+    frames = [frame for frame, _ in walk_tb(cause.__traceback__)]
+    module = str(frames[-1].f_globals["__name__"]) if frames else ""
+    of_client = module == "graphql.execution.values"  # an argument
+    return module.startswith("graphql.") and not of_client
 
-    Any other exception is logged, and the client gets its place only.
+
+def shown(error: g.GraphQLError) -> g.GraphQLFormattedError:
+    """An error of the result as the client gets it.
+
+    Of a resolver, a GraphQLError that it raised is for the client. Any other exception
+    is logged, and the client gets its place only.
     """
     cause = error.original_error
-    if cause is None or isinstance(cause, g.GraphQLError):
+    if cause is None or error.path is None:  # of the query, not of a resolver
+        return error.formatted
+    if isinstance(cause, g.GraphQLError) and not of_service(cause):
         return error.formatted
     log.error("resolver %s: %s", error.path, type(cause).__name__, exc_info=cause)
     hidden = g.GraphQLError("internal error", error.nodes, path=error.path)
@@ -298,10 +344,9 @@ def shown(error: g.GraphQLError) -> g.GraphQLFormattedError:
 
 
 # %%
-secret = ValueError("no answer from postgresql://pantry:s3cret@db")
-failed = g.GraphQLError(str(secret), path=["packages", 0], original_error=secret)
 log.disabled = True  # here only: the traceback has this machine's paths
-print(shown(failed))
+for error in failed:
+    print(error.path, shown(error)["message"])
 
 # %% [markdown]
 """
@@ -325,8 +370,8 @@ counted(resources=resources, own_route=own, graphql=loaded)
 
 # %% [markdown]
 """
-Resources bring fields that the screen does not show, and each request waits for a
-network. The route that was written for the screen is as good as GraphQL, until the
+Each request waits for a network. Resources also bring fields that the screen does not
+show. The route that was written for the screen is as good as GraphQL, until the
 next screen.
 
 ## Check it
@@ -338,7 +383,9 @@ assert found == resources.answer == own.answer, "other rows arrive"
 assert (naive.statements, longer.statements) == (41, 81), "N+1 has gone by itself"
 assert loaded.statements == 3, "more than a statement for a relation"
 assert loaded.requests == 1 < resources.requests, "one request is not enough"
-assert "s3cret" not in str(shown(failed)), "the client reads the password"
+seen = str([shown(error) for error in failed])
+assert "s3cret" not in seen, "the client reads the password"
+assert "not in this month" in seen, "what is for the client is hidden"
 print("one request, three statements, and the same rows as by REST")
 
 # %% [markdown]
@@ -404,7 +451,7 @@ assert check(counts)
 | seam | what your project does |
 |---|---|
 | rows | `read(keys)` sends one statement, and adds what the caller may see |
-| keys | `key_of(row)` is what a resolver passes to `load` |
+| keys | `key_of(row)` equals what a resolver passes to `load`, type included |
 | loaders | new ones in each request, because they remember |
 | errors | raise `GraphQLError` for what a client may read; all else is logged |
 
@@ -436,11 +483,18 @@ async def answer(schema, query, read_customers):
 Traps:
 
 - **The rights are not in the query.** Each `read` has the same condition as REST.
+- **A key of another type.** An argument of the type `strawberry.ID` is a text. With
+  `"7"`, the row whose id is 7 is not found, and nothing says so. Convert it before
+  `load`.
 - **A statement that blocks.** `read` here is a plain function. Give each query a
   thread, with its own transaction and its own
-  [event loop](../glossary.md#event-loop), or the service stands still meanwhile.
+  [event loop](../glossary.md#event-loop), or the service stands still meanwhile. A
+  plain `def` route that calls `asyncio.run` does that in FastAPI.
+- **Strawberry's `GraphQLRouter`** puts the text of each exception into the answer. Call
+  `shown` in its `process_result`.
 - **Strawberry logs errors itself**, text and all, as `strawberry.execution`.
-- **An error inside a list** takes the nearest field that may be null; the rest arrives.
+- **An error** makes its field null. If the schema does not allow that, the nearest
+  field above it that may be null becomes null. The rest arrives.
 - **GET.** A query in a URL is kept in logs. Offer POST only.
 
 Hand it over:

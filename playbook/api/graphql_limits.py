@@ -9,7 +9,7 @@ queries that you know.
 |---|---|
 | **Use it when** | clients send GraphQL, and you have not written all their queries |
 | **You need** | [graphql_api](graphql_api.ipynb) (*background*) |
-| **Time** | read 33 min, exercise 15 min |
+| **Time** | read 34 min, exercise 15 min |
 | **Topics** | query cost, depth, alias, fragment, introspection, persisted query |
 | **Standard** | OWASP ASVS 5.0, 4.3.1 and 4.3.2; GraphQL, September 2025 |
 
@@ -34,9 +34,9 @@ its own queries. Mallory writes four:
 
 The folded cell imports `tried(app, engine, queries)`, which sends `queries` over HTTP
 and counts, and `unlimited(schema, reads)`, the service of the page before, with its
-loaders. It defines `engine`, `reads`, `schema`, `mallory` with her queries, and Ada's
-`screen`. `bomb`, `execute`, `FastAPI` and `Body` are for later. Which of Mallory's
-queries does the service refuse?
+loaders. It defines `engine`, `reads`, `mallory` with her queries, and Ada's `screen`.
+`schema` is an object of graphql-core, the library below Strawberry. `bomb`, `execute`,
+`FastAPI` and `Body` are for later. Which of Mallory's queries does the service refuse?
 """
 
 # %% tags=["stage"]
@@ -69,9 +69,9 @@ naive = tried(unlimited(schema, reads), engine, {"screen": screen} | mallory)
 
 # %% [markdown]
 """
-Only 1,000 levels were refused, and by accident: the parser reached the end of Python's
-stack. The loaders have made 100 levels cheap, because these levels go round in a
-circle. Against aliases they cannot help. And 73 bytes have got 10,000 rows.
+The loaders have made 100 levels cheap, because these levels go round in a circle.
+Against aliases they cannot help. And 73 bytes have got 10,000 rows. The only refusal
+was an accident: at 1,000 levels the parser reached the end of Python's stack.
 
 ## The decision
 
@@ -81,7 +81,7 @@ circle. Against aliases they cannot help. And 73 bytes have got 10,000 rows.
 | a limit of depth | ten lines | aliases are free |
 | **depth and cost, before it runs** | the client learns why | lists need sizes |
 | known queries only | nothing unknown runs | a step in the build of each client |
-| Strawberry, Graphene | ready: depth, aliases | no cost |
+| Strawberry, Graphene | ready: depth, aliases | cost is not limited |
 
 We choose **depth and cost** for a service that others write queries for. Choose **known
 queries only** if all clients are yours. A timeout stands behind both.
@@ -123,14 +123,15 @@ class Weight(NamedTuple):
 
 
 # %%
-package = 1 + 1 + (1 + 1) + 3 * (1 + 1)  # itself, name, organization, releases
-print("the screen:", 20 * package, "values; the large one:", 100 * (1 + 100 * (1 + 1)))
+package = 1 + 1 + 2 + 3 * 2  # itself, name, organization, releases: 2 values each
+print("the screen:", 20 * package, "values; the large one:", 100 * (1 + 100 * 2))
 
 # %% [markdown]
 """
 The numbers 20 and 100 can be literals, variables, or defaults of the schema. `rows_of`
 reads them by graphql-core's own rules, so it sees what the
-[resolver](../glossary.md#resolver) will see:
+[resolver](../glossary.md#resolver) will see. `Scale` has what all functions below need;
+its fragments are explained there.
 """
 
 # %% tags=["export"]
@@ -172,8 +173,9 @@ print(rows_of(empty, schema.query_type.fields["packages"], asked))
 # %% [markdown]
 """
 `weigh` adds up what stands between two braces. `of_field` multiplies what is below a
-list. In many schemas `first` stands at a **connection**, an object that wraps the list:
-then the lists directly below have this size.
+list. A list of no rows counts as one, because its statement runs all the same. In many
+schemas `first` stands at a **connection**, an object that wraps the list: then the
+lists directly below have this size.
 """
 
 
@@ -196,7 +198,7 @@ def of_field(on: Scale, parent: Any, node: Any, rows: Rows, inside: Names) -> We
     if name in ("__schema", "__type") and not on.limits.introspection:
         raise Refused("this service does not answer introspection")
     kind = getattr(parent, "fields", {}).get(name)
-    if kind is None:  # `__typename`, or unknown: then it is not valid
+    if not isinstance(kind, g.GraphQLField):  # `__typename`; or it is not valid
         return Weight(1, 1)
     size, child = rows_of(on, kind, node), g.get_named_type(kind.type)
     if not g.is_list_type(g.get_nullable_type(kind.type)):
@@ -204,7 +206,7 @@ def of_field(on: Scale, parent: Any, node: Any, rows: Rows, inside: Names) -> We
         return Weight(1 + below.depth, 1 + below.cost)
     times = next(n for n in (size, rows, on.limits.rows) if n is not None)
     below = weigh(on, child, node.selection_set, None, inside)
-    return Weight(1 + below.depth, times * (1 + below.cost))
+    return Weight(1 + below.depth, max(times, 1) * (1 + below.cost))
 
 
 # %%
@@ -214,9 +216,11 @@ for query in (screen, mallory["large"], mallory["100 levels"]):
 
 # %% [markdown]
 """
-A **fragment** is a selection with a name, and may be used many times. Fragments that
-use each other twice make a short text huge. So each is weighed once, and then looked
-up. `bomb(10)` is a query with ten of them. What is its cost?
+A **fragment** is a selection with a name, and may be used many times. A chain of
+fragments, each of which uses the next one twice, makes a short text huge. So each is
+weighed once, and then looked up. `bomb(10)` is the query
+`{ packages { organization { ...f0 } } }`. Its fragment `f0` is `{ ...f1 ...f1 }`, and
+so on. The last one, `f9`, is `{ packages { name } }`. What is the cost?
 """
 
 
@@ -397,7 +401,7 @@ print("Ada's screen as before; Mallory's queries: no statement")
 
 | change | to | the assertion says |
 |---|---|---|
-| `times * (1 + below.cost)` | `1 + below.cost` | a hostile query ran |
+| `max(times, 1) * (1 + below.cost)` | `1 + below.cost` | a hostile query ran |
 | `weight.depth > limits.depth` | `weight.depth > 9_999` | a hostile query ran |
 | `cost + one.cost` | `max(cost, one.cost)` | a hostile query ran |
 
@@ -492,7 +496,15 @@ Traps:
 
 - **A list without `first`** counts as `Limits.rows`, and its resolver has to keep to
   that. A list of lists counts as one list.
+- **Cost counts values, not statements.** 90 aliases of `packages(first: 1)` have a cost
+  of 180, and cause 90 statements. `tokens` is the limit for that: choose it as small as
+  your screens allow.
 - **Requests are not equal.** Count `weight.cost` against a caller's allowance.
+- **A known query has variables**, and the client chooses them. So `admit` it as well.
+- **`error.formatted`** has the text of any exception. If you have lifted
+  [graphql_api](graphql_api.ipynb), call its `shown` there.
+- **The body is the client's.** Check that `query` is a text and `variables` is a dict
+  or null, for example with a Pydantic model. `admit` expects that.
 - **Batches.** Some servers take a list of queries in one request. Refuse that.
 - **Mutations** are weighed as well; how often one field may be asked for, is yours.
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 import graphql as g
@@ -19,6 +20,11 @@ from playbook.api.graphql_api import batch, shown
 class Row(NamedTuple):
     id: int
     name: str
+
+
+@strawberry.enum
+class State(Enum):
+    PAID = "paid"
 
 
 @strawberry.type
@@ -60,6 +66,30 @@ class Query:
     @strawberry.field
     def missing(self) -> int:
         return None  # type: ignore[return-value]
+
+    @strawberry.field
+    def number(self) -> int | None:
+        return "s3cret"  # type: ignore[return-value]
+
+    @strawberry.field
+    async def later(self) -> int | None:
+        return "s3cret"  # type: ignore[return-value]
+
+    @strawberry.field
+    def state(self) -> State | None:
+        return "s3cret"  # type: ignore[return-value]
+
+    @strawberry.field
+    def many(self) -> list[Customer] | None:
+        return 7  # type: ignore[return-value]
+
+    @strawberry.field
+    async def closed(self) -> int | None:
+        raise g.GraphQLError("not in this month")
+
+    @strawberry.field
+    def page(self, first: int = 3) -> int | None:
+        return first
 
 
 @pytest.fixture(autouse=True)
@@ -136,3 +166,25 @@ def test_a_fault_of_a_resolver_is_hidden_too() -> None:
     found = ask("{ missing }")
     assert found["data"] is None
     assert [error["message"] for error in found["errors"]] == ["internal error"]
+
+
+@pytest.mark.parametrize("field", ["number", "later", "state", "many { name }"])
+def test_a_value_that_does_not_fit_the_schema_is_logged_and_hidden(
+    field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """graphql-core says it with a GraphQLError of its own, which has the value or the type in its text."""
+    with caplog.at_level(logging.ERROR):
+        found = ask(f"{{ {field} }}")
+    assert [error["message"] for error in found["errors"]] == ["internal error"]
+    assert [one.levelname for one in caplog.records if one.name.endswith("graphql_api")] == ["ERROR"]
+
+
+def test_what_the_client_has_done_wrong_is_said_to_it(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        assert [error["message"] for error in ask("{ closed }")["errors"]] == ["not in this month"]
+        text, schema = "query($n: Int) { page(first: $n) }", strawberry.Schema(Query)
+        for number, says in ((None, "Argument 'first' has invalid value"), ("x", "Variable '$n' has invalid value")):
+            result = asyncio.run(schema.execute(text, variable_values={"n": number}))
+            [error] = result.errors or []
+            assert shown(error)["message"].startswith(says)
+    assert [one for one in caplog.records if one.name.endswith("graphql_api")] == []

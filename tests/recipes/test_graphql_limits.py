@@ -40,7 +40,9 @@ type Query {
   all: [Item!]!
   page(first: Int! = 2): Page!
   any: [Thing!]!
+  search(by: Filter): [Item!]!
 }
+input Filter { word: String }
 type Page { edges: [Edge!]!  total: Int! }
 type Edge { node: Item! }
 interface Named { name: String! }
@@ -79,7 +81,8 @@ def test_a_shop_answers_small_queries_and_refuses_large_ones() -> None:
         ("{ item { name } }", (2, 2)),
         ("{ items { name } }", (2, 6)),
         ("{ items(first: 5) { name name: name a: name } }", (2, 20)),
-        ("{ items(first: 0) { name } }", (2, 0)),
+        ("{ items(first: 0) { name } }", (2, 2)),  # a list of no rows is a statement, too
+        ("{ items(first: 0) { items(first: 5) { name } } }", (3, 11)),
         ("{ items(last: 9) { name } }", (2, 18)),  # the default of `first` is smaller
         ("{ some { name } }", (2, 14)),  # no size: `rows`
         ("{ some(first: null) { name } }", (2, 14)),
@@ -116,6 +119,8 @@ def test_weights(text: str, expected: tuple[int, int]) -> None:
         ("{ item { ...f } } fragment f on Item { item { ...f } }", "fragments within fragments, more than 10 deep"),
         ("{ item { ...f } }", "Unknown fragment 'f'."),
         ("{ item { ...f } } fragment f on Nothing { name }", "Unknown type 'Nothing'."),
+        ("{ ... on Filter { word } }", "Fragment cannot condition on non composite type 'Filter'."),
+        ("{ ...f } fragment f on Filter { word }", "Fragment 'f' cannot condition on non composite type 'Filter'."),
         ("{ x: __schema { types { name } } }", "this service does not answer introspection"),
         ("{ ...f } fragment f on Query { __type(name: \"I\") { name } }", "this service does not answer introspection"),
         ("{ items(first: 10000000000) { name } }", "Argument 'first' has invalid value"),
