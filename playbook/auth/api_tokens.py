@@ -11,7 +11,7 @@ and is found when it leaks.
 | **You need** | [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb) |
 | **Time** | read 36 min, exercise 15 min |
 | **Topics** | API key, personal access token, scope, expiry, secret scanning |
-| **Standard** | RFC 6750, RFC 7617; OWASP ASVS 5.0, 6.5 and 13.3 |
+| **Standard** | RFC 6750, RFC 7617; OWASP ASVS 5.0, 13.2.1, 13.2.2 and 13.3.4 |
 
 ```python
 from playbook.auth.api_tokens import add_token, find_token, revoke_leaks, sent_token
@@ -111,8 +111,8 @@ broken = a_year(naive, make_naively)
 
 # %% [markdown]
 """
-The token may do all that Ada may do, and it never ends. And nobody found the leak: a
-random text looks like the digest of a file, two lines below it.
+The token may do all that Ada may do, and it never ends. And nobody found the leak. The
+log holds the digest of a file, and the token looks just like it.
 
 ## The decision
 
@@ -123,12 +123,12 @@ What does a machine send?
 | the password of a user | nothing to build | may do everything; no second factor |
 | DRF's `TokenAuthentication` | ready | no scope, no end; stored as it is |
 | signed JWT | no look-up | a leaked one is good to its end |
-| OpenID Connect of the CI | no stored secret | only where your CI offers it |
+| OpenID Connect of the build system | no stored secret | not every one offers it |
 | **random token, hash in a table** | revoked at once | a look-up per request |
 
 We choose the **random token**. Django, Flask and Starlette bring none. Choose OpenID
-Connect, as PyPI's *trusted publishing* does, if your build system (CI) offers it: no
-secret is stored there. Choose OAuth if other companies' programs act for your users.
+Connect, as PyPI's *trusted publishing* does, if your build system (CI) offers it.
+Choose OAuth if other companies' programs act for your users.
 
 ## Build it
 
@@ -136,7 +136,7 @@ secret is stored there. Choose OAuth if other companies' programs act for your u
 
 The table holds the hash of a token, never the token. `id` is a name for it that may be
 shown. A **scope** is a word for what the token may do, such as `packages:read`. The end
-is required.
+is required. `Timestamp` is UTC.
 """
 
 # %% tags=["export"]
@@ -171,14 +171,15 @@ api_tokens = sa.Table(
 `new_token`, of the page
 [clock_and_identifiers](../foundations/clock_and_identifiers.ipynb), makes a token with
 a prefix and a checksum. `is_token` computes the checksum again. So a program can tell a
-token from other text without a database. The seed keeps this output the same:
+token from other text without a database. The last output is for lower case. The seed
+keeps this output the same:
 """
 
 # %%
 from playbook.foundations.clock_and_identifiers import SeededBytes
 
 example = new_token("pantry", SeededBytes(1))
-print(example, is_token(example, "pantry"), is_token(example.swapcase(), "pantry"))
+print(example, is_token(example, "pantry"), is_token(example.lower(), "pantry"))
 
 
 # %% tags=["export"]
@@ -193,9 +194,9 @@ def add_token(
     **more: Any,
 ) -> str:
     """A new token, whose hash is stored. ValueError: scopes (RFC 6749, 3.3)."""
-    words = sorted(set(scopes))
-    if not words or not all(re.fullmatch(r"[!#-\[\]-~]+", word) for word in words):
-        raise ValueError("give scopes, without spaces, quotes and backslashes")
+    words = sorted(set(scopes))  # of a text: single letters, which are refused
+    if not words or not all(re.fullmatch(r"[!#-\[\]-~]{2,}", word) for word in words):
+        raise ValueError("give a list of scopes: no spaces, quotes, backslashes")
     token = new_token(prefix)
     row = {"id": secrets.token_hex(8), "token_hash": hash_token(token)} | more
     row |= {"user_id": user_id, "name": name, "scopes": " ".join(words)}
@@ -321,8 +322,8 @@ print(challenge("pantry", "insufficient_scope", "packages:delete"))
 """
 ### End it
 
-A token ends when its owner revokes it. It must end, too, when the owner is deleted or
-locked, and when the account was in foreign hands: a reset of the password revokes all.
+A token ends when its owner revokes it. All tokens of an owner must end when the owner
+is deleted or locked, and when the password is reset: somebody else may have made one.
 """
 
 
@@ -346,7 +347,7 @@ with engine.begin() as db:
 ### Find the leaked ones
 
 The scanner looks for prefix and checksum. In a Basic header the token is base64, where
-nobody sees the prefix. But `__token__` always begins with the same twelve letters.
+nobody sees the prefix. But the base64 of `__token__` is always the same.
 """
 
 # %% tags=["export"]
@@ -374,7 +375,8 @@ def revoke_leaks(
 # %% [markdown]
 """
 The folded cell defines `log`, seven lines of a build job. `show(log_table())` shows
-them, with the long words cut. Predict: in which lines does the scanner find a token?
+them, with the long words cut. The token of line 4 lacks its last character. Predict: in
+which lines does the scanner find a token?
 """
 
 # %% tags=["stage"]
@@ -401,10 +403,9 @@ print("lines:", [number for number, _ in find_leaks("\n".join(log), "pantry")])
 
 # %% [markdown]
 """
-Line 4 lacks its last character, so it opens nothing. How often is the scanner wrong?
-The folded cell imports `false_alarms`. It lets three scanners read the files of
-`data/`, and 20,000 made lines with a prefix and 38 random characters. No real token is
-in them.
+How often is the scanner wrong? The folded cell imports `false_alarms`. It lets three
+scanners read the files of `data/`, and 20,000 made lines with a prefix and 38 random
+characters. No real token is in them.
 """
 
 # %% tags=["stage"]
@@ -471,8 +472,7 @@ mended = a_year(service, make)
 
 # %% [markdown]
 """
-On the day of the leak Mallory can read, which the job could too. The scanner ends that,
-and says whom to tell:
+The scanner ends what Mallory can still do, and says whom to tell:
 """
 
 # %%
@@ -510,7 +510,8 @@ A token has to be replaced before its end, and the job must not stop meanwhile. 
 `rotate`: it makes a new token with the name, the user and the scopes of the old one,
 for `lifetime`. The old one goes on for `overlap`, so that the job can be changed. It
 never ends later than it would have. For a token that opens nothing, `rotate` returns
-None and makes none.
+None and makes none. Only an owner who is signed in may call it: a leaked token must not
+renew itself.
 """
 
 
@@ -556,11 +557,11 @@ assert check(rotate)
 | seam | what your project does |
 |---|---|
 | transaction | passes a `Connection` or ORM `Session`; commits, retries |
-| table | `api_tokens.metadata.create_all`; Alembic: a list as `target_metadata` |
+| table | `api_tokens.metadata.create_all`; Alembic: in `target_metadata` |
 | your table | `table=` with these columns; others go into `more` |
 | user id | passes `str(user.id)`; revokes all of a user who is deleted or locked |
 | permission | asks for the scope *and* for what the user may do |
-| fresh sign-in | makes tokens in a session that has just begun, never by a token |
+| fresh sign-in | makes, renews tokens in a session that just began, never by a token |
 | cleanup | once a day: `revoke_tokens(db, api_tokens.c.expires_at <= now)` |
 
 With a request session and users with integer ids:
@@ -590,22 +591,23 @@ Hand it over:
 
 - **Security**: give the pattern `shop_[0-9A-Za-z]{38}` to your secret scanner. Run
   `find_leaks` over logs and repositories.
-- **Reviewer**: accept no route that a token reaches without a scope. No answer but one
-  shows a token; an [idempotency](../api/idempotency.ipynb) table must not keep it.
-- **Operations**: alert when `last_used_at` is old; those tokens can go.
+- **Reviewer**: each route that takes a token asks for a scope. One answer shows the
+  token, with `Cache-Control: no-store`. No log and no
+  [idempotency](../api/idempotency.ipynb) table keeps it.
+- **Operations**: tokens unused for a month can go; see `last_used_at`.
 - **Tests**: keep the property "a token without the scope gets 403 on every route".
 
 ## In short
 
-You can explain why a prefix and a checksum make a leak visible, and why the table
-cannot leak. You know what a token may do: the part of its user's rights that its scopes
-name, until its end.
+You can explain why a prefix and a checksum make a leak visible, and why a copy of the
+table opens nothing. You know what a token may do: the part of its user's rights that
+its scopes name, until its end.
 
 ## Sources
 
 RFC 6750 (Bearer), 2.1 and 3. RFC 7617 (Basic). RFC 6749, 3.3 (scope). OWASP ASVS 5.0,
-6.5.1 to 6.5.5, 13.3. GitHub, *Behind GitHub's new authentication token formats* (2021).
-PyPI, *API tokens* and *Secret reporting*.
+13.2.1, 13.2.2, 13.3.4. GitHub, *Behind GitHub's new authentication token formats*
+(2021). PyPI, *API tokens* and *Secret reporting*.
 """
 
 # %% [markdown] tags=["nav"]

@@ -10,7 +10,7 @@ Ask for a code from the owner's phone. A stolen password then opens nothing.
 | **You need** | [throttling](throttling.ipynb), [sessions](sessions.ipynb) |
 | **Time** | read 34 min, exercise 15 min |
 | **Topics** | 2FA, MFA, TOTP, authenticator app, recovery code, step-up |
-| **Standard** | RFC 4226; RFC 6238; OWASP ASVS 5.0, 6.5.1 to 6.5.5, 6.6.3 and 7.5.3 |
+| **Standard** | RFC 4226; RFC 6238; OWASP ASVS 5.0, 6.5.1 to 6.5.4, 6.6.3 and 7.5.3 |
 
 ```python
 from playbook.auth.second_factor import enrol, new_recovery_codes, use_code
@@ -26,10 +26,9 @@ use_code(db, user_id, code, now, keys)  # at each sign-in: True once
 ## See it break
 
 Mallory knows Ada's password. So the shop asks for a second **factor**: a proof of
-another kind. The password is something that Ada knows. Her phone is something that she
-has. An app on it and the shop share a secret, and both compute six digits from the
-secret and the clock, new ones every 30 seconds. This is a **time-based one-time
-password**, TOTP.
+another kind. Ada knows a password, and she has a phone. An app on it shares a secret
+with the shop. Both compute six digits from the secret and the clock, new ones every 30
+seconds. This is a **time-based one-time password**, TOTP.
 
 The folded cell imports `code_at(secret, moment)`, which computes the six digits, and
 `attack`, `show`, `table`, `UTC`, `timedelta`, `on_postgres`. A `shop` has Ada's
@@ -83,7 +82,7 @@ show(table(attack(naive_sign_in, naive_reset).items(), ["attack", "Mallory hears
 """
 A "one-time" password was good for 90 seconds, for everybody. Nobody counted guesses,
 and three codes of a million are right. The reset proved that somebody reads a mailbox.
-That is *one* factor, and not the two that the shop asked for.
+That is *one* factor.
 
 ## The decision
 
@@ -92,7 +91,7 @@ What does Ada have?
 | option | good | costs |
 |---|---|---|
 | a code by SMS or mail | no app | numbers are stolen; mail resets the password |
-| **an app's code, TOTP** | no network; any app | phishing passes it on |
+| **an app's code, TOTP** | no network; any app | a phishing site passes it on |
 | a passkey (WebAuthn) | cannot be phished | another way when it is lost |
 | `django-otp` | ready, once per step | Django only |
 | Better Auth's `twoFactor` | ready | takes a code twice |
@@ -114,8 +113,9 @@ What the shop promises Ada:
 
 ### The idea
 
-A code is a keyed hash of a number, cut to six digits (**HOTP**). For TOTP the number is
-the **step**: how many times 30 seconds have passed since 1970.
+A code is a keyed hash of a number, cut to six digits (**HOTP**). The hash's last four
+bits say where to cut. For TOTP the number is the **step**: how many times 30 seconds
+have passed since 1970.
 """
 
 # %% tags=["export"]
@@ -153,12 +153,12 @@ print([hotp(example, counter) for counter in range(4)])
 
 # %% [markdown]
 """
-These are the codes that the RFC prints. SHA-1 is broken for signatures, not for this.
+The RFC prints the same codes. SHA-1 is broken for signatures, not for this.
 
 ### Which step
 
-The RFC allows for one step of delay: Ada reads, types and sends. It does not ask for
-codes of the future. So for how many seconds is a code good?
+The RFC allows one step of delay, and no codes of the future. So for how many seconds is
+a code good?
 """
 
 # %%
@@ -169,12 +169,14 @@ for at in (-1, 0, 59, 60):
 
 # %% [markdown]
 """
+ASVS 6.5.5 allows 30 seconds. If you must follow it, check the present step only.
+
 ### The secret
 
 The shop needs the secret itself, so a hash will not do. It is encrypted with a key from
 the settings, which no backup of the database has. **HKDF** derives another key for each
-user: a row that somebody copies to another user cannot be decrypted. The first of
-`keys` encrypts; older ones still decrypt.
+user: a row copied to another user cannot be decrypted. The first of `keys` encrypts;
+older ones still decrypt.
 """
 
 # %% tags=["export"]
@@ -212,7 +214,7 @@ print(app_uri(example, "Pantry", "ada@example.com"))
 """
 ### The tables
 
-Two tables, with your id of the user as a plain column. The second one is for later.
+Your id of the user is a plain column. The second table is for later.
 """
 
 # %% tags=["export"]
@@ -247,8 +249,8 @@ print(second_factors.columns.keys())
 ### Enrol
 
 Ada's app reads the address above. Then she types the first code. Only that shows that
-the app has the secret, so until then it does not count. The next output is its length
-in octets, and whether it counts.
+the app has the secret, so until then it does not count. The next cell prints the length
+of the secret, and whether it counts.
 """
 
 
@@ -315,26 +317,26 @@ def use_code(
 
 # %% [markdown]
 """
-Ada confirms the app at nine with the code `now`. In the next step her app shows
-`later`. She sends `later` twice, and then `now` once more. Predict: what does each of
-the four calls return?
+Ada confirms the app at nine with the code `early`. In the next step her app shows
+`later`. She sends `later` twice, and then `early`. Predict: what does each of the four
+calls return?
 """
 
 # %% tags=["predict"]
 half = nine + timedelta(seconds=STEP)
-now, later = hotp(secret, step_of(nine)), hotp(secret, step_of(half))
+early, later = hotp(secret, step_of(nine)), hotp(secret, step_of(half))
 with engine.begin() as db:
-    print(use_code(db, "ada", now, nine, keys, first=True))
-    for sent in (later, later, now):
+    print(use_code(db, "ada", early, nine, keys, first=True))
+    for sent in (later, later, early):
         print(use_code(db, "ada", sent, half, keys))
 
 # %% [markdown]
 """
 ### Without the phone
 
-Phones get lost. **Recovery codes** lie on paper, and each works once, too. They have
-120 random bits, so a fast hash is enough; ASVS wants a slow one below 112. Count their
-guesses apart: who has used up those of the app must not keep Ada out.
+Phones get lost. **Recovery codes** lie on paper, and each works once. They have 120
+random bits, so a fast hash is enough; ASVS wants a slow one below 112. Count their
+guesses apart: Mallory's guesses of app codes must not keep Ada out.
 """
 
 
@@ -511,14 +513,18 @@ assert check(trust, is_trusted)
 | transaction | passes a `Connection` or ORM `Session`; commits; retries conflicts |
 | tables | `second_factors.metadata.create_all`, or `table=` yours |
 | keys | 32 random octets from settings; keeps an old one after a change |
-| user id | any id; deletes both rows of a user who is deleted or switches it off |
-| clock | passes `now` with a time zone; the machine keeps time by NTP |
+| user id | passes `str(user.id)` |
+| switching off | deletes the user's rows in both tables |
+| clock | passes `now` with a time zone |
 | guesses | counts them before `use_code`: `playbook lift throttling` |
 | between the steps | a token, no session: `playbook lift mailed_links` |
 
-With a form for the password and another one for the code, no session begins in between:
+One form asks for the password, another one for the code. No session begins in between:
 
 ```python
+GUESSES = Allowance(burst=20, every=timedelta(hours=1))
+
+
 def password_is_right(db: Session, user: User, now: datetime) -> str:
     if not has_second_factor(db, user.id):
         return start(db, user.id, proven_at=None)
@@ -528,37 +534,44 @@ def password_is_right(db: Session, user: User, now: datetime) -> str:
 
 def code_is_sent(db: Session, token: str, code: str, now: datetime) -> str | None:
     step = find_link(db, token, "second factor", now)
-    if step is None or not use_code(db, step.user_id, code, now, KEYS):
+    if step is None or spend(ENGINE, GUESSES, ("second factor", step.user_id), now):
         return None
+    if not use_code(db, step.user_id, code, now, KEYS):
+        return None  # a form of its own, counted apart, calls use_recovery_code
     if take_link(db, token, "second factor", now) is None:
         return None
     return start(db, step.user_id, proven_at=now)
 
 
 def may_switch_off(session: Login, now: datetime) -> bool:
-    return now - session.proven_at < timedelta(minutes=10)
+    proven = session.proven_at  # None: no code was given in this session
+    return proven is not None and now - proven < timedelta(minutes=10)
 ```
 
-The first function returns a token for a cookie, of a session or of the next step. The
-last one is **step-up**: a stolen session gave its code long ago. Ask for a new one
-before a change of password or address, and before the second factor is switched off.
+The first function returns the token of a session, or of the next step.
+Mallory has many networks, so `GUESSES` are the account's. With one per hour she needs
+57 years on average.
 
-When the first code is confirmed, end all other sessions: they never gave one.
+The last function is **step-up**: a stolen session gave its code long ago. Ask for a new
+code before a change of password or address, before new recovery codes, and before
+switching off. Ask for the password before `enrol`, or a stolen session enrols Mallory's
+phone. After the first code end all other sessions: they never gave one.
+
 `InvalidToken` means that the key was changed; recovery codes still work.
 
 Hand it over:
 
 - **Reviewer**: search for every place where a session begins. Links that sign in, too.
 - **Front end**: `autocomplete="one-time-code"`, `inputmode="numeric"`.
-- **Security**: tell the owner of each change, and of each recovery code that was used.
-- **Operations**: a clock that is a minute wrong lets nobody in.
+- **Security**: tell the owner of each change, and of each used recovery code.
+- **Operations**: keep time by NTP. A clock that is a minute wrong lets nobody in.
 - **Tests**: keep "of fifty at once one succeeds".
 
 ## In short
 
 You can explain what a second factor adds to a password, and why a reset by mail must
-not replace it. You know how one UPDATE makes a code work once. You can say what Ada
-does without her phone.
+not replace it. You know how one UPDATE makes a code work once, and what Ada does
+without her phone.
 
 ## Sources
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from playbook.auth.mailed_links import find_link, links, new_link, take_link
 from playbook.auth.second_factor import enrol, has_second_factor, hotp, second_factors, step_of, use_code
-from playbook.auth.throttling import Timestamp
+from playbook.auth.throttling import Allowance, Timestamp, spend, throttles
 from playbook.kit.course import Course
 
 NINE, STEP = datetime(2026, 11, 2, 9, 0, tzinfo=UTC), timedelta(seconds=30)
@@ -48,14 +48,23 @@ def start(db: Session, user_id: str, proven_at: datetime | None) -> str:
 def shown() -> dict[str, Any]:
     """What the page shows, executed."""
     page = next(page for page in Course().playbooks if page.name == "second_factor")
-    [code] = re.findall(r"```python\n(def password_is_right.*?)```", page.text.read_text(encoding="utf-8"), re.DOTALL)
+    [code] = re.findall(r"```python\n(GUESSES = .*?)```", page.text.read_text(encoding="utf-8"), re.DOTALL)
     names = {
         "Session": Session, "User": User, "Login": Login, "datetime": datetime, "timedelta": timedelta, "KEYS": KEYS,
         "has_second_factor": has_second_factor, "use_code": use_code, "start": start, "new_link": new_link,
-        "find_link": find_link, "take_link": take_link,
+        "find_link": find_link, "take_link": take_link, "Allowance": Allowance, "spend": spend,
     }  # fmt: skip
     exec(code, names)
     return names
+
+
+@pytest.fixture(autouse=True)
+def engine(shown: dict[str, Any]) -> Iterator[None]:
+    """Where guesses are counted, whatever becomes of the transaction."""
+    shown["ENGINE"] = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    throttles.create(shown["ENGINE"])
+    yield
+    shown["ENGINE"].dispose()
 
 
 @pytest.fixture
@@ -96,3 +105,19 @@ def test_a_code_of_long_ago_switches_nothing_off(shown: dict[str, Any]) -> None:
     minutes = (0, 9, 10)
     asked = [shown["may_switch_off"](login, NINE + timedelta(minutes=each)) for each in minutes]
     assert asked == [True, True, False]
+    assert shown["may_switch_off"](Login(token="t", user_id="ada", proven_at=None), NINE) is False, "it gave no code"
+
+
+def test_an_account_has_twenty_guesses_and_then_one_an_hour(shown: dict[str, Any], db: Session) -> None:
+    """Wherever they come from, and whichever password was typed before."""
+    secret = enrol(db, "ada", NINE, KEYS)
+    assert secret is not None
+    assert use_code(db, "ada", hotp(secret, step_of(NINE)), NINE, KEYS, first=True)
+    user, at = db.get(User, "ada"), NINE + STEP
+    good = hotp(secret, step_of(at))
+    for _ in range(20):
+        assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at), "123", at) is None
+    assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at), good, at) is None, "the 21st"
+    at += timedelta(hours=1)
+    good = hotp(secret, step_of(at))
+    assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at), good, at).startswith("session")
