@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-53 playbooks, 41 h 36 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+53 playbooks, 41 h 42 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
