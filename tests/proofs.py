@@ -25,6 +25,7 @@ REQUIRED = (
 )
 ELSEWHERE = {
     "ASVS 6.2.6": "a password field is `type=password`: the front end's; this service sends no form",
+    "ASVS 6.5.5": "a code counts in its step and in the next (RFC 6238, 5.2): up to 60 s, where 30 s are asked for",
     "ASVS 6.2.7": "pasting and password managers: the front end's; this service sends no form",
 }
 
@@ -68,7 +69,7 @@ def page(found: dict[str, list[str]]) -> str:
     rows = found | {requirement: [] for requirement in ELSEWHERE if requirement not in found}
     for requirement in sorted(rows, key=order):
         tests = "<br>".join(f"`{test}`" for test in rows[requirement])
-        lines.append(f"| {requirement} | {tests or 'not provable here: ' + ELSEWHERE[requirement]} |")
+        lines.append(f"| {requirement} | {tests or 'not proven here: ' + ELSEWHERE[requirement]} |")
     return "\n".join(lines) + "\n"
 
 
