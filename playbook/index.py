@@ -116,7 +116,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Start and stop](foundations/start_and_stop.ipynb) | 48 | Tell the platform when a process may get traffic, and stop the process without losing a request. |
 | [Decisions](foundations/decisions.ipynb) | 46 | Write a decision so that a colleague can keep it, question it or end it two years later, and compute how little would change it. |
 
-### schema: from facts to tables (4 h 40 min)
+### schema: from facts to tables (4 h 41 min)
 
 | playbook | minutes | what you can do afterwards |
 |---|--:|---|
@@ -124,8 +124,8 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Identity](schema/identity.ipynb)** | 50 | Model people so that a new address, a second spelling and two sign-ups at once do no harm. |
 | [Natural keys](schema/natural_keys.ipynb) | 42 | Tell when two names are one and which of two versions is newer, with texts that every database can compare. |
 | **[Bulk load](schema/bulk_load.ipynb)** | 47 | Load a file of thousands of rows into any table, all or nothing, and name each refused row by its line and a reason. |
-| [Relationships](schema/relationships.ipynb) | 50 | Load a page of rows and all that belongs to them in three statements. Delete a row with what belongs to it. Prove that no reference points to a row that is gone. |
-| [Indexes and plans](schema/indexes_and_plans.ipynb) | 42 | Read in a plan which index a query uses. Know in advance which one it needs. Find the indexes of a database that are missing, double, unused or in the wrong order. |
+| [Relationships](schema/relationships.ipynb) | 50 | Load a page of rows and all that belongs to them in two statements. Delete a row with what belongs to it. Prove that no reference points to a row that is gone. |
+| [Indexes and plans](schema/indexes_and_plans.ipynb) | 43 | Read in a plan whether a query uses an index. Know in advance which one it needs. Find the indexes of a database that are missing, double, unused or in the wrong order. |
 
 ### migrations: changing it while it runs (3 h 7 min)
 

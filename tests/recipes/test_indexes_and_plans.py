@@ -140,6 +140,21 @@ def test_only_a_select_on_an_engine_that_explains_is_taken(db: sa.Connection) ->
             read_plan(db, sa.select(orders))
 
 
+@pytest.mark.parametrize("change", [orders.delete(), orders.update().values(cents=0), orders.insert().values(id=1)])
+def test_a_select_that_writes_is_refused_and_nothing_is_written(duckdb: sa.Connection, change: Any) -> None:
+    gone = change.returning(orders.c.id).cte("gone")
+    for select in (sa.select(gone), sa.select(orders.c.id).where(orders.c.id.in_(sa.select(gone.c.id)))):
+        with pytest.raises(ValueError, match="would write"):
+            read_plan(duckdb, select)
+    assert duckdb.exec_driver_sql("SELECT count(*) FROM orders").scalar() == 9000
+
+
+def test_what_an_index_brought_and_the_table_threw_away_is_counted() -> None:
+    scan = {"Node Type": "Bitmap Heap Scan", "Relation Name": "orders", "Actual Rows": 3, "Actual Loops": 2}
+    plan = postgresql_step(scan | {"Rows Removed by Index Recheck": 40, "Rows Removed by Filter": 7})
+    assert (plan.read, plan.rows) == (100, 6)
+
+
 def test_postgresql_counts_an_average_of_loops_and_what_a_filter_removes() -> None:
     scan = {
         "Node Type": "Index Scan",
@@ -184,6 +199,29 @@ def test_keys_indexes_and_expressions_are_listed(db: sa.Connection) -> None:
 )
 def test_an_expression_has_one_text(text: str) -> None:
     assert place(sa.text(text)) == "lower(email)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("lower(trim(email))", "lower(trim(email))"),
+        ("lower(btrim((email)::text))", "lower(btrim(email))"),
+        ("((a)::text || (b)::text)", "a||b"),
+        ("(((data ->> 'x'::text)))", "data->>'x'"),
+    ],
+)
+def test_no_bracket_is_lost_that_is_needed(text: str, expected: str) -> None:
+    assert place(sa.text(text)) == expected
+
+
+def test_an_index_of_some_rows_is_left_out() -> None:
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as db:
+        meta.create_all(db)
+        run(db, "CREATE INDEX few ON orders (customer_id) WHERE cents > 9", "CREATE INDEX all_rows ON orders (cents)")
+        assert [one.name for one in indexes(db) if one.table == "orders" and not one.unique] == ["all_rows"]
+        assert Finding("missing", "orders", ("customer_id",)) in audit(db, meta)
+    engine.dispose()
 
 
 # ---------------------------------------------------------------- the audit

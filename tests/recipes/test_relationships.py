@@ -307,6 +307,17 @@ def test_orphans_are_named_with_their_keys_and_limited() -> None:
         assert len(orphans(db, TREE, limit=2)) == 2
 
 
+def test_an_orphan_of_a_table_without_a_primary_key_is_named_by_its_reference(engine: sa.Engine) -> None:
+    metadata = sa.MetaData()
+    sa.Table("parents", metadata, sa.Column("id", sa.Integer, primary_key=True, autoincrement=False))
+    tags = sa.Table("tags", metadata, sa.Column("parent", sa.ForeignKey("parents.id")), sa.Column("tag", sa.String))
+    without_references(metadata, engine)
+    with engine.begin() as db:
+        db.execute(tags.insert(), [{"parent": 8, "tag": "a"}, {"parent": 7, "tag": "b"}, {"parent": None, "tag": "c"}])
+        name = "tags(parent) -> parents"
+        assert orphans(db, metadata) == [Orphan(name, (7,)), Orphan(name, (8,))]
+
+
 def test_a_null_in_one_of_two_columns_is_no_reference() -> None:
     engine = sa.create_engine("sqlite://")
     without_references(PAIRS, engine)

@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 import playbook.pantry.app  # noqa: F401  # with it come all models
@@ -66,6 +67,35 @@ def test_a_fault_of_pantry_would_be_found(url: str) -> None:
     assert [one for one in found if one.fault != "unused"] == [
         Finding("double", "users", ("email",), "twice"),
         Finding("missing", "sessions", ("user_id",)),
+    ]
+
+
+def test_postgresql_s_other_kinds_of_index_are_neither_counted_on_nor_called_double(postgres_url: str) -> None:
+    engine = make_engine(postgres_url)
+    with engine.begin() as db:
+        for statement in (
+            "CREATE TABLE things (name VARCHAR, tags JSONB, kind VARCHAR)",
+            "INSERT INTO things VALUES ('a', '{}', 'x'), ('b', '{}', 'x')",
+            "CREATE INDEX z_name ON things (name)",
+            "CREATE INDEX a_hash ON things USING hash (name)",
+            "CREATE INDEX a_like ON things (name varchar_pattern_ops)",
+            "CREATE INDEX by_tags ON things USING gin (tags)",
+            "CREATE INDEX covering ON things (name) INCLUDE (kind)",
+        ):
+            db.exec_driver_sql(statement)
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    with alone.connect() as db, pytest.raises(sa.exc.IntegrityError):
+        db.exec_driver_sql("CREATE UNIQUE INDEX CONCURRENTLY invalid ON things (kind)")
+    with engine.connect() as db:
+        there = [(one.name, one.columns) for one in indexes(db)]
+        found = audit(db, sa.MetaData(), [("things", ("kind",)), ("things", ("name", "kind"))])
+    engine.dispose()
+    assert there == [("covering", ("name", "include kind")), ("z_name", ("name",))]
+    assert [(one.fault, one.columns, one.name) for one in found] == [
+        ("double", ("name",), "z_name"),
+        ("missing", ("kind",), ""),
+        ("missing", ("name", "kind"), ""),
+        ("unused", ("name", "include kind"), "covering"),
     ]
 
 
