@@ -99,7 +99,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 
 # %% [markdown] tags=["map"]
 """
-53 playbooks, 41 h 42 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
+53 playbooks, 41 h 43 min in all. The **core path**, 19 of them in bold, takes 15 h 4 min: begin there.
 
 ### foundations: the ground everything stands on (7 h 41 min)
 
@@ -173,7 +173,7 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | [Account changes](auth/account_changes.ipynb) | 48 | Let people change address, password and account, so that a stolen session takes none of them. |
 | [Organizations](auth/organizations.ipynb) | 50 | Let people share what they work on: they join by invitation, each has a role, and one owner always stays. |
 | [Authorization](auth/authorization.ipynb) | 45 | Decide in one place whether this caller may do this to that, and prove it for each route. |
-| [API tokens](auth/api_tokens.ipynb) | 51 | Let a machine sign in with a [token](../glossary.md#token) that does little, ends soon, and is found when it leaks. |
+| [API tokens](auth/api_tokens.ipynb) | 51 | Let a machine sign in with a token that does little, ends soon, and is found when it leaks. |
 | [Second factor](auth/second_factor.ipynb) | 49 | Ask for a code from the owner's phone. A stolen password then opens nothing. |
 | [A foreign contract](auth/foreign_contract.ipynb) | 49 | Put another backend under a front end that you cannot change. Record the old one, and prove that the new one answers the same. |
 

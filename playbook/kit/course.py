@@ -65,9 +65,9 @@ class Playbook:
 
     @property
     def promise(self) -> str:
-        """The sentence below the title: what the reader can do afterwards."""
+        """The sentence below the title: what the reader can do afterwards. Without links, since it is shown elsewhere."""
         match = re.search(r"^# .+\n+([^#|\n].*(?:\n[^|#\n].*)*)", self.prose, re.M)
-        return " ".join(match[1].split()) if match else ""
+        return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(match[1].split())) if match else ""
 
     @property
     def card(self) -> dict[str, str]:
