@@ -57,6 +57,7 @@ DOCUMENT: Json = {
         "/customers/newest": {
             "get": {"responses": {"200": body({"type": "string"}), "default": body({}, "text/plain")}}
         },
+        "/customers/stream": {"get": {"responses": {"200": body({}, "application/x-ndjson")}}},
         "/customers/{id}/orders/{number}.pdf": {"get": {"responses": {"200": body({}, "application/pdf")}}},
     },
     "components": {
@@ -164,6 +165,7 @@ def test_a_member_that_is_gone_renamed_or_of_another_kind_is_found(
         (Exchange("DELETE", "/customers/7", 204, "text/plain", b"gone"), "DELETE /customers/7: 204 with text/plain"),
         (Exchange("GET", "/customers/newest", 503, "text/plain", b"\xff{"), []),
         (Exchange("GET", "/customers/7/orders/8.pdf", 200, "application/pdf", b"%PDF"), []),
+        (Exchange("GET", "/customers/stream", 200, "application/x-ndjson", b"{}\n{}\n"), []),
     ],
 )
 def test_each_kind_of_difference_is_named(exchange: Exchange, expected: list[str] | str) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import pytest
@@ -211,6 +212,24 @@ def test_what_is_sent_outside_of_a_request_is_nobody_s(engine: sa.Engine, client
     with engine.connect() as db:
         db.execute(sa.select(orders))
     assert (sent.get(), counted) == (None, [])
+
+
+def test_a_task_of_the_lifespan_fills_no_list() -> None:
+    """Such a task lives as long as the process, and its list would, too."""
+    seen: list[list[str] | None] = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async def look() -> None:
+            seen.append(sent.get())
+
+        await asyncio.create_task(look())
+        yield
+
+    told: list[Any] = []
+    with TestClient(StatementLog(FastAPI(lifespan=lifespan), lambda *one: told.append(one))):
+        pass
+    assert (seen, told) == ([None], [])
 
 
 # ---------------------------------------------------------------- the comparison
