@@ -28,7 +28,7 @@ from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry import errors
 from playbook.pantry.errors import CONFLICT, GENERAL, PROBLEM_TYPES, install_problems
-from playbook.pantry.http import Caller, create_app, nobody
+from playbook.pantry.http import CHALLENGE, Caller, create_app, nobody
 from playbook.pantry.reads import InThread
 from playbook.pantry.strict_input import MAX_DEPTH, MAX_URL, json_fault
 from playbook.schema.identity import add_user
@@ -209,7 +209,7 @@ def test_401_keeps_its_challenge(url: str, clock: FixedClock, ids: Identifiers) 
     with serving(app) as client:
         answer = client.get("/packages")
         problem(answer, 401, "/problems/not-signed-in")
-        assert answer.headers["www-authenticate"] == "Cookie", "a scheme that is not taken here"
+        assert answer.headers["www-authenticate"] == CHALLENGE
 
 
 def test_415_says_what_would_do(client: LiveClient) -> None:
