@@ -85,6 +85,7 @@ FIELD = {"maxLength": MAX_FIELD, "pattern": r"^[\t -~\u0080-\u00ff]*$"}  # of a 
 LIMITS: dict[str, Json] = {  # what the routes themselves do not say of a parameter
     "slug": {"pattern": SLUG, "minLength": 2, "maxLength": 40},
     "name": {"pattern": PACKAGE_NAME, "maxLength": 100},
+    "token_id": {"maxLength": 45},  # `urn:uuid:` before it is taken
     "organization": {"pattern": r"^[^\u0000]*$"},
     "cursor": {"pattern": r"^[A-Za-z0-9_.-]*$"},
     "If-Match": {"maxLength": MAX_FIELD},

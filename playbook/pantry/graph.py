@@ -25,7 +25,7 @@ VALUES_PER_REQUEST = 500  # so many values of an answer count as one request of 
 
 router = APIRouter(dependencies=[Depends(gives_json)])
 Query = Annotated[str, Field(min_length=1, max_length=20_000, description="A query in GraphQL.")]
-Operation = Annotated[str, Field(max_length=200)]
+Operation = Annotated[str, Field(max_length=200, pattern="^[A-Za-z_][A-Za-z0-9_]*$")]  # a Name of GraphQL's
 
 
 class GraphQuery(Strict):

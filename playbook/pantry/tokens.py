@@ -10,7 +10,7 @@ question to the database, and the limits of the network count these requests lik
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -87,7 +87,7 @@ class TokenOut(BaseModel):
 
     id: UUID
     name: str
-    scopes: list[Scope]
+    scopes: Annotated[list[Scope], Field(max_length=len(get_args(Scope)))]
     created_at: datetime
     expires_at: datetime
     last_used_at: datetime | None = Field(description="to the hour; null: never")
@@ -98,7 +98,7 @@ class MadeTokenOut(TokenOut):
 
 
 class TokensOut(BaseModel):
-    items: list[TokenOut]
+    items: Annotated[list[TokenOut], Field(max_length=MOST * (KEPT.days + 1))]  # alive, or expired on one of these days
 
 
 SHOWN = tuple(TokenOut.model_fields)

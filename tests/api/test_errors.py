@@ -508,7 +508,7 @@ def test_a_special_type_is_not_the_general_one_of_its_status() -> None:
     for error, slug in ((Problem(errors.BAD_CURSOR), "bad-cursor"), (HTTPException(400), "malformed-request")):
         body = json.loads(bytes(problem_response(as_problem(error, errors.PROBLEMS.general)).body))
         assert (body["type"], body["status"]) == (f"/problems/{slug}", 400)
-    assert len(PROBLEM_TYPES) == len(GENERAL) + len(errors.SPECIAL)  # no slug is there twice
+    assert len(PROBLEM_TYPES) == len(GENERAL) + len(errors.SPECIAL + errors.ABOUT_TOKENS)  # no slug is there twice
 
 
 def test_the_document_says_problem_for_every_error_also_after_a_route_is_added(app: Any) -> None:
