@@ -65,7 +65,7 @@ class Playbook:
 
     @property
     def promise(self) -> str:
-        """The sentence below the title: what the reader can do afterwards. Without links: it is shown elsewhere, too."""
+        """The sentence below the title: what the reader can do afterwards. Without links; it is shown elsewhere too."""
         match = re.search(r"^# .+\n+([^#|\n].*(?:\n[^|#\n].*)*)", self.prose, re.M)
         return re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(match[1].split())) if match else ""
 

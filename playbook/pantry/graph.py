@@ -24,7 +24,7 @@ from playbook.pantry.policy import VisibleOrganizations, VisiblePackages
 VALUES_PER_REQUEST = 500  # so many values of an answer count as one request of the account's allowance
 
 router = APIRouter(dependencies=[Depends(gives_json)])
-Query = Annotated[str, Field(min_length=1, max_length=20_000, description="A query in GraphQL.")]
+Query = Annotated[str, Field(min_length=1, max_length=20_000, pattern=r"^[^\x00]*$", description="A query in GraphQL.")]
 Operation = Annotated[str, Field(max_length=200, pattern="^[A-Za-z_][A-Za-z0-9_]*$")]  # a Name of GraphQL's
 
 
