@@ -124,8 +124,8 @@ def mail_address(text: str) -> str:
 
 
 def page_url(text: str) -> str:
-    """`text`, when it is the whole URL of a page, or empty. Raises ValueError for anything else."""
-    if text and not re.fullmatch(r"https?://[^/?#\s]+/[^?#\s]*", text):
+    """`text`, when it is the whole URL of a page. Raises ValueError for anything else."""
+    if not re.fullmatch(r"https?://[^/?#\s]+/[^?#\s]*", text):
         raise ValueError("should be the whole URL of a page, without ? and #")
     return text
 
@@ -144,9 +144,9 @@ class AuthFields(Fields):
     verification_lifetime: int = Field(3600, gt=0, examples=["3600"])
     reset_lifetime: int = Field(3600, gt=0, examples=["3600"])
     invitation_lifetime: int = Field(172_800, gt=0, examples=["172800"])
-    invitation_page: Annotated[str, AfterValidator(page_url)] = Field(
-        "", examples=["https://app.example/accept-invitation"]
-    )  # "": on base_url; a page of the front end, which gets the token behind a #
+    invitation_page: Annotated[str, AfterValidator(page_url)] | None = Field(
+        None, examples=["https://app.example/accept-invitation"]
+    )  # None: on base_url; a page of the front end, which gets the token behind a #
     strict_proof: bool = Field(True, examples=["on"])  # off: what an unproven address may do is Better Auth's
     verification_on_sign_in: bool = Field(True, examples=["on"])
     sign_in_after_verification: bool = Field(False, examples=["off"])
@@ -176,10 +176,10 @@ class Settings(AuthFields):
 
     @field_validator("base_url", "trusted_origins", "invitation_page")
     @classmethod
-    def _production_has_https(cls, value: str | tuple[str, ...], info: ValidationInfo) -> str | tuple[str, ...]:
+    def _production_has_https(cls, value: str | tuple[str, ...] | None, info: ValidationInfo) -> Any:
         if value == ():
             value = (info.data["base_url"],) if "base_url" in info.data else ()
-        origins = (value,) if isinstance(value, str) else value
+        origins = (value,) if isinstance(value, str) else value or ()
         if info.data.get("environment") == "production" and any(o.startswith("http:") for o in origins):
             raise ValueError("should use https, because PANTRY_ENVIRONMENT is production")
         return value

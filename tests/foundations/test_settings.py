@@ -64,7 +64,8 @@ AUTH: dict[str, tuple[str, object]] = {  # by field: what is written, and what a
     "host_cookies": ("on", True), "reauthentication": ("7", 7), "verification_lifetime": ("8", 8),
     "reset_lifetime": ("9", 9), "verification_on_sign_in": ("off", False), "sign_in_after_verification": ("on", True),
     "confirm_email_change": ("off", False), "revoke_sessions_on_change": ("off", False),
-    "mail_from": ("mail@pantry.example", "mail@pantry.example"),
+    "mail_from": ("mail@pantry.example", "mail@pantry.example"), "invitation_lifetime": ("10", 10),
+    "invitation_page": ("https://app.example/join", "https://app.example/join"),
 }  # fmt: skip
 
 

@@ -117,6 +117,10 @@ def test_what_create_all_makes_is_the_baseline(engine: sa.Engine) -> None:
         copy = Base.metadata.tables[name].to_metadata(before)
         there = {index["name"] for index in inspector.get_indexes(name)}
         copy.indexes -= {index for index in copy.indexes if index.name not in there}  # later revisions made them
+        columns = {column["name"] for column in inspector.get_columns(name)}
+        for later in [column for column in copy.columns if column.name not in columns]:
+            copy.constraints -= {key.constraint for key in later.foreign_keys}
+            copy._columns.remove(later)  # type: ignore[attr-defined]
     assert len(tables) == 11
     history_of_pantry.downgrade(engine, "base")
     before.create_all(engine)
