@@ -284,7 +284,8 @@ def test_a_lost_connection_is_replaced(
         with caplog.at_level(logging.WARNING, "pantry.sessions"):
             answers = [way.ask(cookie) for _ in range(3)]
         assert [(a.json()["user"]["name"], quick) for a, quick in answers] == [("ada", False)] * 3
-        assert [one.getMessage() for one in caplog.records if one.name == "pantry.sessions"] == ["session look-up: AdminShutdown"], "tried once, then not for a while"
+        said = [one.getMessage() for one in caplog.records if one.name == "pantry.sessions"]
+        assert said == ["session look-up: AdminShutdown"], "tried once, then not for a while"
         way.lookup.quick.query.rest_until = 0.0
         assert way.ask(cookie)[1]
         assert len(connection.execute(sa.text(ours)).all()) == 1

@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from playbook.auth.mail import MemorySender
+from playbook.auth.organizations import invite
 from playbook.foundations.clock_and_identifiers import FixedClock
 from playbook.foundations.engines import Base
 from playbook.foundations.transactions import transaction
@@ -31,6 +32,7 @@ from playbook.kit import postgres
 from playbook.kit.course import Course
 from playbook.kit.live import LiveClient, serving
 from playbook.pantry.app import pantry
+from playbook.pantry.auth.memberships import TABLES
 from playbook.pantry.auth.wire import Auth
 from playbook.pantry.catalog_file import load_catalog
 from playbook.pantry.settings import Settings
@@ -372,6 +374,81 @@ def releases_of_what_is_deleted(world: World, tmp_path: Path) -> Race:
     return Race(lambda: browser.delete(f"/packages/{name}", headers=PATCH), [load] * 2, {200})
 
 
+def team(world: World) -> tuple[LiveClient, uuid.UUID, uuid.UUID]:
+    """A browser of an owner who has just signed up, the owner's id, and that of the organization."""
+    browser, slug = world.browser(), unique("team-")
+    owner = world.sign_up(browser)
+    made = browser.post("/api/auth/organization/create", json={"name": "Team", "slug": slug})
+    return browser, owner, uuid.UUID(made.json()["id"])
+
+
+def asks(world: World, browser: LiveClient, path: str, *bodies: dict[str, Any]) -> list[Ask]:
+    """A request of `browser`'s session for each of `bodies`, each with a client of its own."""
+    known = cookie_of(browser)
+
+    def ask(body: dict[str, Any]) -> Ask:
+        def run() -> int:
+            with world.browser() as other:
+                return other.post(path, json=body, headers=known).status_code
+
+        return run
+
+    return [ask(body) for body in bodies]
+
+
+def invitations_of_what_is_deleted(world: World, tmp_path: Path) -> Race:
+    browser, _, organization = team(world)
+    named = {"role": "member", "organizationId": str(organization)}
+    bodies = [named | {"email": unique("bob") + "@example.com"} for _ in range(3)]
+    writers = asks(world, browser, "/api/auth/organization/invite-member", *bodies)
+    body = {"organizationId": str(organization)}
+    return Race(lambda: browser.post("/api/auth/organization/delete", json=body), writers, {200, 400, 403})
+
+
+def members_of_what_is_deleted(world: World, tmp_path: Path) -> Race:
+    browser, owner, organization = team(world)
+    end, writers = world.clock.now() + timedelta(days=1), list[Ask]()
+    users = Base.metadata.tables["users"]
+    for _ in range(3):
+        bob = world.browser()
+        user = world.sign_up(bob)
+        email = world.scalar(sa.select(users.c.email).where(users.c.id == user))
+
+        def work(db: orm.Session, user: uuid.UUID = user, email: str = email) -> str:
+            db.execute(sa.update(users).where(users.c.id == user).values(email_verified=True))
+            more = {"id": uuid.uuid4(), "created_at": world.clock.now()}
+            return invite(db, organization, email, "member", owner, end, tables=TABLES, **more)
+
+        token = transaction(world.engine, work)
+        writers += asks(world, bob, "/api/auth/organization/accept-invitation", {"invitationId": token})
+    body = {"organizationId": str(organization)}
+    return Race(lambda: browser.post("/api/auth/organization/delete", json=body), writers, {200, 400, 403})
+
+
+def logos_of_what_is_deleted(world: World, tmp_path: Path) -> Race:
+    browser, _, organization = team(world)
+    body = {"organizationId": str(organization)}
+    bodies = [body | {"data": {"logo": f"https://app.example/{number}.png"}} for number in range(3)]
+    writers = asks(world, browser, "/api/auth/organization/update", *bodies)
+    return Race(lambda: browser.post("/api/auth/organization/delete", json=body), writers, {200, 400, 403})
+
+
+def second_factors_of_who_leaves(world: World, tmp_path: Path) -> Race:
+    browser = world.browser()
+    world.sign_up(browser)
+    writers = asks(world, browser, "/api/auth/two-factor/enable", *[{"password": PASSWORD}] * 3)
+    return Race(lambda: browser.post("/api/auth/delete-user", json={}), writers, {200, 400, 401})
+
+
+def tokens_of_who_leaves(world: World, tmp_path: Path) -> Race:
+    browser = world.browser()
+    world.sign_up(browser)
+    body = {"name": "CI", "scopes": ["packages:read"], "days": 1}
+    return Race(
+        lambda: browser.post("/api/auth/delete-user", json={}), asks(world, browser, "/tokens", *[body] * 3), {201, 401}
+    )
+
+
 # Every place of the service that writes a row which names another one: (module, table) -> the race of it, or why none
 # is needed. The test below reads the modules and knows when a place is missing here.
 NEW = "its parent is written in the same transaction"
@@ -384,6 +461,14 @@ WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
     ("playbook.pantry.auth.password_reset", "accounts"): "the UPDATE of the user in use_link comes first",
     ("playbook.pantry.catalog_file", "packages"): releases_of_what_is_deleted,
     ("playbook.pantry.catalog_file", "releases"): releases_of_what_is_deleted,
+    ("playbook.auth.organizations", "invitations"): invitations_of_what_is_deleted,
+    ("playbook.auth.organizations", "members"): members_of_what_is_deleted,
+    ("playbook.pantry.auth.organizations", "organization_details"): logos_of_what_is_deleted,
+    ("playbook.pantry.auth.second_step", "recovery_codes"): second_factors_of_who_leaves,
+    ("playbook.pantry.auth.sessions", "second_factors"): second_factors_of_who_leaves,
+    ("playbook.pantry.graph_schema", "packages"): "a type of GraphQL with the name of a model: no row",
+    ("playbook.pantry.graph_schema", "releases"): "a type of GraphQL with the name of a model: no row",
+    ("playbook.pantry.tokens", "api_tokens"): tokens_of_who_leaves,
     ("before_sign_in", "members"): "the developer of the lessons: nobody can delete them, there is no /api/auth",
 }  # fmt: skip
 RACES = sorted({race for race in WRITERS.values() if not isinstance(race, str)}, key=lambda race: race.__name__)

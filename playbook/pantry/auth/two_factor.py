@@ -26,6 +26,7 @@ from playbook.auth.second_factor import (
 )
 from playbook.auth.sign_in import PER_NETWORK, Attempt, is_known
 from playbook.foundations.deny_by_default import anyone
+from playbook.foundations.transactions import somebody_was_first
 from playbook.foundations.write_skew import hold
 from playbook.pantry.auth.account_changes import prove_again, still_signed_in
 from playbook.pantry.auth.password_reset import tell
@@ -97,7 +98,7 @@ def enable(
             raise AuthError(400, "TOTP_ALREADY_ENABLED")
         return secret, new_recovery_codes(db, caller.user.id, table=CODES)
 
-    secret, codes = auth.transact(work)
+    secret, codes = auth.transact(work, retry=somebody_was_first)  # a second request, at once: the later one counts
     return {"method": "totp", "totpURI": app_uri(secret, sent.issuer, caller.user.email), "backupCodes": codes}
 
 

@@ -48,9 +48,9 @@ class Auth:
     random_bytes: RandomBytes = secrets.token_bytes
     admit: Callable[[UUID], None] = lambda user_id: None  # called for each request of an account; may refuse it
 
-    def transact(self, work: Callable[[orm.Session], T]) -> T:
-        """`work` in one transaction; see `transaction`."""
-        return transaction(self.engine, work)
+    def transact(self, work: Callable[[orm.Session], T], **options: Any) -> T:
+        """`work` in one transaction; see `transaction`, also for `options`."""
+        return transaction(self.engine, work, **options)
 
 
 async def auth_of(request: Request) -> Auth:
