@@ -106,8 +106,8 @@ We choose the last: **measure** from outside, **count** statements, **profile**,
 
 ### The idea
 
-A user comes when they come. So each request has a moment at which it is due, and its
-latency begins **there**, whether or not others were answered.
+Each request has a moment at which it is due, and its latency begins **there**, whether
+or not others were answered.
 """
 
 # %% tags=["export"]
