@@ -245,6 +245,8 @@ def test_an_invitation_ends(team: Callable[..., Team]) -> None:
     ids = {row.email: str(row.id) for row in t.rows(Invitation)}
     taken_back = t.post("anna", "cancel-invitation", invitationId=ids["bob@example.com"])
     assert code(taken_back) == (403, "YOU_ARE_NOT_ALLOWED_TO_CANCEL_THIS_INVITATION"), "an owner's"
+    over = t.post("anna", "invite-member", email="bob@example.com", role="member", resend=True, organizationId=t.acme)
+    assert code(over) == (403, "YOU_ARE_NOT_ALLOWED_TO_INVITE_USERS_TO_THIS_ORGANIZATION"), "an owner's, again"
     assert len(t.get("anna", "list-invitations", organizationId=t.acme).json()) == 1, "an admin sees the owner's"
     assert t.post("olga", "update-member-role", memberId=str(admin), role="member").status_code == 200
     assert code(t.post("carol", "accept-invitation", invitationId=by_anna.token)) == (400, "INVITATION_NOT_FOUND")

@@ -225,9 +225,9 @@ def matrix(set_role: Callable[..., None], invite: Callable[..., str]) -> list[di
 
 HINTS = (
     "Two calls of `set_role` are enough. Who must still be what when the second one is made?",
-    "First the other member becomes owner, by the caller. Then the caller becomes admin, by\n"
-    "the caller. `set_role` refuses what must be refused: whoever is no owner any more can\n"
-    "make nobody an owner. But think of somebody who hands over to themselves.",
+    "`set_role` refuses what must be refused: whoever is no owner any more can make nobody\n"
+    "an owner, and the last owner stays. So only one order works. And think of somebody who\n"
+    "hands over to themselves.",
 )
 
 WRONG = (

@@ -134,6 +134,10 @@ def invite_member(auth: Service, sent: Annotated[Invite, body(Invite)], caller: 
         role = one_role(sent.role)
         touch(db, id)
         check_room(db, auth, id, email, sent.resend)
+        mine = (Invitation.organization_id == id, Invitation.email == email, Invitation.status == "pending")
+        waiting = db.scalar(sa.select(Invitation.role).where(*mine))
+        if waiting is not None and not may_manage(own.role, waiting):  # an owner's offer is not an admin's to replace
+            raise refusal(403, "YOU_ARE_NOT_ALLOWED_TO_INVITE_USERS_TO_THIS_ORGANIZATION")
         row, mail = write_invitation(db, auth, id, email, role, caller)
         return invitation_view(row), mail
 
