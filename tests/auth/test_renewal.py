@@ -452,7 +452,7 @@ ONLY = {
     "own responses": ("POST", f"/api/auth{ANSWERS}/own/418", {}, 418),
     "bugs": ("GET", f"/api/auth{ANSWERS}/bug", {}, 500),
     "packages that are not there": ("GET", "/packages/none", {}, 404),
-    "what they may not do": ("DELETE", "/organizations/none", {"headers": {}}, 403),
+    "what they may not do": ("POST", "/packages", {"json": {"name": "tool", "organization": "none"}}, 403),
     "lists": ("GET", "/packages", {}, 200),
     "bugs of the resource API": ("GET", f"{ANSWERS}/bug", {}, 500),
 }
