@@ -1,33 +1,17 @@
 """What the page organizations shows to take along is run by the tests of its recipe; and it holds on PostgreSQL."""
 
-import ast
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from shown import shown_and_not_run
 
 from playbook.auth.organizations import Refused, members, set_role
-from playbook.kit.course import Course
-
-TESTS = Path(__file__).parents[1] / "recipes"
 
 
 def test_the_code_that_the_page_shows_is_run_by_the_recipe_s_tests() -> None:
-    prose = Course().get("organizations").source.split("## Take it with you")[1]
-    [block] = re.findall(r"```python\n(.*?)```", prose, re.DOTALL)
-    run = ast.parse((TESTS / "test_organizations.py").read_text("utf-8"))
-    for node in ast.walk(run):
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-            for argument in node.args.args:
-                argument.annotation = None
-    known = {ast.unparse(node) for node in run.body}
-    shown = [ast.unparse(node) for node in ast.parse(block).body]
-    assert len(shown) == 2
-    assert [statement for statement in shown if statement not in known] == []
+    assert shown_and_not_run("organizations") == (2, [])
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])

@@ -1,18 +1,12 @@
 """The page on indexes and plans: what it shows is run, its audit on PostgreSQL, and Pantry's own indexes."""
 
-import ast
-import re
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
+from shown import shown_and_not_run
 
 import playbook.pantry.app  # noqa: F401  # with it come all models
 from playbook.foundations.engines import Base, make_engine
-from playbook.kit.course import Course
 from playbook.schema.indexes_and_plans import Finding, audit, indexes, read_plan
-
-TESTS = Path(__file__).parents[1] / "recipes"
 
 # The lists of Pantry: the columns that an index must begin with.
 LISTS = [
@@ -28,18 +22,7 @@ ONLY_ON_POSTGRESQL = [("packages", ("updated_at", "normalized_name"))]  # DuckDB
 
 
 def test_what_the_page_shows_is_run_by_the_recipe_s_tests() -> None:
-    prose = Course().get("indexes_and_plans").source.split("## Take it with you")[1]
-    [block] = re.findall(r"```python\n(.*?)```", prose, re.DOTALL)
-    run = ast.parse((TESTS / "test_indexes_and_plans.py").read_text("utf-8"))
-    for node in ast.walk(run):
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-            for argument in node.args.args:
-                argument.annotation = None
-    known = {ast.unparse(node) for node in run.body}
-    shown = [ast.unparse(node) for node in ast.parse(block).body]
-    assert len(shown) == 2
-    assert [statement for statement in shown if statement not in known] == []
+    assert shown_and_not_run("indexes_and_plans") == (2, [])
 
 
 def test_pantry_has_no_fault_that_is_not_explained(url: str) -> None:
