@@ -31,7 +31,7 @@ from playbook.pantry.auth.wire import AnswerCookies, Auth
 from playbook.pantry.callers import any_caller, quick_caller
 from playbook.pantry.catalog import Package
 from playbook.pantry.catalog_file import load_catalog
-from playbook.pantry.connections import do_without_pandas, look_before_asking
+from playbook.pantry.connections import do_without_pandas, look_before_asking, suit_look_ups
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems
@@ -68,7 +68,8 @@ def pantry(
     is, as `load_catalog` says. Raises ValueErrors that say what to do: WrongSchema for a database that is behind,
     DamagedDatabase.
     """
-    engine, clock = look_before_asking(make_engine(settings.database_url)), clock or SystemClock()
+    engine = suit_look_ups(look_before_asking(make_engine(settings.database_url)))
+    clock = clock or SystemClock()
     ids = Identifiers(clock)
     if engine.dialect.name == "duckdb":
         do_without_pandas()
@@ -120,7 +121,7 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:
     """
     limits = AddressLimits(auth)
     auth_part = better_auth(auth, limits)
-    quick = QuickSessions(auth)
+    quick = QuickSessions(auth, app.state.read)
     app.state.quick_caller = quick_caller(auth, quick, app.state.read)
     networks = counts_for("network", auth.settings.network_rate, auth.settings.rate_limits)
     build_stack, inner_lifespan = app.build_middleware_stack, app.router.lifespan_context
