@@ -20,6 +20,7 @@ Map
                       the tables of packages, releases and files, and the load of a file into them
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
+`first_page`          the page of packages that most ask for, on DuckDB by look-ups
 `graph`, `graph_schema`, `schema.graphql`
                       the same things for clients that choose their fields: POST /graphql, its types, and these as text
 `fields`, `lists`, `conditions`, `keys`
