@@ -468,6 +468,7 @@ WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
     ("playbook.pantry.auth.sessions", "second_factors"): second_factors_of_who_leaves,
     ("playbook.pantry.graph_schema", "packages"): "a type of GraphQL with the name of a model: no row",
     ("playbook.pantry.graph_schema", "releases"): "a type of GraphQL with the name of a model: no row",
+    ("playbook.pantry.first_page", "packages"): "it reads them",
     ("playbook.pantry.tokens", "api_tokens"): tokens_of_who_leaves,
     ("before_sign_in", "members"): "the developer of the lessons: nobody can delete them, there is no /api/auth",
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """A connection that the server has closed is noticed before it is used, without asking the server about the others."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -8,7 +9,7 @@ import sqlalchemy as sa
 from playbook.foundations.engines import make_engine
 from playbook.kit import postgres
 from playbook.pantry import connections
-from playbook.pantry.connections import look_before_asking
+from playbook.pantry.connections import look_before_asking, suit_look_ups
 
 PID = sa.text("SELECT pg_backend_pid()")
 
@@ -57,3 +58,20 @@ def test_another_engine_is_left_as_it_is() -> None:
     duckdb = make_engine("duckdb:///:memory:connections")
     ping = duckdb.dialect.do_ping
     assert look_before_asking(duckdb).dialect.do_ping == ping
+
+
+@pytest.mark.parametrize("where", [":memory:suited", "{tmp_path}/suited.duckdb"])
+def test_duckdb_is_set_up_for_look_ups_and_recovered(where: str, tmp_path: Path) -> None:
+    """Each connection, and before the CHECKPOINT of a file that is opened, which would compress what was written."""
+    engine = suit_look_ups(make_engine(f"duckdb:///{where.format(tmp_path=tmp_path)}"))
+    settings = sa.text(
+        "SELECT current_setting('threads'), current_setting('force_compression'), current_setting('user')"
+    )
+    try:
+        for _ in range(2):
+            with engine.connect() as connection, engine.connect() as other:
+                assert connection.execute(settings).one() == other.execute(settings).one()
+                assert tuple(other.execute(settings).one()) == (1, "uncompressed", "recovered")
+            engine.dispose()
+    finally:
+        engine.dispose()
