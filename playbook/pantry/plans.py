@@ -32,7 +32,7 @@ T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 log = logging.getLogger("pantry.plans")
 
-KEPT = 500  # plans of a process, at some 30 KB each
+KEPT = 500  # plans of a connection, at some 20 KB each
 # What would make a plan depend on today's rows; and what would make a hash join of an IN, in place of look-ups.
 WITHOUT = "statistics_propagation,in_clause"
 PLANNING = threading.Lock()  # the setting is one for all connections
