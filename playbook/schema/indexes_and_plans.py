@@ -336,7 +336,7 @@ def audit(db: sa.Connection, metadata: sa.MetaData, lists: Any = ()) -> list[Fin
     tables = metadata.sorted_tables
     keys = [key for one in tables for key in one.foreign_key_constraints]
     wanted = [(key.table.name, frozenset(key.column_keys)) for key in keys]
-    found = [fault for each in (*wanted, *lists) for fault in unmet(*each, there)]
+    found = [one for name, key in (*wanted, *lists) for one in unmet(name, key, there)]
     for one in there:
         if not one.unique:
             found += idle(one, there, uses)
