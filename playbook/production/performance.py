@@ -53,9 +53,9 @@ async def closed_loop(send, seconds):
 
 # %% [markdown]
 """
-The folded cell imports `stalling()`, which makes that Pantry, and
-`in_virtual_time(coroutine)`, which runs a coroutine with a clock that starts at 0 and
-jumps over waits. For later cells it imports `catalogue`, `NAMES`, `LATEST`, `releases`,
+The folded cell imports `stalling()`, which makes that Pantry.
+`in_virtual_time(coroutine)` runs a coroutine with a clock that starts at 0 and jumps
+over waits. For later cells it imports `catalogue`, `NAMES`, `LATEST`, `releases`,
 `TEMPLATE`, `with_engine`, `app_of`, `flame_graph`, `before_and_after`, `RECORDED`,
 `lesson_url`, `on_postgres`, `serving`, `show`. Predict: what are the p90 and the p99?
 """
@@ -566,8 +566,8 @@ def test_the_list_of_orders_sends_two_statements(client, counted):
 
 Traps: never load a service that is not yours. Run the generator on another machine: a
 busy one makes long latencies itself. The client of `send` needs a timeout, and no limit
-of connections: with `httpx`, more than 100 wait in the client. Profile with `py-spy
-record`: it looks from outside, in production too.
+of connections: with `httpx`, more than 100 wait in the client. Profile with
+`py-spy record`: it looks from outside, in production too.
 
 Hand it over:
 
