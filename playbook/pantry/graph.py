@@ -10,7 +10,7 @@ for `application/json`).
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -21,7 +21,12 @@ from playbook.api.representations import JSON, Strict, gives_json, takes
 from playbook.pantry.http import CurrentCaller, Transaction
 from playbook.pantry.policy import VisibleOrganizations, VisiblePackages
 
-VALUES_PER_REQUEST = 500  # so many values of an answer count as one request of the account's allowance
+if TYPE_CHECKING:
+    from playbook.api.graphql_limits import Weight
+
+# So many values of an answer, or statements, count as one request of the account's allowance.
+VALUES_PER_REQUEST = 500
+STATEMENTS_PER_REQUEST = 5
 
 router = APIRouter(dependencies=[Depends(gives_json)])
 Query = Annotated[str, Field(min_length=1, max_length=20_000, pattern=r"^[^\x00]*$", description="A query in GraphQL.")]
@@ -44,6 +49,11 @@ class GraphAnswer(BaseModel):
     errors: list[dict[str, Any]] | None = None
 
 
+def requests(weight: "Weight") -> int:
+    """As how many further requests a query counts."""
+    return max(weight.cost // VALUES_PER_REQUEST, weight.statements // STATEMENTS_PER_REQUEST)
+
+
 @router.post("/graphql", dependencies=[takes(JSON)], response_model=GraphAnswer)
 def query_catalogue(
     asked: GraphQuery, request: Request, caller: CurrentCaller, visible_packages: VisiblePackages,
@@ -51,8 +61,9 @@ def query_catalogue(
 ) -> JSONResponse:  # fmt: skip
     """Read packages, releases and organizations in one request.
 
-    The schema is `schema.graphql`. A query that is too deep, or whose answer could have too many values, is refused
-    before it runs: `errors` says which limit it passed. Large queries count as several requests.
+    The schema is `schema.graphql`. A query that is too deep, or whose answer could have too many values or take too
+    many statements, is refused before it runs: `errors` says which limit it passed. Large queries count as several
+    requests.
     """
     # Here and not above: Strawberry takes a third of a second to import. The first query pays it, in a thread, and not
     # each start of the service.
@@ -66,7 +77,7 @@ def query_catalogue(
     except Refused as refused:
         return JSONResponse({"errors": [{"message": str(refused)}]})
     spend: Callable[..., None] | None = getattr(request.app.state, "spend", None)
-    if spend is not None and (times := weight.cost // VALUES_PER_REQUEST):
+    if spend is not None and (times := requests(weight)):
         spend(caller.id, times)
 
     def work(session: orm.Session) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
+from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -12,7 +14,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
-from graphql import get_introspection_query
+from graphql import get_introspection_query, get_named_type, is_leaf_type
 from sqlalchemy import orm
 
 from playbook.api.errors import PROBLEM_JSON
@@ -23,7 +25,7 @@ from playbook.foundations.transactions import transaction
 from playbook.kit import postgres
 from playbook.pantry.app import pantry, resource_api
 from playbook.pantry.catalog import Package, Release
-from playbook.pantry.graph import VALUES_PER_REQUEST
+from playbook.pantry.graph import STATEMENTS_PER_REQUEST, VALUES_PER_REQUEST
 from playbook.pantry.http import Caller
 from playbook.pantry.limits import AccountLimits, Counts, Rate
 from playbook.pantry.policy import may
@@ -250,10 +252,22 @@ def deep(levels: int) -> str:
 MANY = "Syntax Error: Document contains more than 1000 tokens. Parsing aborted."
 NESTED = "Syntax Error: Document is nested too deeply. Parsing aborted."
 HOSTILE = {
-    "large": ("{ packages(first: 99) { nodes { releases(first: 99) { next } } } }", "up to 19702 values, at most 5000"),
-    "aliases": ("{" + " a: packages(first: 51) { nodes { name } }" * 49 + "}", "up to 5047 values, at most 5000"),
-    "deep": (deep(9), "9 levels deep, at most 8"),
-    "very deep": (deep(101), "101 levels deep, at most 8"),
+    "large": ("{ packages(first: 99) { nodes { releases(first: 99) { next } } } }", "cost: 19702, at most 5000"),
+    "aliases": ("{" + " a: packages(first: 51) { nodes { name } }" * 49 + "}", "cost: 5047, at most 5000"),
+    "90 small aliases": (
+        "{" + "".join(f" a{number}: packages(first: 1) {{ next }}" for number in range(90)) + "}",
+        "statements: 90, at most 20",  # for 180 values
+    ),
+    "90 organizations": (
+        "{" + "".join(f' a{number}: organization(slug: "org-{number}") {{ slug }}' for number in range(90)) + "}",
+        "statements: 90, at most 20",
+    ),
+    "newest versions of seven pages": (
+        "{" + "".join(f" a{number}: packages(first: 2) {{ nodes {{ latestVersion }} }}" for number in range(7)) + "}",
+        "statements: 21, at most 20",
+    ),
+    "deep": (deep(9), "depth: 9, at most 8"),
+    "very deep": (deep(101), "depth: 101, at most 8"),
     "a thousand levels": (deep(1001), MANY),
     "long": ("{" + " a: packages { next }" * 400 + "}", MANY),
     "a mutation": ("mutation { deletePackage }", "The mutation operation is not supported by the schema."),
@@ -269,9 +283,66 @@ def test_a_hostile_query_is_refused_before_a_statement(world: World, name: str) 
     assert said == says or (name == "a thousand levels" and said == NESTED)  # whichever Python reaches first
 
 
+def any_query(random: Random) -> str:
+    """A query that is valid, of any fields below each other."""
+    from playbook.pantry import graph_schema
+
+    names = (f"a{number}" for number in count())
+
+    def chosen(kind: Any, levels: int) -> str:
+        plain = [name for name, field in kind.fields.items() if is_leaf_type(get_named_type(field.type))]
+        other = [name for name in kind.fields if name not in plain]
+        picked = random.choices(plain, k=2) if plain else []
+        picked += random.choices(other, k=random.randint(1, 3)) if other and levels else []
+        return "{ " + " ".join(written(name, kind.fields[name], levels - 1) for name in picked or ["__typename"]) + " }"
+
+    def written(name: str, field: Any, levels: int) -> str:
+        given = {
+            "first": random.randint(1, 4),
+            "name": f'"pkg-0{random.randint(0, 3)}-{random.randint(0, 2)}"',
+            "slug": f'"org-{random.randint(0, 3)}"',
+        }
+        wanted = [f"{key}: {value}" for key, value in given.items() if key in field.args]
+        arguments = f"({', '.join(wanted)})" if wanted else ""
+        below = get_named_type(field.type)
+        return f"{next(names)}: {name}{arguments} {'' if is_leaf_type(below) else chosen(below, levels)}"
+
+    return chosen(graph_schema.SCHEMA.query_type, random.randint(1, 6))
+
+
+def test_no_query_takes_more_statements_than_it_was_weighed_with(world: World) -> None:
+    from playbook.api.graphql_limits import Refused, admit
+    from playbook.pantry import graph_schema
+
+    taken = []
+    for seed in range(60):
+        query = any_query(Random(seed))
+        try:
+            _, weight = admit(graph_schema.SCHEMA, query, graph_schema.CLOSED)
+        except Refused:
+            continue
+        with at_most(world.engine, weight.statements) as sent:
+            world.data(query)
+        taken.append(len(sent))
+    assert len(taken) > 20
+    assert max(taken) > 8
+
+
+def test_each_plain_field_that_asks_the_database_is_counted() -> None:
+    from playbook.pantry import graph_schema
+
+    asking = set()
+    for kind in graph_schema.SCHEMA.type_map.values():
+        for name, field in getattr(kind, "fields", {}).items():
+            ours = (field.extensions or {}).get("strawberry-definition")
+            if ours and ours.base_resolver and is_leaf_type(get_named_type(field.type)):
+                asking.add(name)
+    assert asking == graph_schema.CLOSED.also == graph_schema.LIMITS.also
+
+
 def test_variables_count(world: World) -> None:
     query = "query($n: Int!) { packages(first: $n) { nodes { releases(first: $n) { version } } } }"
-    assert world.refusal(query, n=100) == "up to 20101 values, at most 5000"
+    assert world.refusal(query, n=100) == "cost: 20101, at most 5000"
     assert len(world.data(query, n=2)["packages"]["nodes"]) == 2
 
 
@@ -366,6 +437,7 @@ def test_large_queries_use_more_of_the_allowance(world: World, monkeypatch: pyte
     limits = AccountLimits(Counts(Rate("account", per_second=1, burst=5), clock=lambda: 0.0))
     monkeypatch.setattr(world.client.app.state, "spend", limits.take, raising=False)  # type: ignore[attr-defined]
     small = "{ packages(first: 10) { nodes { name } } }"
+    many = "{" + " ".join(f'a{number}: organization(slug: "{number}") {{ slug }}' for number in range(10)) + "}"
     fields = "name summary private popularityRank createdAt updatedAt releases(first: 1) { version yankedAt }"
     large = f"{{ packages(first: 100) {{ nodes {{ {fields} }} }} }}"  # 1,001 values: worth two requests
     for _ in range(9):  # too small to be counted here; each request was counted when its session was found
@@ -376,7 +448,8 @@ def test_large_queries_use_more_of_the_allowance(world: World, monkeypatch: pyte
     refused = world.post(large)
     assert refused.headers["content-type"] == PROBLEM_JSON
     assert "retry-after" in refused.headers
-    assert world.post(large, who="mallory").status_code == 200, "another account has its own"
+    assert [world.post(many, who="mallory").status_code for _ in range(3)] == [200, 200, 429], "another account's own"
+    assert STATEMENTS_PER_REQUEST == 5
 
 
 def test_with_the_session_of_a_browser_and_from_no_other_site() -> None:
