@@ -21,6 +21,7 @@ Map
                       one module a resource: bodies, list, routes, each written once and whole
 `graph`, `graph_schema`, `schema.graphql`
                       the same things for clients that choose their fields: POST /graphql, its types, and these as text
+`known_queries`       the only queries that it answers, where the operator names them
 `fields`, `lists`, `conditions`, `keys`
                       what the routes have in common: kinds of text, pages, ETags, idempotency keys
 `errors`, `strict_input`, `document`, `docs`, `headers`

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -27,6 +29,7 @@ from playbook.pantry.app import pantry, resource_api
 from playbook.pantry.catalog import Package, Release
 from playbook.pantry.graph import STATEMENTS_PER_REQUEST, VALUES_PER_REQUEST
 from playbook.pantry.http import Caller
+from playbook.pantry.known_queries import known_queries
 from playbook.pantry.limits import AccountLimits, Counts, Rate
 from playbook.pantry.policy import may
 from playbook.pantry.settings import Settings
@@ -396,6 +399,110 @@ def test_a_database_that_is_away_is_a_503_and_a_fault_is_hidden(world: World, mo
     assert answer.status_code == 200
     assert answer.json()["data"] == {"organizations": {"nodes": [{"slug": "org-0"}]}, "package": None}
     assert [error["message"] for error in answer.json()["errors"]] == ["internal error"]
+
+
+# ---------------------------------------------------------------- known queries only
+
+COUNTED = "query($n: Int!) { packages(first: $n) { nodes { name } } }"
+
+
+def hash_of(text: str) -> str:
+    return f"sha256:{sha256(text.encode()).hexdigest()}"
+
+
+@pytest.fixture
+def only_known(world: World, tmp_path: Path) -> Iterator[None]:
+    """The service answers `SCREEN` and `COUNTED` only."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "screen.graphql").write_text(SCREEN, "utf-8")
+    (tmp_path / "counted.graphql").write_text(COUNTED, "utf-8")
+    (tmp_path / "README.md").write_text("no query", "utf-8")
+    state = world.client.app.state  # type: ignore[attr-defined]
+    assert state.known_queries is None
+    state.known_queries = known_queries(tmp_path)
+    yield
+    state.known_queries = None
+
+
+def by_hash(world: World, document_id: Any, **more: Any) -> Any:
+    return world.client.post("/graphql", json={"documentId": document_id, **more}, headers={"x-caller": "ada"})
+
+
+@pytest.mark.usefixtures("only_known")
+def test_a_known_query_is_answered_by_its_hash_or_its_text(world: World) -> None:
+    answer = by_hash(world, hash_of(SCREEN), variables={"first": 2})
+    assert answer.json()["data"] == world.data(SCREEN, first=2)
+    assert len(answer.json()["data"]["packages"]["nodes"]) == 2
+
+
+@pytest.mark.usefixtures("only_known")
+def test_an_unknown_query_is_refused_before_a_statement(world: World) -> None:
+    almost = SCREEN.replace("yankedAt", "yankedAt releasedAt")
+    only = "this service answers known queries only, and {} is none"
+    assert world.refusal(almost, first=2) == only.format(hash_of(almost))
+    assert world.refusal("{ packages { ") == only.format(hash_of("{ packages { "))
+    with at_most(world.engine, 0):
+        for name in (hash_of(almost), hash_of(SCREEN).removeprefix("sha256:"), "sha256:"):
+            assert by_hash(world, name).json() == {"errors": [{"message": only.format(name)}]}
+
+
+@pytest.mark.usefixtures("only_known")
+def test_a_known_query_has_the_limits_of_all(world: World) -> None:
+    """The client chooses the variables."""
+    with at_most(world.engine, 0):
+        answer = by_hash(world, hash_of(COUNTED), variables={"n": 5000})
+        assert answer.json() == {"errors": [{"message": "cost: 10001, at most 5000"}]}
+
+
+def test_without_a_list_any_query_is_answered_and_no_hash(world: World) -> None:
+    assert world.data(COUNTED, n=1)["packages"]["nodes"]
+    with at_most(world.engine, 0):
+        answers = [
+            by_hash(world, hash_of(COUNTED), variables={"n": 1}),
+            by_hash(world, hash_of(COUNTED), query=COUNTED, variables={"n": 1}),
+            world.client.post("/graphql", json={}, headers={"x-caller": "ada"}),
+        ]
+    words = ["this service knows no queries by `documentId`: send `query`"] + [
+        "send either `query` or `documentId`"
+    ] * 2
+    assert [answer.json() for answer in answers] == [{"errors": [{"message": word}]} for word in words]
+    assert [by_hash(world, name).status_code for name in ("", None, "é", "x" * 201, 7)] == [422] * 5
+
+
+def test_a_list_of_a_code_generator_is_read_by_its_values(tmp_path: Path) -> None:
+    manifest = tmp_path / "persisted-documents.json"
+    manifest.write_text(json.dumps({"1": SCREEN, "abc": COUNTED}), "utf-8")
+    assert known_queries(manifest) == {hash_of(SCREEN): SCREEN, hash_of(COUNTED): COUNTED}
+
+
+BROKEN: dict[str, tuple[bytes | None, str]] = {  # by name of a file: its content, and what is said
+    "missing.json": (None, "missing.json cannot be read: No such file or directory"),
+    "text.json": (b"{ packages", "text.json: neither a folder nor JSON in UTF-8: "),
+    "bytes.json": (b'{"1": "\xff"}', "bytes.json: neither a folder nor JSON in UTF-8: "),
+    "list.json": (b'["{ packages { next } }"]', "list.json should be a JSON object whose values are queries"),
+    "number.json": (b'{"1": 7}', "number.json should be a JSON object whose values are queries"),
+    "empty.json": (b"{}", "empty.json has no query"),
+    "unknown.json": (b'{"a": "{ nothing }"}', "unknown.json: a: Cannot query field 'nothing' on type 'Query'."),
+    "folder/bad.graphql": (b"{ packages ", "folder/bad.graphql: Syntax Error: Expected Name, found <EOF>."),
+    "folder/bytes.graphql": (b"\xff", "folder: neither a folder nor JSON in UTF-8"),
+    "empty/none.txt": (b"", "empty has no query"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_list_that_cannot_be_used_stops_the_start_and_is_named(name: str, tmp_path: Path) -> None:
+    content, says = BROKEN[name]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    path = tmp_path / name.partition("/")[0]
+    settings = Settings(environment="test", database_url="duckdb:///:memory:never", known_queries=path)
+    clock = FixedClock(NOW)
+    engine = make_engine(settings.database_url)
+    with pytest.raises(ValueError, match=r"^PANTRY_KNOWN_QUERIES: ") as caught:
+        resource_api(engine, settings, clock, Identifiers(clock), lambda _: None, may)
+    assert f"{tmp_path}/{says}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- the assembled service, once, in memory
