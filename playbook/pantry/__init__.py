@@ -17,6 +17,7 @@ Map
 `tokens`, `redaction` API tokens: how machines sign in; none in a log or an error
 `catalog`, `catalog_file`
                       the tables of packages, releases and files, and the load of a file into them
+`package_roles`       how a role on one package begins, and ends with the membership
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
 `graph`, `graph_schema`, `schema.graphql`
