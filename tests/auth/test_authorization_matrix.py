@@ -2,7 +2,7 @@
 
 The table below is the policy as people decided it, so it is written by hand and compared with what the service answers.
 A route that is not in it fails the test. The app runs in process, with the policy of `playbook.pantry.policy`; only who
-is calling comes from a header.
+is calling comes from a header. What lies under /api/auth has a table of its own: `test_auth_matrix`.
 """
 
 import base64

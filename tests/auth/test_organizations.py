@@ -41,6 +41,7 @@ class Team:
     ids: dict[str, UUID] = field(default_factory=dict)
     browsers: dict[str, LiveClient] = field(default_factory=dict)
     acme: str = ""
+    asked: str = ""  # the route of the last call
 
     def join(self, name: str, verified: bool = True) -> None:
         """Somebody signs up and in, without a password: to hash one takes a while."""
@@ -58,9 +59,11 @@ class Team:
         self.browsers[name] = LiveClient(url, headers={"origin": ORIGIN, "cookie": cookie})
 
     def post(self, who: str, call: str, **body: Any) -> Any:
+        self.asked = f"POST /api/auth/organization/{call}"
         return self.browsers[who].post(f"/api/auth/organization/{call}", json=body)
 
     def get(self, who: str, call: str, **query: str) -> Any:
+        self.asked = f"GET /api/auth/organization/{call}"
         return self.browsers[who].get(f"/api/auth/organization/{call}", params=query)
 
     def add(self, name: str, role: str, organization_id: UUID | None = None) -> UUID:
@@ -113,6 +116,15 @@ def code(answer: Any) -> tuple[int, str]:
 # ---------------------------------------------------------------- role by call
 
 
+ROLE_CALLS = {  # what the test below tries as each role, by route: `test_auth_matrix` has a row for each other route
+    "look": "GET get-full-organization", "list members": "GET list-members",
+    "list invitations": "GET list-invitations", "update": "POST update", "invite member": "POST invite-member",
+    "invite owner": "POST invite-member", "cancel": "POST cancel-invitation",
+    "make admin": "POST update-member-role", "make owner": "POST update-member-role",
+    "remove": "POST remove-member", "delete": "POST delete",
+}  # fmt: skip
+
+
 @pytest.mark.proves("ASVS 8.2.1", "ASVS 8.2.2")
 def test_each_call_by_each_role(team: Callable[..., Team]) -> None:
     """Who may do what, as the table says; a stranger nothing, and a member of another organization neither."""
@@ -157,10 +169,11 @@ def test_each_call_by_each_role(team: Callable[..., Team]) -> None:
         "invite member": managers, "invite owner": owners, "cancel": managers, "make admin": managers,
         "make owner": owners, "remove": managers, "delete": owners,
     }  # fmt: skip
-    assert may.keys() == calls.keys()
+    assert may.keys() == calls.keys() == ROLE_CALLS.keys()
     for name, call in calls.items():
         for who in sorted(people, key=lambda who: people[who] == "owner"):  # the owner last: "delete" deletes
             answer = call(who)
+            assert t.asked == ROLE_CALLS[name].replace(" ", " /api/auth/organization/")
             assert (answer.status_code == 200) == (people[who] in may[name]), (name, people[who], answer.text)
             if answer.status_code != 200:
                 assert answer.status_code in (400, 401, 403), (name, people[who])
