@@ -17,10 +17,12 @@ Map
 `tokens`, `redaction` API tokens: how machines sign in; none in a log or an error
 `catalog`, `catalog_file`
                       the tables of packages, releases and files, and the load of a file into them
+`package_roles`       how a role on one package begins, and ends with the membership
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
 `graph`, `graph_schema`, `schema.graphql`
                       the same things for clients that choose their fields: POST /graphql, its types, and these as text
+`known_queries`       the only queries that it answers, where the operator names them
 `fields`, `lists`, `conditions`, `keys`
                       what the routes have in common: kinds of text, pages, ETags, idempotency keys
 `errors`, `strict_input`, `document`, `docs`, `headers`

@@ -101,6 +101,7 @@ def resource_api(
     app = create_app(engine, routers, clock, ids, find_caller, may, settings.max_body_bytes, read)
     refuse_unscoped(app)
     app.state.introspection = settings.environment != "production"
+    app.state.known_queries = listed_queries(settings)
     describe(app, public=settings.environment != "production")
     complete_methods(app)
     install_problems(app)
@@ -109,6 +110,18 @@ def resource_api(
     sign_cursors(app, settings.secret.get_secret_value())
     complete_document(app, partial(describe_service, app))  # last: it completes what the others say
     return app
+
+
+def listed_queries(settings: Settings) -> dict[str, str] | None:
+    """The only queries of GraphQL that are answered. None: any. Raises ValueError, with the name of the setting."""
+    if settings.known_queries is None:
+        return None
+    from playbook.pantry.known_queries import NoQueries, known_queries  # with Strawberry, as `graph` says
+
+    try:
+        return known_queries(settings.known_queries)
+    except NoQueries as error:
+        raise ValueError(f"PANTRY_KNOWN_QUERIES: {error}") from None
 
 
 def add_auth(app: FastAPI, auth: Auth, stop: Stop) -> None:

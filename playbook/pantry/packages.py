@@ -234,6 +234,7 @@ async def change_package(
 @router.delete(
     "/packages/{name}",
     status_code=204,
+    response_class=Response,
     dependencies=[permission("packages:delete")],
     responses=ON_DELETE,
     openapi_extra=IF_MATCH,

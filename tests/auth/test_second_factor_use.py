@@ -83,7 +83,7 @@ def sessions(db: Session) -> list[datetime | None]:
 
 def test_no_session_begins_between_the_steps(shown: dict[str, Any], db: Session) -> None:
     ada = db.get(User, "ada")
-    secret = enrol(db, "ada", NINE, KEYS)
+    secret = enrol(db, "ada", KEYS)
     assert secret is not None
     assert shown["password_is_right"](db, ada, NINE).startswith("session"), "it does not count yet"
     assert use_code(db, "ada", hotp(secret, step_of(NINE)), NINE, KEYS, first=True)
@@ -110,7 +110,7 @@ def test_a_code_of_long_ago_switches_nothing_off(shown: dict[str, Any]) -> None:
 
 def test_an_account_has_twenty_guesses_and_then_one_an_hour(shown: dict[str, Any], db: Session) -> None:
     """Wherever they come from, and whichever password was typed before."""
-    secret = enrol(db, "ada", NINE, KEYS)
+    secret = enrol(db, "ada", KEYS)
     assert secret is not None
     assert use_code(db, "ada", hotp(secret, step_of(NINE)), NINE, KEYS, first=True)
     user, at = db.get(User, "ada"), NINE + STEP
