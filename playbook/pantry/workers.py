@@ -48,6 +48,7 @@ from playbook.pantry.memory import Share
 from playbook.pantry.server import LimitedConfig, LimitedServer, Limits
 from playbook.pantry.stop import RESERVE, Stop
 
+HURRIED = 5.0  # seconds after a second Ctrl-C; each worker ends itself much sooner
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds before a worker is started again
 STEADY = 60.0  # seconds that a worker has served after which its next end is a first one
@@ -323,7 +324,7 @@ class Supervisor:
         connection.wait(what, seconds)
         with contextlib.suppress(BlockingIOError):
             while self._wake.recv(4096):
-                pass
+                self.tell(signal.SIGKILL)
 
     def tell(self, number: int) -> None:
         for child in self.children:
@@ -339,9 +340,10 @@ class Supervisor:
         ends, told = time.monotonic() + self.stop.left() + RESERVE, False
         while alive := [child for child in self.children if child.process is not None]:
             if self.hurried and not told:
-                told, ends = True, min(ends, time.monotonic() + 2 * RESERVE)
+                told, ends = True, min(ends, time.monotonic() + HURRIED)
                 self.tell(signal.SIGINT)
             if time.monotonic() >= ends:
+                log.error("%s did not end by itself: killed", ", ".join(child.name for child in alive))
                 self.tell(signal.SIGKILL)
                 ends = float("inf")
             for child in alive:

@@ -253,6 +253,7 @@ def test_a_stop_of_the_whole_group_answers_what_is_under_way(service: Service) -
     assert service.end() == 128 + signal.SIGTERM, service.logged
     assert_nobody_is_left(service, workers)
     assert service.logged.count("Application shutdown complete") == WORKERS
+    assert "killed" not in service.logged
     assert "Traceback" not in service.logged
 
 
@@ -279,6 +280,7 @@ def test_a_second_ctrl_c_hurries_all_of_them(url: str, tmp_path: Path) -> None:
         service.wait_for("Shutting down", times=WORKERS)
         service.process.send_signal(signal.SIGINT)
         assert service.end() == 128 + signal.SIGINT, service.logged
+        assert "killed" not in service.logged
         assert_nobody_is_left(service, workers)
         for each in under_way:
             each.close()
@@ -343,6 +345,8 @@ def supervised(
 
     if not (child := os.fork()):
         code = 99
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(DEADLINE)  # or a parent that does not end would hold the tests
         try:
             with said.open("w") as output:
                 os.dup2(output.fileno(), 1)
@@ -452,6 +456,7 @@ def test_what_cannot_end_itself_is_ended_with_the_budget(tmp_path: Path) -> None
 
     code, said = supervised(tmp_path, halted, ending, seconds=0.2)
     assert code == 128 + signal.SIGTERM, said
+    assert "worker 1 did not end by itself: killed" in said
 
 
 def test_the_pause_grows_and_has_an_end() -> None:
