@@ -12,7 +12,8 @@ Map
 `http`                one transaction, a caller or none, a request id: what every route has
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
 `writes`              how an endpoint writes: a few statements of Core, where it can be on the event loop
-`connections`         how the pool knows that a connection is alive
+`plans`               how a look-up is asked of DuckDB: by a plan that is kept, mostly on the event loop
+`connections`         how the pool knows that a connection is alive, and how DuckDB is set up for many small questions
 `callers`, `policy`   whose session or API token a request carries, and what its owner may do: one thing, and lists
 `tokens`, `redaction` API tokens: how machines sign in; none in a log or an error
 `catalog`, `catalog_file`

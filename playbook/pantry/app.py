@@ -31,7 +31,7 @@ from playbook.pantry.auth.wire import AnswerCookies, Auth
 from playbook.pantry.callers import any_caller, quick_caller
 from playbook.pantry.catalog import Package
 from playbook.pantry.catalog_file import load_catalog
-from playbook.pantry.connections import do_without_pandas, look_before_asking
+from playbook.pantry.connections import do_without_pandas, look_before_asking, suit_look_ups
 from playbook.pantry.docs import describe
 from playbook.pantry.document import describe_service
 from playbook.pantry.errors import complete_document, install_problems
@@ -92,7 +92,7 @@ def pantry(
 def engine_for(settings: Settings, share: Share = ALONE) -> sa.Engine:
     """The engine of one process. Several divide the connections of its pool, of which each needs some."""
     pool = {} if share.alone else {"pool_size": share.part(10, least=3), "max_overflow": share.part(10, least=2)}
-    engine = look_before_asking(make_engine(settings.database_url, **pool))
+    engine = suit_look_ups(look_before_asking(make_engine(settings.database_url, **pool)))
     if engine.dialect.name == "duckdb":
         do_without_pandas()
     return engine
@@ -160,7 +160,7 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop, share: Share = ALONE) -> None
     """
     limits = AddressLimits(auth, share.shared.get("path"))
     auth_part = better_auth(auth, limits)
-    quick = QuickSessions(auth)
+    quick = QuickSessions(auth, app.state.read)
     app.state.quick_caller = quick_caller(auth, quick, app.state.read)
     rate, on = auth.settings.network_rate, auth.settings.rate_limits
     networks = counts_for("network", rate, on, share.shared.get("network"))

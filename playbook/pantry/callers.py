@@ -68,7 +68,7 @@ def quick_session_caller(auth: Auth, quick: QuickSessions) -> QuickCaller:
 
     async def find(request: HTTPConnection) -> Caller | None:
         cookie = request.headers.get("cookie", "")
-        if not quick.works or (token := quick.cookies.read(cookie, SESSION)) is None:
+        if (token := quick.cookies.read(cookie, SESSION)) is None:
             return None
         refuse_other_sites(request, auth)
         if (found := await quick.find(token, cookie)) is None:
@@ -158,6 +158,6 @@ def quick_caller(auth: Auth, quick: QuickSessions, read: Reader) -> QuickCaller:
         token = token_of(request, auth)
         if token is None:
             return await by_cookie(request)
-        return await quick_token_caller(auth, read, token) if quick.works else None
+        return await quick_token_caller(auth, read, token)
 
     return find

@@ -63,10 +63,15 @@ class Release(Base):
     """One version of a package: `version` as typed, `version_key` to compare; `released_at` may be exact to the month.
 
     Yanking keeps the row: an installer that asks for exactly this version still gets it, all others no longer see it.
+
+    DuckDB asks no index of two columns, so there the releases of a package have one of their own.
     """
 
     __tablename__ = "releases"
-    __table_args__ = (sa.Index(None, "package_id", "version_key", unique=True),)
+    __table_args__ = (
+        sa.Index(None, "package_id", "version_key", unique=True),
+        sa.Index(None, "package_id").ddl_if("duckdb"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     package_id: Mapped[UUID] = mapped_column(sa.ForeignKey("packages.id", ondelete="CASCADE"))

@@ -5,7 +5,7 @@ bad cursor; `complete`, and the `Link` header.
 """
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.dialects import postgresql
 
 from playbook.api import cursors as recipe
-from playbook.api.cursors import Cursors, read_list
+from playbook.api.cursors import Cursors, link, read_list
 from playbook.api.errors import Problem
 from playbook.api.pagination import Order
 from playbook.pantry.errors import BAD_CURSOR
@@ -118,6 +118,17 @@ class Pager:
         except HTTPException:  # of the cursor: the code over it and its list is wrong, and that is all that is known
             detail = "it was made for another list, filter or sort, by another service, or was changed on its way"
             raise Problem(BAD_CURSOR, detail) from None
+        return self.linked(found, asked, links)
+
+    def first_page(self, listing: Listing, query: PageQuery, found: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The same for the first page, of rows that were found otherwise: with their key, and one more than fit."""
+        asked, rows = listing.asked(self.path, query), found[: query.limit]
+        further = link("next", rows, asked, query.limit, self.cursors) if len(found) > query.limit else None
+        return self.linked(rows, asked, {"next": further, "prev": None})
+
+    def linked(
+        self, found: Sequence[Any], asked: recipe.Listing, links: dict[str, str | None]
+    ) -> tuple[list[Any], dict[str, Any]]:
         self.response.headers["Link"] = ", ".join(f'<{url}>; rel="{rel}"' for rel, url in links.items() if url)
         rows = [row[: -len(asked.order.columns)] for row in found]  # without the key at the end
         return rows, {**links, "complete": not any(links.values())}

@@ -18,9 +18,11 @@ from playbook.foundations.write_skew import hold
 from playbook.pantry.catalog import NO_RANK, Package, Release
 from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
 from playbook.pantry.fields import PackageName, Slug, Text
+from playbook.pantry.first_page import first_page, note_end
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
 from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
 from playbook.pantry.policy import VisiblePackages
+from playbook.pantry.reads import Reader
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
 
@@ -125,6 +127,25 @@ def page_of(db: Any, pager: Pager, query: PackageQuery, visible: Clause) -> tupl
     return [(*row[:place], newest.get(row[place]), *row[place + 1 :]) for row in rows], links
 
 
+FIRST = {"sort": "name"}  # the parameters of what `first_page` can answer; the cursor is none of them
+
+
+def is_first(query: PackageQuery) -> bool:
+    return query.cursor is None and query.parameters() == FIRST
+
+
+async def quick_page(read: Reader, query: PackageQuery, visible: Clause) -> list[Any] | None:
+    """What `first_page` finds; None for another page, and where it does not work."""
+    if not is_first(query):
+        return None
+    return await read.look_up(lambda plans: first_page(plans, visible, query.limit))
+
+
+async def note_page(read: Reader, query: PackageQuery, visible: Clause, last: str | None) -> None:
+    if is_first(query):
+        await read.look_up(lambda plans: note_end(plans, visible, query.limit, last))
+
+
 # Built once: to put a statement together takes as long as to send it.
 BY_NAME = Package.normalized_name == sa.bindparam("key")
 ONE = PACKAGES.where(BY_NAME)
@@ -153,7 +174,12 @@ def package_or_404(db: Any, name: str, visible: Clause, found: Any = ONE) -> Any
 async def list_packages(
     query: Annotated[PackageQuery, Query()], visible: VisiblePackages, pager: Paging, read: Read, conditions: Reading
 ) -> Response:
-    rows, links = await read(lambda db: page_of(db, pager, query, visible))
+    found = await quick_page(read, query, visible)
+    if found is not None:
+        rows, links = pager.first_page(PAGE_LIST, query, found)
+    else:
+        rows, links = await read(lambda db: page_of(db, pager, query, visible))
+        await note_page(read, query, visible, rows[-1][0] if links["next"] else None)
     return conditions.answer(PackagePage(items=[package_out(row) for row in rows], **links))
 
 

@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 
 from playbook.auth.session_lookup import PATIENCE, open_cursor
 from playbook.foundations.transactions import transaction
+from playbook.pantry.plans import LookUps, Plans
 
 T = TypeVar("T")
 log = logging.getLogger("pantry.reads")
@@ -32,13 +33,16 @@ class Reader(Protocol):
 
     async def __call__(self, work: Callable[[Any], T]) -> T: ...
 
+    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
+        """What `work(plans)` returns, see `plans`; None where there are none, or they do not answer."""
+
     async def close(self) -> None: ...
 
 
 def reader_of(engine: sa.Engine) -> "Reader":
     """The way to read on `engine`."""
     in_thread = InThread(engine)
-    return OnLoop(engine.url, in_thread) if engine.dialect.name == "postgresql" else in_thread
+    return OnLoop(engine.url, in_thread) if engine.dialect.name == "postgresql" else WithPlans(engine)
 
 
 class InThread:
@@ -50,8 +54,25 @@ class InThread:
     async def __call__(self, work: Callable[[Any], T]) -> T:
         return await run_in_threadpool(transaction, self.engine, work)
 
+    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
+        return None
+
     async def close(self) -> None:
         """The engine closes its connections itself."""
+
+
+class WithPlans(InThread):
+    """The Reader for DuckDB: what is a look-up is asked by plans that are kept."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        super().__init__(engine)
+        self.look_ups = LookUps(engine)
+
+    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
+        return await self.look_ups(work)
+
+    async def close(self) -> None:
+        self.look_ups.close()
 
 
 # ---------------------------------------------------------------- on the event loop
@@ -150,6 +171,9 @@ class OnLoop:
             raise
         self.idle.append(cursor)
         return result
+
+    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
+        return None
 
     async def close(self) -> None:
         """Close the connections; the next read opens new ones."""

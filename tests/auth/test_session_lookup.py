@@ -124,7 +124,7 @@ def test_both_ways_say_the_same(auth_service: Start, state: str, marked: bool) -
             return said
 
         assert answer(ask) == expected
-    assert ways == [quick[marked] and on_postgresql(service)]
+    assert ways == [quick[marked]]
 
 
 def test_what_is_not_a_plain_question_takes_the_long_way(auth_service: Start) -> None:

@@ -155,20 +155,55 @@ def make_bare() -> Any:
     return app
 
 
+# The least that a list needs of DuckDB: neither who may see what, nor the newest versions.
+WHO = "SELECT s.*, u.* FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.token_hash = '{}'"
+PAGE = (
+    "SELECT normalized_name, slug, summary, private, popularity_rank, p.created_at, p.updated_at"
+    " FROM packages p JOIN organizations o ON o.id = p.organization_id ORDER BY normalized_name LIMIT 21"
+)
+
+
+def make_asking() -> Any:
+    """Bare FastAPI that asks DuckDB two statements first, by the driver alone: BENCH_DATABASE, a file of Pantry's."""
+    import duckdb
+    from fastapi import FastAPI, Response
+
+    app, body = FastAPI(), Path(os.environ["BENCH_BODY"]).read_bytes()
+    connection, local = duckdb.connect(os.environ["BENCH_DATABASE"], config={"threads": 1}), threading.local()
+    ((token,),) = connection.execute("SELECT token_hash FROM sessions").fetchall()
+
+    @app.get("/packages")
+    def asking() -> Response:
+        if not hasattr(local, "cursor"):
+            local.cursor = connection.cursor()
+        if len(local.cursor.execute(WHO.format(token)).fetchall()) != 1:
+            raise RuntimeError("nobody is signed in")
+        if len(local.cursor.execute(PAGE).fetchall()) != 21:
+            raise RuntimeError("there are too few packages")
+        return Response(body, media_type="application/json")
+
+    return app
+
+
+BARE, ASKING = "bare FastAPI", "bare, two statements"
+
+
 @contextmanager
-def bare(body: bytes) -> Iterator[Server]:
+def bare(body: bytes, database: Path | None = None) -> Iterator[Server]:
+    """Bare FastAPI, or with `database` the one that asks DuckDB."""
     from better_auth_server import free_port
 
     port = free_port()
     with tempfile.NamedTemporaryFile(prefix="playbook-bench-") as file:
         file.write(body)
         file.flush()
-        command = [sys.executable, "-m", "uvicorn", "--factory", "bench_ordinary:make_bare", "--port", str(port)]
+        factory = "make_bare" if database is None else "make_asking"
+        command = [sys.executable, "-m", "uvicorn", "--factory", f"bench_ordinary:{factory}", "--port", str(port)]
         command += ["--log-level", "critical", "--no-access-log"]
         url = f"http://127.0.0.1:{port}"
-        env = {**os.environ, "BENCH_BODY": file.name}
+        env = {**os.environ, "BENCH_BODY": file.name, "BENCH_DATABASE": str(database)}
         with started(command, Path(__file__).parent, env, f"{url}/packages") as process:
-            yield Server("bare FastAPI", url, process)
+            yield Server(BARE if database is None else ASKING, url, process)
 
 
 def backends_of(database: str) -> Callable[[], list[psutil.Process]]:
@@ -340,7 +375,10 @@ def servers_on(engine: str, chosen: Any, stack: ExitStack) -> list[Server]:
             for name, checkout in checkouts.items()
         ]
         body = send(found[0], "GET", "/packages", {}, None, 200)[1]
-        return [*found, stack.enter_context(bare(body))]
+        with pantry("to fill it", ROOT, f"duckdb:///{folder}/asked.duckdb"):
+            pass
+        asking = stack.enter_context(bare(body, Path(folder) / "asked.duckdb"))
+        return [*found, asking, stack.enter_context(bare(body))]
     server = stack.enter_context(postgres.server())
     found = []
     for name, checkout in checkouts.items():
@@ -378,7 +416,7 @@ def work() -> None:
                 servers = servers_on(engine, chosen, stack)
                 for name in chosen.routes:
                     route = ROUTES[name]
-                    those = [each for each in servers if each.name != "bare FastAPI" or name == "list"]
+                    those = [each for each in servers if each.name not in (BARE, ASKING) or name == "list"]
                     costs = measure(those, route, count, rounds)
                     table.add_section()
                     table.add_row(f"{engine}, {route.name}", style="bold")
@@ -392,7 +430,8 @@ def work() -> None:
     remarks = [
         f"{count} requests over {CONNECTIONS} connections in each of {rounds} rounds; medians of the rounds.",
         "PostgreSQL: of the backends that are connected at the end. One whose connection was closed is not counted.",
-        "The floor, bare FastAPI, answers the list's bytes to everybody.",
+        "The floor, bare FastAPI, answers the list's bytes to everybody. On DuckDB also when it has asked, by the",
+        "driver alone, for the session and for 21 packages in order: not who may see them, nor their versions.",
     ]
     print_all(PACKAGES, table, remarks)
 

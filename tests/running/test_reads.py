@@ -11,7 +11,7 @@ from tables import make_tables
 
 from playbook.foundations.engines import make_engine
 from playbook.kit import postgres
-from playbook.pantry.reads import InThread, OnLoop, reader_of
+from playbook.pantry.reads import InThread, OnLoop, WithPlans, reader_of
 from playbook.schema.identity import Organization
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -75,7 +75,7 @@ def test_both_ways_find_the_same(engine: sa.Engine) -> None:
 
 def test_each_engine_has_its_way(engine: sa.Engine) -> None:
     assert isinstance(reader_of(engine), OnLoop)
-    assert isinstance(reader_of(make_engine("duckdb:///:memory:reads")), InThread)
+    assert isinstance(reader_of(make_engine("duckdb:///:memory:reads")), WithPlans)
 
 
 def test_a_second_statement_is_refused(engine: sa.Engine) -> None:
