@@ -324,7 +324,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class LimitedConfig(uvicorn.Config):
-    """uvicorn's configuration with a Guard that all connections share. `options` are uvicorn's."""
+    """uvicorn's configuration with a Guard that all connections share. `options` are uvicorn's.
+
+    Its loop is uvloop where that is installed, and asyncio's elsewhere, on Windows.
+    """
 
     def __init__(self, app: Any, limits: Limits, stop: Stop, **options: Any) -> None:
         most, waiting = limits.open_files(open_files())
