@@ -147,7 +147,7 @@ def refuse_unscoped(app: FastAPI) -> None:
     known = {permit_of, own_session}
 
     def asks(call: Any) -> bool:
-        return call in known or getattr(call, "__name__", "").startswith(SIGHT)
+        return call in known or getattr(call, "__name__", "").startswith((SIGHT, PERMISSION))
 
     silent = [r.name for r in routes_of(app.routes) if current_caller in r.calls and not any(map(asks, r.calls))]
     if silent:
@@ -157,6 +157,10 @@ def refuse_unscoped(app: FastAPI) -> None:
 async def permit_of(request: Request, caller: CurrentCaller) -> Permission:
     """For work whose body, not its path, names what is acted on: `permit(session, action, target)`, or 403."""
 
+    return permission_for(request, caller)
+
+
+def permission_for(request: Request, caller: Caller) -> Permission:
     def permit(session: Any, action: str, target: Mapping[str, Any]) -> None:
         refuse_out_of_scope(caller, action)
         if not request.app.state.may(session, caller, action, target):
@@ -178,8 +182,9 @@ def permission(action: str) -> Any:
     route that reads has no permission of its own: what its caller may see is a condition of its SELECT (`policy`).
     """
 
-    async def declare(request: Request, caller: CurrentCaller, permit: Permit) -> None:
+    async def declare(request: Request, caller: CurrentCaller) -> None:
         refuse_out_of_scope(caller, action)  # before the work, since it needs no question
+        permit = permission_for(request, caller)  # and no dependency: FastAPI takes its time for each
 
         def ask(session: Any) -> None:
             permit(session, action, request.path_params)
