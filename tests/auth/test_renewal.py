@@ -332,14 +332,20 @@ def test_no_route_renews_the_cookie_of_a_dead_session_and_those_that_look_clear_
     assert cleared > 4 or kind.name in ("URL that is no text", "wrong method", "OPTIONS", "another site")
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("hunter2"), sa.exc.OperationalError("SELECT", {}, Exception("gone"))])
-def test_whatever_fails_after_the_row_has_moved(both: Both, fault: Exception) -> None:
+FAULTS: list[Callable[[], Exception]] = [  # each time a new one: a traceback grows with each raise
+    lambda: RuntimeError("hunter2"),
+    lambda: sa.exc.OperationalError("SELECT", {}, Exception("gone")),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_fails_after_the_row_has_moved(both: Both, fault: Callable[[], Exception]) -> None:
     """Every route again, with bodies that pass: once the session is prolonged, the next statement fails."""
 
     def fail(connection: Any, cursor: Any, sql: str, *rest: Any) -> None:
         if state["prolonged"]:
             state["failed"] += 1
-            raise fault
+            raise fault()
         state["seen"] |= sql.startswith("UPDATE sessions")
 
     def committed(connection: Any) -> None:
