@@ -9,7 +9,8 @@ ends the service, since the next one could not either.
 
 **Fork** and not new interpreters: a worker begins in some milliseconds and shares the imported code's memory. Nothing
 may be forked that two processes cannot both use: a connection, a thread, a generator of identifiers. So all of these
-are made after the fork, and the parent, which lives as long as the service, has none.
+are made after the fork, and the parent, which lives as long as the service, has none. (DuckDB's allocator starts a
+thread when it is imported, and knows what to do about a fork.)
 
 **What each process has** was looked at one by one (what is meant by `Share`):
 
@@ -22,8 +23,13 @@ are made after the fork, and the parent, which lives as long as the service, has
 - The queue of mails: *each its own*, 1,000 mails. Mail is sent by the process that has answered, and one that is killed
   loses only its own.
 - Connections of clients (`PANTRY_MAX_CONNECTIONS`): *each its own*, as nginx's `worker_connections`. What runs out are
-  the files of a process, and connections are not spread evenly: to divide them would close some while there is room.
+  the files of a process; to divide them would close connections of one worker while another one has room.
 - Idempotency keys, sessions, cursors: in the database, or signed by the secret that all of them have.
+- Session look-ups that are gathered into one statement: *each its own*. Fewer are gathered, so a `get-session` costs
+  more.
+
+**A worker that hangs** is not killed. gunicorn's `timeout` does that by the clock, and then also to a worker that a
+busy machine has made slow. Here the others wait for it no longer after a second, and take the connections that come.
 """
 
 import asyncio
