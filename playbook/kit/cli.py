@@ -798,7 +798,7 @@ def _serve_together(workers: int, settings: Any, listening: Any, tell: Callable[
             with _reasons(settings):
                 pantry = service.pantry(settings, stop=stop, share=share)
             edge = _edge(pantry, believed)
-            return serve_as_worker(edge, listening, stop, say, settings.max_connections, **OWN_LOG)
+            return serve_as_worker(edge, listening, stop, share, say, settings.max_connections, **OWN_LOG)
 
         return work
 

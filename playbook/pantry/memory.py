@@ -103,6 +103,25 @@ class SharedMemory:
         return sum(known != 0 for known, *_ in self.ENTRY.iter_unpack(self._table[:]))
 
 
+class Crowd:
+    """How many connections each of some forked processes has, as each of them has said in the last second."""
+
+    SAID = struct.Struct("<dd")  # when, how many
+    FRESH = 1.0  # seconds; whoever is quiet for longer is gone, or stuck
+
+    def __init__(self, processes: int) -> None:
+        self._table = mmap.mmap(-1, processes * self.SAID.size)
+
+    def say(self, number: int, connections: int) -> None:
+        self.SAID.pack_into(self._table, number * self.SAID.size, time.monotonic(), connections)
+
+    def least_of_others(self, number: int) -> float:
+        """The fewest that another process has; infinite when there is none."""
+        since = time.monotonic() - self.FRESH
+        said = enumerate(self.SAID.iter_unpack(self._table[:]))
+        return min((many for each, (at, many) in said if each != number and at > since), default=float("inf"))
+
+
 # ---------------------------------------------------------------- one of several processes
 
 
@@ -110,12 +129,13 @@ class SharedMemory:
 class Share:
     """What one process of a service does: all of it, or its part as number `number` (from 0) of `of`.
 
-    `shared` are the memories that it shares with the others, by name.
+    `shared` are the memories that it shares with the others, by name; `crowd` is what they tell each other.
     """
 
     number: int = 0
     of: int = 1
     shared: Mapping[str, Memory] = field(default_factory=dict)
+    crowd: Crowd | None = None
 
     @property
     def alone(self) -> bool:
@@ -137,4 +157,5 @@ ALONE = Share()
 def shares(count: int, sizes: Mapping[str, int]) -> list[Share]:
     """The parts of `count` processes that this one is going to fork, with memories of so many keys."""
     together = {name: SharedMemory(most) for name, most in sizes.items()}
-    return [Share(number, count, together) for number in range(count)]
+    crowd = Crowd(count)
+    return [Share(number, count, together, crowd) for number in range(count)]

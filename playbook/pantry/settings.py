@@ -116,7 +116,7 @@ class Fields(Guarded):
     max_body_bytes: int = Field(1_048_576, gt=0, examples=["1048576"])
     network_rate: float = Field(50, gt=0, examples=["50"])  # requests per second of one address, or of an IPv6 /64
     account_rate: float = Field(20, gt=0, examples=["20"])  # requests per second of one account, wherever signed in
-    max_connections: int = Field(1000, ge=16, le=60_000, examples=["1000"])  # fewer where few files may be open
+    max_connections: int = Field(1000, ge=16, le=60_000, examples=["1000"])  # of a process; fewer where few files are
     stop_seconds: float = Field(8, ge=2, le=600, examples=["8"])  # Docker kills after 10
     known_queries: Annotated[Path, AfterValidator(whole_path)] | None = Field(None, examples=["/etc/pantry/queries"])
 

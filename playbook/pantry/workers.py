@@ -9,7 +9,8 @@ ends the service, since the next one could not either.
 
 **Fork** and not new interpreters: a worker begins in some milliseconds and shares the imported code's memory. Nothing
 may be forked that two processes cannot both use: a connection, a thread, a generator of identifiers. So all of these
-are made after the fork, and the parent, which lives as long as the service, has none.
+are made after the fork, and the parent, which lives as long as the service, has none. (DuckDB's allocator starts a
+thread when it is imported, and knows what to do about a fork.)
 
 **What each process has** was looked at one by one (what is meant by `Share`):
 
@@ -22,10 +23,16 @@ are made after the fork, and the parent, which lives as long as the service, has
 - The queue of mails: *each its own*, 1,000 mails. Mail is sent by the process that has answered, and one that is killed
   loses only its own.
 - Connections of clients (`PANTRY_MAX_CONNECTIONS`): *each its own*, as nginx's `worker_connections`. What runs out are
-  the files of a process, and connections are not spread evenly: to divide them would close some while there is room.
+  the files of a process; to divide them would close connections of one worker while another one has room.
 - Idempotency keys, sessions, cursors: in the database, or signed by the secret that all of them have.
+- Session look-ups that are gathered into one statement: *each its own*. Fewer are gathered, so a `get-session` costs
+  more.
+
+**A worker that hangs** is not killed. gunicorn's `timeout` does that by the clock, and then also to a worker that a
+busy machine has made slow. Here the others wait for it no longer after a second, and take the connections that come.
 """
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -80,26 +87,98 @@ READY = ""  # what a worker says when it serves; any other text is why it cannot
 
 
 class WorkerServer(LimitedServer):
-    """The server of one worker: takes one connection at a time, and says when it serves."""
+    """The server of one worker: shares the connections evenly with the others, and says when it serves.
 
-    def __init__(self, config: LimitedConfig, say: Say) -> None:
+    Whoever wakes up first would take all connections that wait, and keep them: 32 of 32, measured, and then one worker
+    works and the others sleep. (asyncio accepts as many as there are; the kernel wakes all.) A socket for each worker,
+    SO_REUSEPORT, would spread them by chance, and those that wait for a worker that dies would wait for its successor.
+    So a worker that has some more than another one steps back for a moment, as nginx's workers do, and takes the
+    connection when nobody else has.
+    """
+
+    AHEAD, MOMENT = 2, 0.002  # connections more than another worker; seconds
+
+    def __init__(self, config: LimitedConfig, share: Share, say: Say) -> None:
         super().__init__(config)
-        self.say = say
+        assert share.crowd is not None
+        self.number, self.crowd, self.say = share.number, share.crowd, say
+        self.arriving = set[asyncio.Task[Any]]()
+        self.listening: list[socket.socket] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """asyncio accepts as many connections at once as may wait. The first that wakes up would take all of them,
-        and keep them: with `backlog` 1 it takes one, and the others get theirs."""
-        waiting, self.config.backlog = self.config.backlog, 1
-        await super().startup(sockets=sockets)
+        await super().startup(sockets=[])
         for each in sockets or ():
-            each.listen(waiting)
-        if self.started:
-            self.say(READY)
+            each.setblocking(False)
+            each.listen(self.config.backlog)
+            self.listening.append(each)
+            self.resume(each)
+        self.tell()
+        self.say(READY)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for each in self.listening:
+            asyncio.get_running_loop().remove_reader(each)
+        self.listening.clear()
+        await super().shutdown(sockets=sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        self.tell()
+        return await super().on_tick(counter)
+
+    def tell(self) -> int:
+        """Tell the others how many connections there are here."""
+        many = len(self.server_state.connections) + len(self.arriving)
+        self.crowd.say(self.number, many)
+        return many
+
+    def accept(self, listening: socket.socket, patient: bool = False) -> None:
+        """A connection waits: take it, or, when there are more here than elsewhere, leave it to another worker."""
+        if not patient and self.tell() > self.crowd.least_of_others(self.number) + self.AHEAD:
+            return self.step_back(listening, self.MOMENT)
+        try:
+            connection, _ = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return None  # another worker has it
+        except OSError as error:
+            context = {"message": "a connection cannot be accepted", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)  # Guard makes room
+            return self.step_back(listening, 1)
+        connection.setblocking(False)
+        arriving = asyncio.ensure_future(
+            asyncio.get_running_loop().connect_accepted_socket(self.protocol, sock=connection)
+        )
+        self.arriving.add(arriving)
+        arriving.add_done_callback(self.arrived)
+
+    def arrived(self, task: "asyncio.Task[Any]") -> None:
+        self.arriving.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:  # the client has gone already
+            log.info("a connection was gone before it was served: %s", type(error).__name__)
+
+    def step_back(self, listening: socket.socket, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+        loop.call_later(seconds, self.resume, listening, True)
+
+    def resume(self, listening: socket.socket, patient: bool = False) -> None:
+        if listening in self.listening:
+            asyncio.get_running_loop().add_reader(listening, self.accept, listening)
+            if patient:
+                self.accept(listening, patient)
+
+    def protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes it."""
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
 
-def serve(app: Any, listening: socket.socket, stop: Stop, say: Say, connections: int, **options: Any) -> int:
+def serve(
+    app: Any, listening: socket.socket, stop: Stop, share: Share, say: Say, connections: int, **options: Any
+) -> int:
     """Serve `app` until a signal ends it; the exit code when it ends otherwise. `options` are uvicorn's."""
-    server = WorkerServer(LimitedConfig(app, Limits(connections=connections), stop, **options), say)
+    server = WorkerServer(LimitedConfig(app, Limits(connections=connections), stop, **options), share, say)
     server.run(sockets=[listening])
     return 0 if server.started else FAILED
 
@@ -324,7 +403,7 @@ class Supervisor:
         connection.wait(what, seconds)
         with contextlib.suppress(BlockingIOError):
             while self._wake.recv(4096):
-                self.tell(signal.SIGKILL)
+                pass
 
     def tell(self, number: int) -> None:
         for child in self.children:

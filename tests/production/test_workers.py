@@ -38,8 +38,9 @@ from playbook.kit.running import environment
 from playbook.pantry import workers
 from playbook.pantry.app import MEMORIES, engine_for, pantry
 from playbook.pantry.limits import Counts, Rate
-from playbook.pantry.memory import ALONE, SharedMemory, shares
+from playbook.pantry.memory import ALONE, Crowd, Share, SharedMemory, shares
 from playbook.pantry.reads import CONNECTIONS as READS
+from playbook.pantry.server import LimitedConfig, Limits
 from playbook.pantry.settings import Settings
 from playbook.pantry.stop import Stop
 from playbook.pantry.writes import CONNECTIONS as WRITES
@@ -129,11 +130,15 @@ class Service:
 WRONG = json.dumps({"email": "nobody@example.com", "password": "not the right one"}).encode()
 
 
-def finish(connection: socket.socket) -> bytes:
-    """Send the body; the first line of the answer."""
+def finish(connection: socket.socket) -> int:
+    """Send the body; the status of the answer."""
     with connection:
-        connection.sendall(WRONG)
-        return connection.makefile("rb").readline()
+        with contextlib.suppress(OSError):
+            connection.sendall(WRONG)
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+ANSWERED = {401, 408}  # 408: on a machine so busy that the body came after 20 seconds
 
 
 def new_address() -> str:
@@ -249,7 +254,7 @@ def test_a_stop_of_the_whole_group_answers_what_is_under_way(service: Service) -
     under_way = [service.begin(worker) for worker in workers]
     os.killpg(service.process.pid, signal.SIGTERM)
     service.wait_for("Shutting down", times=WORKERS)
-    assert [finish(each) for each in under_way] == [b"HTTP/1.1 401 Unauthorized\r\n"] * WORKERS
+    assert {finish(each) for each in under_way} <= ANSWERED
     assert service.end() == 128 + signal.SIGTERM, service.logged
     assert_nobody_is_left(service, workers)
     assert service.logged.count("Application shutdown complete") == WORKERS
@@ -267,7 +272,7 @@ def test_no_worker_outlives_its_parent(url: str, tmp_path: Path) -> None:
         service.process.kill()
         service.wait_for("the process that started this one is gone", WORKERS, orphaned=True)
         service.wait_for("Shutting down", WORKERS, orphaned=True)
-        assert [finish(each) for each in under_way] == [b"HTTP/1.1 401 Unauthorized\r\n"] * WORKERS
+        assert {finish(each) for each in under_way} <= ANSWERED
         assert_nobody_is_left(service, workers)
 
 
@@ -353,6 +358,7 @@ def supervised(
                 sys.stdout = sys.stderr = open(1, "w", 1, "utf-8", closefd=False)  # noqa: SIM115
                 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # as `playbook` has it
                 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+                workers.log.handlers, workers.log.propagate = [], True  # whatever this process has made of it
                 workers.FIRST_PAUSE = workers.LONGEST_PAUSE = 0.01
                 code = supervise()
         finally:
@@ -520,6 +526,57 @@ def test_who_keeps_coming_is_not_forgotten_and_no_stranger_finds_their_place() -
             assert kept == [1, 2]
     assert len(memory) == 80
     assert SharedMemory(80)._secret != memory._secret
+
+
+def test_who_has_more_connections_leaves_the_next_to_another() -> None:
+    """Three more than another worker: it steps back, and takes what nobody else has taken meanwhile."""
+
+    class Others:
+        least = 0.0
+
+        def say(self, number: int, connections: int) -> None:
+            pass
+
+        def least_of_others(self, number: int) -> float:
+            return self.least
+
+    async def accept(others: float, mine: int, patient: bool) -> tuple[int, list[float]]:
+        crowd = Others()
+        crowd.least = others
+        config = LimitedConfig(None, Limits(), Stop(1))
+        server = workers.WorkerServer(config, Share(0, 2, {}, crowd), lambda word: None)  # type: ignore[arg-type]
+        server.server_state.connections = set(range(mine))  # type: ignore[arg-type]
+        backs: list[float] = []
+        server.step_back = lambda listening, seconds: backs.append(seconds)  # type: ignore[method-assign]
+        server.protocol = asyncio.Protocol  # type: ignore[method-assign]
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.setblocking(False)
+            clients = [socket.create_connection(listening.getsockname()) for _ in range(2)]
+            server.accept(listening, patient)
+            taken = [each.result()[0] for each in (await asyncio.wait(server.arriving))[0]] if server.arriving else []
+            for each in [*taken, *clients]:
+                each.close()
+        return len(taken), backs
+
+    back = [workers.WorkerServer.MOMENT]
+    assert asyncio.run(accept(others=0, mine=2, patient=False)) == (1, [])
+    assert asyncio.run(accept(others=0, mine=3, patient=False)) == (0, back)
+    assert asyncio.run(accept(others=0, mine=3, patient=True)) == (1, [])
+    assert asyncio.run(accept(others=float("inf"), mine=3, patient=False)) == (1, []), "there is nobody else"
+
+
+def test_who_is_quiet_is_no_reason_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("playbook.pantry.memory.time.monotonic", lambda: now[0])
+    crowd = Crowd(3)
+    assert crowd.least_of_others(0) == float("inf"), "nobody has said anything"
+    for number, connections in enumerate((1, 5, 3)):
+        crowd.say(number, connections)
+    assert [crowd.least_of_others(number) for number in range(3)] == [3, 1, 1]
+    now[0] += 0.9
+    crowd.say(1, 5)
+    now[0] += 0.2
+    assert crowd.least_of_others(2) == 5
 
 
 def test_what_is_divided_and_what_is_done_once(url: str) -> None:
