@@ -732,7 +732,7 @@ def serve(
         ready.reach(settings.database_url)
 
         from playbook.pantry import access_log, proxies
-        from playbook.pantry.server import server_for
+        from playbook.pantry.server import collect_seldom, server_for
 
         access_log.configure()
         service = importlib.import_module("playbook.pantry.app")
@@ -757,6 +757,7 @@ def serve(
         about = ", without a description" if production else ", its description at /docs"
         typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}{about}; Ctrl-C stops it")
         sys.stdout.flush()
+        collect_seldom()
         server.run(sockets=[listening])
     finally:
         listening.close()
