@@ -105,9 +105,10 @@ VisibleOrganizations = Annotated[Clause, sight("organizations:read")]
 
 
 @lru_cache(KEPT)
-def question(user_id: UUID, action: str, reading: str) -> sa.Select[Any]:
+def question(user_id: UUID, action: str, reading: str) -> sa.Select[bool, bool]:
     """What the recipe's `decide` asks of one thing: the parameter `thing` is its name."""
-    relations, named = relations_of(user_id, reading), sa.bindparam("thing")
+    relations = relations_of(user_id, reading)
+    named: Any = sa.bindparam("thing")
     which = Package.normalized_name == named if reading == "packages:read" else Organization.slug == named
     seen, may = (permitted(PERMITS, each, relations) for each in (reading, action))
     return sa.select(seen.label("seen"), may.label("may")).where(which)
