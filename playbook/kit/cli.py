@@ -756,7 +756,7 @@ def _serve_alone(settings: Any, listening: Any, tell: Callable[[], None]) -> int
     ready.reach(settings.database_url)
 
     from playbook.pantry import access_log
-    from playbook.pantry.server import server_for
+    from playbook.pantry.server import collect_seldom, server_for
 
     access_log.configure()
     service = importlib.import_module("playbook.pantry.app")
@@ -766,6 +766,7 @@ def _serve_alone(settings: Any, listening: Any, tell: Callable[[], None]) -> int
         pantry = service.pantry(settings, data_path("packages.csv"), stop=stop, step=fill.step)
     server = server_for(_edge(pantry, believed), stop, settings.max_connections, **OWN_LOG)
     tell()
+    collect_seldom()
     server.run(sockets=[listening])
     return 0 if server.started else FAILED
 

@@ -7,7 +7,7 @@ Map
 
 `app`                 assembles the parts, starts and stops them: begin here
 `settings`            what can be told to it, each variable checked at the start
-`server`, `target`, `limits`, `proxies`, `access_log`, `stop`
+`server`, `request_reader`, `target`, `limits`, `proxies`, `access_log`, `stop`
                       what stands between the socket and the application
 `workers`, `memory`   several processes behind one socket, and what they count together
 `http`                one transaction, a caller or none, a request id: what every route has
@@ -52,9 +52,9 @@ One request, from the socket to the row and back
 
 Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and the cookie of her session.
 
-1.  `server` has accepted the connection (of several `workers` one that has no more than the others) and read the head.
-    `proxies` believes `X-Forwarded-For` from the networks that the operator has named, and `access_log` starts its
-    line.
+1.  `server` has accepted the connection (of several `workers` one that has no more than the others), and
+    `request_reader` has read the head and knows where the request ends. `proxies` believes `X-Forwarded-For` from the
+    networks that the operator has named, and `access_log` starts its line.
 2.  `headers.SecurityHeaders` will complete the answer. `target.RequestTarget` has made the target a path.
     `limits.RequestLimits` refuses a head that is too large, and a network that asks too often: 431, 429.
 3.  `SessionLookup` answers `GET /api/auth/get-session` by itself; this request it hands on. `Handover` looks at the

@@ -157,13 +157,13 @@ def refuse_unscoped(app: FastAPI) -> None:
 async def permit_of(request: Request, caller: CurrentCaller) -> Permission:
     """For work whose body, not its path, names what is acted on: `permit(session, action, target)`, or 403."""
 
-    return permission_for(request, caller)
+    return permission_for(request.app.state.may, caller)
 
 
-def permission_for(request: Request, caller: Caller) -> Permission:
+def permission_for(may: May, caller: Caller) -> Permission:
     def permit(session: Any, action: str, target: Mapping[str, Any]) -> None:
         refuse_out_of_scope(caller, action)
-        if not request.app.state.may(session, caller, action, target):
+        if not may(session, caller, action, target):
             raise HTTPException(403, f"{caller.name} may not do this: {action}")
 
     return permit
@@ -184,10 +184,11 @@ def permission(action: str) -> Any:
 
     async def declare(request: Request, caller: CurrentCaller) -> None:
         refuse_out_of_scope(caller, action)  # before the work, since it needs no question
-        permit = permission_for(request, caller)  # and no dependency: FastAPI takes its time for each
+        permit = permission_for(request.app.state.may, caller)  # no dependency: FastAPI takes its time for each
+        target = request.path_params  # and not the request: a scope that leads to itself is left to the collector
 
         def ask(session: Any) -> None:
-            permit(session, action, request.path_params)
+            permit(session, action, target)
 
         request.scope.setdefault("permissions", []).append(ask)
 

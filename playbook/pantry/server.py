@@ -10,6 +10,7 @@ out another.
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -384,3 +385,14 @@ class LimitedServer(uvicorn.Server):
 def server_for(app: Any, stop: Stop, connections: int = Limits.connections, **options: Any) -> LimitedServer:
     """The server of `playbook serve`: `app` behind the limits above. `options` are uvicorn's."""
     return LimitedServer(LimitedConfig(app, Limits(connections=connections), stop, **options))
+
+
+def collect_seldom() -> None:
+    """For a process that has started: what there is by now stays, so Python's collector needs not look at it again.
+
+    A request leaves nothing behind for it. But a list makes so many objects that it would look after every tenth, and
+    each look at all objects of the service takes a tenth of a second, in which nobody is answered.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000, 20, 100)

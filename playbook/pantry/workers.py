@@ -52,7 +52,7 @@ from typing import Any
 
 from playbook.auth import password_hashing
 from playbook.pantry.memory import Share
-from playbook.pantry.server import LimitedConfig, LimitedServer, Limits
+from playbook.pantry.server import LimitedConfig, LimitedServer, Limits, collect_seldom
 from playbook.pantry.stop import RESERVE, Stop
 
 HURRIED = 5.0  # seconds after a second Ctrl-C; each worker ends itself much sooner
@@ -179,6 +179,7 @@ def serve(
 ) -> int:
     """Serve `app` until a signal ends it; the exit code when it ends otherwise. `options` are uvicorn's."""
     server = WorkerServer(LimitedConfig(app, Limits(connections=connections), stop, **options), share, say)
+    collect_seldom()
     server.run(sockets=[listening])
     return 0 if server.started else FAILED
 

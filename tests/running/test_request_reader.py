@@ -189,6 +189,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.proves("ASVS 4.2.1")
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_two_readers_could_read_differently_is_refused(kind: str) -> None:
     found, status = read([REFUSED[kind]])
@@ -236,6 +237,7 @@ REQUESTS = st.builds(lambda start, fields, body: b"".join([start, *fields, b"\r\
 EDITS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), st.sampled_from([b"", *PARTS])), max_size=3)
 
 
+@pytest.mark.proves("ASVS 4.2.1")
 @given(st.lists(REQUESTS, min_size=1, max_size=3), EDITS, st.lists(st.integers(0, 400), max_size=4))
 @example([CHUNKS + b"5\r\nabcde\r\n0\r\n", LAST], [], [])
 def test_whatever_comes_is_read_as_another_reader_reads_it(
