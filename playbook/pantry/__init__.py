@@ -22,6 +22,7 @@ Map
 `package_roles`       how a role on one package begins, and ends with the membership
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
+`first_page`          the page of packages that most ask for, on DuckDB by look-ups
 `graph`, `graph_schema`, `schema.graphql`
                       the same things for clients that choose their fields: POST /graphql, its types, and these as text
 `known_queries`       the only queries that it answers, where the operator names them
