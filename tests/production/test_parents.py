@@ -455,6 +455,7 @@ NEW = "its parent is written in the same transaction"
 WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
     ("playbook.pantry.organizations", "members"): organizations_of_who_leaves,
     ("playbook.pantry.packages", "packages"): packages_of_what_is_deleted,
+    ("playbook.pantry.first_page", "packages"): "it only reads: a table is taken by its name",
     ("playbook.pantry.auth.sessions", "sessions"): sign_ins_of_who_leaves,
     ("playbook.pantry.auth.sign_up", "verifications"): links_of_who_leaves,
     ("playbook.pantry.auth.sign_up", "accounts"): NEW,
