@@ -68,7 +68,7 @@ The shop accepts the codes of three steps, because clocks differ and people type
 1. She sends no code.
 2. She looks over Ada's shoulder, and sends the code that Ada has just sent.
 3. Fifty of her programs send one such code at once.
-4. She sends 200 guesses. How many does the shop compare?
+4. She sends 200 guesses from 200 networks. How many does the shop compare?
 5. She also reads Ada's mail, and resets the password.
 
 Predict: what does Mallory hear each time?
@@ -103,7 +103,7 @@ What the shop promises Ada:
 | Mallory | hears |
 |---|---|
 | sends a used code, or fifty at once | wrong code; one of the fifty gets in at most |
-| guesses | five times, then "too many" |
+| guesses from everywhere | 20 times, then "too many" |
 | resets the password by mail | sign in, with a code |
 | has a stolen session, and switches it off | a code first |
 | reads a copy of the table | nothing that makes a code |
@@ -170,7 +170,7 @@ for at in (-1, 0, 29, 30):
 
 # %% [markdown]
 """
-A code that Ada sends a second late is wrong, and she types the next one.
+A code that Ada sends a second late is wrong; she types the next one.
 `LIFETIME = 40` gives her ten seconds more.
 
 ### The secret
@@ -378,8 +378,8 @@ with engine.begin() as db:
 """
 ## See it work
 
-The same attacks on a shop with the recipe. The folded cell defines `sign_in`: it counts
-the guess with [throttling](throttling.ipynb), and calls `use_code` in a
+The same attacks on the recipe. The folded cell defines `sign_in`: it counts
+the account's guesses with [throttling](throttling.ipynb), and calls `use_code` in a
 [transaction](../foundations/transactions.ipynb), which repeats it after a
 [conflict](../glossary.md#conflict). Its `reset` stores the password and signs nobody
 in.
@@ -389,13 +389,13 @@ in.
 from playbook.auth.throttling import Allowance, spend
 from playbook.foundations.transactions import transaction
 
-five = Allowance(burst=5, every=timedelta(minutes=1))
+GUESSES = Allowance(burst=20, every=timedelta(hours=1))
 
 
 def sign_in(shop, password, code):
     if password != shop.password:
         return "wrong password"
-    if spend(shop.engine, five, ("second factor", "ada", shop.network), shop.now):
+    if spend(shop.engine, GUESSES, ("second factor", "ada"), shop.now):
         return "too many"
     given = ("ada", code, shop.now, shop.keys)
     used = transaction(shop.engine, lambda db: use_code(db, *given))
@@ -433,7 +433,7 @@ looks at `last_step` again.
 # %%
 assert heard["Ada's code, at once"] == "1 of 50 signed in", "a code works twice"
 assert heard["her mailbox"] == "wrong code", "a mail goes around it"
-assert heard["guesses"] == "5 compared", "guesses are not counted"
+assert heard["guesses"] == "20 compared", "guesses are not counted"
 with engine.begin() as db:
     assert not use_recovery_code(db, "mallory", codes[1]), "Mallory uses Ada's code"
 assert matching_step(example, code, half) is None, "a code lives too long"
@@ -550,8 +550,8 @@ def may_switch_off(session: Login, now: datetime) -> bool:
 ```
 
 The first function returns the token of a session, or of the next step.
-Mallory has many networks, so `GUESSES` are the account's. With one per hour she needs
-114 years on average.
+`GUESSES` are the account's, whatever the network. With one per hour Mallory needs 114
+years on average.
 
 The last function is **step-up**: a stolen session gave its code long ago. Ask for a new
 code before a change of password or address, before new recovery codes, and before
