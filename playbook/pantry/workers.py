@@ -168,7 +168,7 @@ class WorkerServer(LimitedServer):
 
     def protocol(self) -> asyncio.Protocol:
         """As uvicorn makes it."""
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg, assignment]
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return made
