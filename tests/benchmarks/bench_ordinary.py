@@ -30,7 +30,7 @@ from measure import ROOT, Failed, at_least_one, main, new_table, parser, print_a
 
 sys.path.insert(0, str(ROOT / "tests" / "contract"))
 
-PACKAGES = ["uvicorn", "fastapi", "starlette", "pydantic", "sqlalchemy", "psycopg", "duckdb"]
+PACKAGES = ["uvicorn", "httptools", "fastapi", "starlette", "pydantic", "sqlalchemy", "psycopg", "duckdb"]
 CONNECTIONS = 16
 START_SECONDS = 120
 PERSON = {"name": "Alice", "email": "alice@example.com", "password": "violet anchor rides a slow train"}
