@@ -169,7 +169,8 @@ def make_asking() -> Any:
     from fastapi import FastAPI, Response
 
     app, body = FastAPI(), Path(os.environ["BENCH_BODY"]).read_bytes()
-    connection, local = duckdb.connect(os.environ["BENCH_DATABASE"], config={"threads": 1}), threading.local()
+    local = threading.local()
+    connection = duckdb.connect(os.environ["BENCH_DATABASE"], read_only=True, config={"threads": 1})
     ((token,),) = connection.execute("SELECT token_hash FROM sessions").fetchall()
 
     @app.get("/packages")
