@@ -8,11 +8,20 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+import argon2
+import before_sign_in
 import debian_servers
 import pytest
+from prepared import Remembered
 
+from playbook.auth import password_hashing
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
 from playbook.kit import postgres
+from playbook.pantry import app as pantry_app
+from playbook.pantry.connections import do_without_pandas
+
+pantry_app.prepare = before_sign_in.prepare = Remembered(pantry_app.prepare)
+do_without_pandas()  # as Pantry does at its start: DuckDB looks for it at each statement with values
 
 _numbers = itertools.count(1)
 BROWSERS = (
@@ -32,6 +41,23 @@ def url(request: pytest.FixtureRequest) -> str:
     if request.param == "duckdb":
         return f"duckdb:///:memory:test_{next(_numbers)}"
     return request.getfixturevalue("postgres_url")
+
+
+FULL_PRICE = ("test_passwords.py", "test_password_hashing.py")  # they are about what a hash costs
+
+
+@pytest.fixture(autouse=True)
+def cheap_hashes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed and compared by the same code, for a tenth of a millisecond and not for twenty.
+
+    All of the recipe's numbers change together: what is stored is not too weak for it.
+    """
+    if request.path.name in FULL_PRICE:
+        return
+    monkeypatch.setattr(password_hashing, "MEMORY", 64)  # KiB
+    monkeypatch.setattr(password_hashing, "PASSES", 1)
+    monkeypatch.setattr(password_hashing, "ARGON2", argon2.PasswordHasher(1, 64, 1))
+    monkeypatch.setattr(password_hashing, "NOBODY", f"$argon2id$v=19$m=64,t=1,p=1${'A' * 22}${'A' * 43}")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ interpreter, `preexec_fn`, systems without pidfd), such a one is what is made.
 import atexit
 import contextlib
 import gc
+import importlib.util
 import json
 import os
 import runpy
@@ -169,10 +170,10 @@ def Popen(command: list[Any], libraries: tuple[str, ...] = (), **options: Any) -
 
 
 def run(command: list[Any], timeout: float, cwd: Path | None = None, env: dict[str, str] | None = None,
-        **options: Any) -> "subprocess.CompletedProcess[Any]":  # fmt: skip
+        libraries: tuple[str, ...] = (), **options: Any) -> "subprocess.CompletedProcess[Any]":  # fmt: skip
     """`subprocess.run(command, capture_output=True, ...)`, forked where that is the same. Raises TimeoutExpired."""
     pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with Popen(command, cwd=cwd, env=env, **pipes, **options) as process:
+    with Popen(command, libraries, cwd=cwd, env=env, **pipes, **options) as process:
         try:
             out, err = process.communicate(timeout=timeout)
         except BaseException:
@@ -245,6 +246,8 @@ def serve(number: int, libraries: list[str]) -> None:
     runpy.run_path(str(Path(__file__).parents[1] / "playbook" / "kit" / "quick.py"))  # before nbformat
     for name in (*LIBRARIES, *libraries):
         __import__(name)
+    if importlib.util.find_spec("pandas") is None:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # DuckDB looks for it at each statement with values
     assert threading.active_count() == 1, "a library has started a thread: a fork would lose it"
     gc.collect()
     gc.freeze()  # or each fork's collector would go over all of it, and copy its memory by that

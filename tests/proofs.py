@@ -25,7 +25,6 @@ REQUIRED = (
 )
 ELSEWHERE = {
     "ASVS 6.2.6": "a password field is `type=password`: the front end's; this service sends no form",
-    "ASVS 6.5.5": "a code counts in its step and in the next (RFC 6238, 5.2): up to 60 s, where 30 s are asked for",
     "ASVS 6.2.7": "pasting and password managers: the front end's; this service sends no form",
 }
 

@@ -30,8 +30,8 @@ makes such a document from the code, `shop.openapi()`.
 
 A shop has one route. The folded cell imports `FastAPI`, `HTTPException`,
 `JSONResponse`, `BaseModel` and `serving`. It defines `ROWS`, the orders 1, 2 and 3:
-order 2 has no note (None), and order 3 has one member more, `gift`. `front_end(client,
-number)` trusts the document: it calls `upper()` of the note, and shows
+order 2 has no note (None), and order 3 has one more member, `gift`. `front_end(client,
+number)` trusts the document: it calls `upper()` on the note, and shows
 `detail[0]["msg"]` of an error. `taken` is for later.
 """
 
@@ -107,9 +107,8 @@ with serving(shop) as client:
 # %% [markdown]
 """
 FastAPI checks what a function returns, but it does not look into a `Response`. It does
-not see which exceptions a function raises. So a document made from the code can be
-wrong: a `note` is null where it says string. And the 404 has a text as `detail`; the
-document knows no 404 at all. No test of the shop fails.
+not see a function's exceptions. So a document made from the code can be wrong: a `note`
+is null where it says string. And the document knows no 404, whose `detail` is a text.
 
 ## The decision
 
@@ -146,7 +145,7 @@ for row in ROWS.values():
 # %% [markdown]
 """
 Null was found, and `gift` was not: an object may have more members than its schema
-names. Often such a member is one that was renamed.
+names. Such a member is often an old one under a new name.
 
 With `additionalProperties` false, a schema allows no other members. `closed` adds that
 to each object:
@@ -179,8 +178,7 @@ for error in Draft202012Validator(closed(schema)).iter_errors(ROWS[3]):
 ### From a request to its operation
 
 An **operation** is one method of one path. A path of the document may be a template:
-`/orders/{number}` stands for `/orders/1`. A path without parameters comes first, as the
-standard says.
+`/orders/{number}` stands for `/orders/1`. A path without parameters comes first.
 """
 
 # %% tags=["export"]
@@ -243,8 +241,9 @@ for status in (200, 404):
 
 # %% [markdown]
 """
-`faults` compares a body with the schema of its media type. A schema looks for what it
-refers to in itself, so `components` go along with it.
+`faults` compares a body with the schema of its media type. `jsonschema` looks up a
+`$ref` in the schema itself, so `components` are put into it. In a fault, `$` is the
+whole body.
 """
 
 # %% tags=["export"]
@@ -272,8 +271,8 @@ print(faults(document, as_json["schema"], b'{"number": "2", "note": null}'))
 """
 ### All together
 
-`undocumented` takes one request with its answer. `taken(kept)` makes them of the first
-story:
+`undocumented` will take one `Exchange`. `taken(kept)` makes them from the five requests
+above, the first story:
 """
 
 # %% tags=["export"]
@@ -317,7 +316,7 @@ def undocumented(document: Json, exchange: Exchange) -> list[str]:
     answer = find_answer(document, operation, status)
     if answer is None:
         return [f"{method} {path}: status {status}"]
-    said = answer.get("content") or {"": {}}
+    said = answer.get("content") or {"": {}}  # "": without a body
     if media_type not in said:
         return [f"{method} {path}: {status} with {media_type or 'no body'}"]
     schema = said.get(media_type, {}).get("schema", {})
@@ -331,8 +330,8 @@ print(undocumented(document, first_story[0]))
 
 # %% [markdown]
 """
-The first story again: 1, 2, 3, 9 and `x`. Predict: about which of them does the
-document say something else than the server?
+The first story again. Predict: about which of them does the document say something else
+than the server?
 """
 
 # %% tags=["predict"]
@@ -383,9 +382,9 @@ A check of answers proves what was asked, and no more. Two programs add to it:
 
 - **Schemathesis** makes requests from the document, good and bad ones, and compares the
   answers. Pantry's tests run it on every route.
-- **Spectral** reads the document alone. Its OWASP rules found that Pantry's said
-  nothing of [429](../glossary.md#too-many-requests), or of the size of some inputs.
-  What is not mended has a written reason, a **waiver**.
+- **Spectral** reads the document alone. Its OWASP rules for security found that
+  Pantry's said nothing of [429](../glossary.md#too-many-requests), or of the size of
+  some inputs. What is not mended has a written reason, a **waiver**.
 
 ### The front end
 
@@ -430,10 +429,11 @@ export async function note(number: number): Promise<string> {
 ### Next.js
 
 In Next.js a **route handler** runs on the server, between browser and API. It takes and
-returns the web's own `Request` and `Response`, so the test runs it in Node without
-Next. It needs four things: the caller's session cookie goes along, new cookies come
-back, nothing is cached for somebody else, and the API's address comes from the
-environment. From `tests/contract/openapi_client/next.ts`:
+returns the web's `Request` and `Response`, so the test runs it without Next. It needs
+four things: the caller's session cookie goes along, new cookies come back, nothing is
+cached for somebody else, and the API's address comes from the environment. A part of
+`tests/contract/openapi_client/next.ts`, where `sessionOf` picks the session's cookies,
+and `handedOn` copies status and new cookies:
 
 ```ts
 export function pantry(request: Request) {
@@ -562,8 +562,8 @@ Traps:
 - **422** of an older FastAPI has an `input` that its document lacks.
 - **`allOf`** with two objects that have members: a closed part refuses those of the
   other. Write one object, or say `additionalProperties` yourself.
-- **Formats** such as `date-time` are not checked. Pass a `format_checker` if you need
-  it.
+- **Formats** such as `date-time` are not checked. Pass a `format_checker` to the
+  validator.
 - **Messages quote the body.** Keep them out of logs.
 
 Hand it over:

@@ -44,12 +44,12 @@ value, the **resolver**. The next cell defines the type `Package` with
 and its releases are in other tables, so their resolvers ask the `context`. This is an
 object that the service makes for each query, and that all resolvers get.
 
-The folded cell imports `strawberry`, `FastAPI`, `Body`, `show`, `table` and `finished`,
-which runs a coroutine. It defines the types `Organization` and `Release`, and `engine`
-with 200 packages. `reads` has a method for each statement. `Naive` is a context whose
-`load` sends a statement at once. `cost_of(app, engine, use)` serves `app`, calls
-`use(client)`, and counts requests, bytes and statements; `ask(query)` is such a `use`.
-`rest` and `by_resource` are for later.
+The folded cell imports `strawberry`, `show`, `table` and `finished`, which runs a
+coroutine. It defines the types `Organization` and `Release`, and `engine` with 200
+packages. `reads` has a method for each statement, and returns rows. `Naive` is a
+context: each `load` of it sends a statement at once. `cost_of(app, engine, use)` serves
+`app`, calls `use(client)`, and counts requests, bytes and statements; `ask(query)` is
+such a `use`. `rest` and `by_resource` are for later.
 """
 
 # %% tags=["stage"]
@@ -113,7 +113,7 @@ class Naive:
 @strawberry.type
 class Package:
     name: str
-    owner: strawberry.Private[str]  # not a field of the schema
+    owner: strawberry.Private[str]  # its organization; not a field of the schema
 
     @strawberry.field
     async def organization(self, info: strawberry.Info) -> Organization:
@@ -128,7 +128,7 @@ class Package:
 class Query:
     @strawberry.field
     async def packages(self, first: int = 20) -> list[Package]:
-        return reads.first_packages(first)
+        return reads.first_packages(first)  # rows: Strawberry reads row.name
 
 
 schema = strawberry.Schema(Query)
@@ -141,15 +141,16 @@ The folded cell defines `serve(context)`, the usual way to serve `schema`, and
 how many do 40 packages?
 """
 
-
 # %% tags=["stage"]
+from strawberry.http import process_result
+
+
 def serve(context):
     app = FastAPI()
 
     @app.post("/graphql")
     async def graphql(query: str = Body(embed=True)):
-        result = await schema.execute(query, context_value=context())
-        return {"data": result.data, "errors": result.errors or []}
+        return process_result(await schema.execute(query, context_value=context()))
 
     return app
 
@@ -187,9 +188,9 @@ help, because the client decides which relations are needed.
 | programs of strangers, downloads, caches between | REST |
 | writes | REST: each has a status, and can be repeated safely |
 
-We choose **both**: REST for all writes, and **GraphQL for reads** beside
-it, over the same functions that decide what a caller may see. Choose REST alone when
-one team makes the service and its only front end.
+We choose **both**: REST for all writes, and **GraphQL for reads** beside it, over the
+same functions that decide what a caller may see. Choose REST alone when one team makes
+the service and its only front end.
 
 ## Build it
 
@@ -238,9 +239,9 @@ print(finished(lengths([5, 3, 9, 4])))
 """
 A loader also remembers what it has read, so each request needs its own: another caller
 may see other rows. `first` is no part of the key, so there is a loader for each
-`first`. `twice` is a query that asks for the same list under two names of its own, `a`
-and `b`. These are called **aliases**. With these loaders, how many statements do
-`screen` and `twice` cause?
+`first`, and `lru_cache` keeps it. `twice` is a query that asks for the same list under
+two names of its own, the **aliases** `a` and `b`. With these loaders, how many
+statements do `screen` and `twice` cause?
 """
 
 # %%
@@ -359,8 +360,8 @@ it belongs to every GraphQL service.
 The same screen by REST: `rest(reads)` has `/packages`, `/organizations/{name}` and
 `/packages/{name}/releases`, and a route `/start-screen` for this screen alone.
 `by_resource` is the front end that puts the screen together from these
-[resources](../glossary.md#resource), and asks for each organization once. Which of the
-three receives the most bytes?
+[resources](../glossary.md#resource), and asks for each organization once. Which
+receives the fewest bytes: `by_resource`, the route for the screen, or GraphQL?
 """
 
 # %% tags=["predict"]
@@ -371,8 +372,8 @@ counted(resources=resources, own_route=own, graphql=loaded)
 # %% [markdown]
 """
 Each request waits for a network. Resources also bring fields that the screen does not
-show. The route that was written for the screen is as good as GraphQL, until the
-next screen.
+show. The route that was written for the screen is as good as GraphQL, until the next
+screen.
 
 ## Check it
 """
@@ -402,9 +403,9 @@ print("one request, three statements, and the same rows as by REST")
 
 A screen shows how many releases a package has had since a number that the client
 chooses: `releaseCount(since: 31)`. So the key of the loader is a pair, `(package,
-since)`. Write `counts(db, releases, keys)`. It returns how many rows of `releases` have
-this `package` and a `number` of at least `since`, for each key, in the order of the
-keys. `releases` has the columns `package` and `number`. Send one statement.
+since)`. Write `counts(db, releases, keys)`. It returns one number for each key, in the
+order of the keys: how many rows of `releases` have this `package`, and a `number` of at
+least `since`. `releases` has the columns `package` and `number`. Send one statement.
 """
 
 
@@ -432,10 +433,11 @@ import sqlalchemy as sa
 def counts(db, releases, keys):
     lowest = min(since for _, since in keys)
     names = {package for package, _ in keys}
-    numbers = sa.select(releases.c.package, releases.c.number)
-    wanted = releases.c.package.in_(names), releases.c.number >= lowest
+    numbers = sa.select(releases.c.package, releases.c.number).where(
+        releases.c.package.in_(names), releases.c.number >= lowest
+    )
     found = {name: [] for name in names}
-    for package, number in db.execute(numbers.where(*wanted)):
+    for package, number in db.execute(numbers):
         found[package].append(number)
     return [sum(one >= since for one in found[package]) for package, since in keys]
 
@@ -450,7 +452,7 @@ assert check(counts)
 
 | seam | what your project does |
 |---|---|
-| rows | `read(keys)` sends one statement, and adds what the caller may see |
+| rows | `read(keys)` sends one statement, only for rows that the caller may see |
 | keys | `key_of(row)` equals what a resolver passes to `load`, type included |
 | loaders | new ones in each request, because they remember |
 | errors | raise `GraphQLError` for what a client may read; all else is logged |
@@ -477,7 +479,8 @@ class Order:
 async def answer(schema, query, read_customers):
     customers = DataLoader(batch(read_customers, lambda row: row.id))
     result = await schema.execute(query, context_value={"customers": customers})
-    return {"data": result.data, "errors": [shown(e) for e in result.errors or ()]}
+    errors = [shown(error) for error in result.errors or ()]
+    return {"data": result.data} | ({"errors": errors} if errors else {})
 ```
 
 Traps:
@@ -487,15 +490,16 @@ Traps:
   `"7"`, the row whose id is 7 is not found, and nothing says so. Convert it before
   `load`.
 - **A statement that blocks.** `read` here is a plain function. Give each query a
-  thread, with its own transaction and its own
-  [event loop](../glossary.md#event-loop), or the service stands still meanwhile. A
-  plain `def` route that calls `asyncio.run` does that in FastAPI.
+  thread, with its own transaction and its own [event loop](../glossary.md#event-loop),
+  or the service stands still meanwhile. A plain `def` route that calls `asyncio.run`
+  does that in FastAPI.
 - **Strawberry's `GraphQLRouter`** puts the text of each exception into the answer. Call
-  `shown` in its `process_result`.
+  `shown` in its `process_result`. It also answers GET: a query in a URL is kept in
+  logs. Set `allow_queries_via_get=False`.
 - **Strawberry logs errors itself**, text and all, as `strawberry.execution`.
 - **An error** makes its field null. If the schema does not allow that, the nearest
   field above it that may be null becomes null. The rest arrives.
-- **GET.** A query in a URL is kept in logs. Offer POST only.
+- **An empty `errors`** is against the standard. Leave it out.
 
 Hand it over:
 

@@ -19,7 +19,7 @@ from playbook.auth.api_tokens import add_token, find_token, revoke_leaks, sent_t
 scopes, ends = ["packages:read"], now + timedelta(days=90)
 token = add_token(db, "pantry", user_id, "CI", scopes, ends)  # to be shown once
 sent = sent_token(request.headers.getlist("authorization"))  # None: no token was sent
-granted = find_token(db, sent, now, "pantry")  # None: 401; else id, user_id, scopes
+granted = sent and find_token(db, sent, now, "pantry")  # falsy: 401; else Granted
 owners = revoke_leaks(db, text_of_a_log, "pantry")  # whom to tell
 ```
 
@@ -28,7 +28,7 @@ owners = revoke_leaks(db, text_of_a_log, "pantry")  # whom to tell
 ## See it break
 
 A machine cannot open a mail or a login page. So its owner makes a random text, an
-**API token**, which the machine sends with each request. The first version is short:
+**API token**, which the machine sends with each request. A first version:
 """
 
 # %%
@@ -48,13 +48,13 @@ def package(name, request: Request):
 # %% [markdown]
 """
 Ada makes a token for a job that reads the package `idna` every night. The HTTP library
-of the job logs the headers that it sends, and the log is public. Mallory tries each
-long word of the log as a token. She does so on the day of the log, and 365 days later.
+of the job logs the headers that it sends, and the log is public. With each long word of
+the log as a token, Mallory tries to read and to delete `idna`, now and 365 days later.
 
-The folded cell defines `a_year(app, make)`, which runs this over HTTP, and
-`make_naively()`, which returns a token and puts it into `users`. The result is rows of
-day, request and status. The cell imports `timedelta`, `lesson_url`, `show` and
-`table`, and makes `clock`. Predict: which of Mallory's four requests succeed?
+The folded cell defines `a_year(app, make)`, which runs this over HTTP and returns rows
+of day, request and status. `make_naively()` returns a token and puts it into `users`.
+The cell imports `timedelta`, `lesson_url`, `show` and `table`, and makes `clock`.
+Predict: which of Mallory's four requests succeed?
 """
 
 # %% tags=["stage"]
@@ -194,7 +194,7 @@ def add_token(
     **more: Any,
 ) -> str:
     """A new token, whose hash is stored. ValueError: scopes (RFC 6749, 3.3)."""
-    words = sorted(set(scopes))  # of a text: single letters, which are refused
+    words = sorted(set(scopes))  # one str gives single letters, which are refused
     if not words or not all(re.fullmatch(r"[!#-\[\]-~]{2,}", word) for word in words):
         raise ValueError("give a list of scopes: no spaces, quotes, backslashes")
     token = new_token(prefix)
@@ -219,7 +219,7 @@ with engine.begin() as db:
 
 A text without the right checksum costs no query. The owner wants to see which token is
 still used. So the look-up notes the time, but at most once per hour: a write on each
-request would be dear.
+request would be slow.
 """
 
 
@@ -235,7 +235,7 @@ class Granted(NamedTuple):
 def find_token(
     db: Db, token: str, now: datetime, prefix: str, table: sa.Table = api_tokens
 ) -> Granted | None:
-    """What `token` opens, or None. Notes its use when that is older than an hour."""
+    """What `token` opens, or None. Notes this use if the last is an hour old."""
     if not is_token(token, prefix):
         return None
     mine = table.c.token_hash == hash_token(token)
@@ -252,8 +252,8 @@ def find_token(
 
 # %% [markdown]
 """
-The token was made at hour 0 and lasts 90 days, or 2,160 hours. The next cell uses it at
-four hours, and prints whether it was found and which use is noted:
+The token was made at hour 0 and lasts 90 days, or 2,160 hours. The next cell uses it
+four times. It prints the hour, whether the token was found, and the noted use:
 """
 
 # %%
@@ -265,7 +265,7 @@ for hours in (1, 1.5, 2, 2160):
 
 # %% [markdown]
 """
-At hour 1.5 nothing is written, because the noted use is half an hour old.
+At hour 1.5 nothing is written: the noted use is half an hour old.
 
 ### How it travels
 
@@ -374,9 +374,9 @@ def revoke_leaks(
 
 # %% [markdown]
 """
-The folded cell defines `log`, seven lines of a build job. `show(log_table())` shows
-them, with the long words cut. The token of line 4 lacks its last character. Predict: in
-which lines does the scanner find a token?
+The folded cell defines `log`, seven lines of a build job, and shows them with the long
+words cut. The token of line 4 lacks its last character. Line 5 has only zeros, and line
+7 a long name. Predict: in which lines does the scanner find a token?
 """
 
 # %% tags=["stage"]
@@ -508,9 +508,9 @@ assertion fail:
 
 A token has to be replaced before its end, and the job must not stop meanwhile. Write
 `rotate`: it makes a new token with the name, the user and the scopes of the old one,
-for `lifetime`. The old one goes on for `overlap`, so that the job can be changed. It
-never ends later than it would have. For a token that opens nothing, `rotate` returns
-None and makes none. Only an owner who is signed in may call it: a leaked token must not
+for `lifetime`. The old one goes on for `overlap`, so that the job can be changed, but
+never longer than it would have. For a token that opens nothing, `rotate` returns None
+and makes none. Only an owner who is signed in may call it: a leaked token must not
 renew itself.
 """
 
@@ -579,10 +579,9 @@ def token_user(request: Request, db: Annotated[Session, Depends(get_db)]):
     return user, granted.scopes
 ```
 
-**A browser sends Basic by itself** once it has the token, in a URL for instance. So a
+**A browser sends Basic by itself** once it has the token, from a URL for instance. So a
 write with Basic needs the [cross-site check](cross_site.ipynb). Bearer does not: no
-browser adds it by itself. Never answer `WWW-Authenticate: Basic`, or browsers ask for a
-password.
+browser adds it. Never answer `WWW-Authenticate: Basic`, or browsers ask for a password.
 
 **No [throttle](../glossary.md#throttle)** is needed for wrong tokens. Nobody guesses
 190 random bits, and the checksum refuses most guesses without a query.

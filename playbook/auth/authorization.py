@@ -32,12 +32,12 @@ of `members` say this (`team`, `person`, `role`). A document may be `public`.
 
 The folded cell defines the tables `documents` (`id`, `team`, `title`, `public`),
 `members` and `guests` (`document`, `person`), and an `engine` of the course. Document 1
-is north's, 2 is north's and public, 3 is south's, with Gus as a guest. The titles are
-`plan 1` to `plan 3`. `fill(engine)` begins with these rows again.
-`named` gives the value of the header `caller`, which stands for a session.
-`ask_all(app, requests, people)` sends requests and shows the answers. The cell also
-imports `sa`, `Annotated`, `Depends`, `FastAPI`, `lesson_url`, `on_postgres`, `show` and
-`table`.
+is north's, 2 is north's and public, 3 is south's. Gus is in no team, and a guest of
+document 3: he may read it. The titles are `plan 1` to `plan 3`. `fill(engine)` begins
+with these rows again. `named` gives the value of the header `caller`, which stands for
+a session. `ask_all(app, requests, people)` sends requests and shows the answers. The
+cell also imports `sa`, `Annotated`, `Depends`, `FastAPI`, `lesson_url`, `on_postgres`,
+`show` and `table`.
 """
 
 # %% tags=["stage"]
@@ -99,8 +99,8 @@ def delete_naively(number: int, caller: Caller) -> str:
 
 # %% [markdown]
 """
-Mallory lists, and then changes the number in the URL. Predict: what does she see, and
-what does she delete?
+Mallory asks for the list. She deletes document 3, which is her team's. Then she changes
+the number in the URL. Predict: what does she see, and what does she delete?
 """
 
 # %% tags=["predict"]
@@ -257,9 +257,11 @@ Compare documents 1 and 9 in Mallory's row.
 ### In the transaction that acts
 
 A role may be taken away between the decision and the act. The next service decides in
-the transaction that deletes. So the role is never older than the transaction, and a
-[conflict](../glossary.md#conflict) repeats both. `openapi_url=None` leaves out the
-routes that FastAPI adds, such as `/docs`: the matrix below would ask for them.
+the transaction that deletes, so the role is never older than the transaction.
+`transaction(engine, work)` calls `work` again after a
+[conflict](../glossary.md#conflict), which repeats decision and act. `openapi_url=None`
+leaves out the routes that FastAPI adds, such as `/docs`: the matrix below would ask for
+them.
 """
 
 # %%
@@ -294,10 +296,10 @@ _ = ask_all(service(engine), requests, ["Rita", "Mallory"])
 """
 ### The matrix
 
-Somebody will write the next route. A test must ask it, too, so the routes come from the
-app (`routes_of` of [deny_by_default](../foundations/deny_by_default.ipynb)). You hand
-in `requests`, one entry per route, and `ask`, which sends one request and describes the
-answer in a word.
+Somebody will write the next route. A test must ask it, too, so the test takes the
+routes from the app (`routes_of` of
+[deny_by_default](../foundations/deny_by_default.ipynb)). You hand in `requests`, one
+entry per route, and `ask`, which sends one request and describes the answer in a word.
 """
 
 # %% tags=["export"]
@@ -332,8 +334,9 @@ def matrix(
 ## See it work
 
 The folded cell defines `matrix_of(url, service)`. It serves the app over HTTP with the
-rows of `fill`. Its `ask` says the status, and for the list `seen` or `-`. Predict: in
-which rows do Rita, a reader of north, and Gus, a guest of document 3, differ?
+rows of `fill`. Its `ask` says the status. For the list it says whether the document is
+in it: `seen` or `-`. Predict: in which rows do Rita, a reader of north, and Gus, a
+guest of document 3, differ?
 """
 
 # %% tags=["stage"]
@@ -477,7 +480,7 @@ assert check(refused)
 | relations | `relations(caller)`: conditions on the table, by name |
 | policy | a dictionary: action, and the relations that permit it |
 | transaction | a `Connection` or `Session`: the one that acts |
-| refusals | `refuse_unless`, for Starlette and FastAPI; or your own three lines |
+| refusals | `refuse_unless`, for Starlette and FastAPI; or your own errors |
 | matrix | `ask`, `people`, `things`, `requests`; fresh rows for each request |
 
 A shop with integer ids. Customers read their orders, and clerks of the branch refund:
@@ -499,16 +502,18 @@ def refund(db: Session, user_id: int, order_id: int) -> None:
 
 Traps:
 
-- **A name that is taken.** Names are unique, so a POST with the name of a hidden thing
-  is 409. This tells that the name is in use. Say no more: not whose. Where that is too
-  much, make names unique per team.
+- **No caller.** SQLAlchemy makes `Order.user_id == None` into `IS NULL`. A request
+  without a user could then read each order without a buyer. Refuse it before you ask.
+- **A name that is taken.** Where names are unique, a POST with the name of a hidden
+  thing is 409. This tells that the name is in use. Say no more: not whose. Where that
+  is too much, make names unique per team.
 - **Create and move.** `decide` asks about a row as it is. For a new row, and for one
   that goes to another team, ask about that team too.
-- **An alias.** A relation speaks of one table. A SELECT from an `aliased` one pairs
-  each row with each, and lists hidden rows. SQLAlchemy only warns: make `SAWarning` an
-  error in your tests.
-- **Other tables** stand in a subquery (`in_`, `exists`). A plain join repeats rows. If
-  the subquery reads the thing's table too, give that an `alias()` there.
+- **An alias.** A relation speaks of one table. A SELECT from an alias of it combines
+  each row with every other, and lists hidden rows. SQLAlchemy only warns: make
+  `SAWarning` an error in your tests.
+- **Other tables** belong into a subquery (`in_`, `exists`). A plain join repeats rows.
+  If the subquery reads the thing's table too, give that an `alias()` there.
 - **NULL.** `column == value` is NULL for a NULL column. In `OR` it permits nothing; do
   not write `NOT` around it.
 - **In flight.** A request may commit just after its role has gone. Where that is too

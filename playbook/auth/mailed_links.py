@@ -97,7 +97,8 @@ show(table([{"way": way} | ends for way, ends in ways.items()]))
 """
 RFC 9110 calls GET *safe*: it only reads. So opening must not use a link. But with a
 button the token stays good while it stands in the log. A copy of the table opens every
-link in it. And look, effect and DELETE are three steps, with room between them.
+link in it. And look, effect and DELETE are three steps: another request fits between
+them.
 
 ## The decision
 
@@ -109,8 +110,8 @@ How does somebody prove that they read a mailbox?
 | signed token (Django, itsdangerous) | no table | two at once both pass |
 | **random token, hash in a table** | used once, can be deleted | a cleanup |
 
-We choose the **table**. Choose a code for a television. Choose a signed token
-where using it twice does no harm.
+We choose the **table**. Choose a code for a television. Choose a signed token where
+using it twice does no harm.
 
 And where in the link does the token stand?
 
@@ -142,7 +143,7 @@ from playbook.foundations.engines import Timestamp
 
 def hash_of(token: str) -> str:
     """What the table holds of a token, 64 hexadecimal digits."""
-    digest = hashlib.sha256(token.encode("utf-8", "surrogatepass"))
+    digest = hashlib.sha256(token.encode("utf-8", "surrogatepass"))  # any JSON text
     return digest.hexdigest()
 
 
@@ -217,23 +218,23 @@ print(f"in the mail {len(token)} characters, and in the table: {token in row}")
 `page` is a setting of yours. A link made from a request leads to the host that the
 request names, which can be Mallory's. `FORM` is the page. Its script takes the token
 out of the address bar, where other scripts and the history would find it. Only the
-button sends it.
+button sends it, and a double click sends it once.
 """
 
 # %% tags=["export"]
 import re
 
-FORM = """<!doctype html><button>Confirm</button>
-<script>
+FORM = """<!doctype html><button>Confirm</button><script>
   const body = JSON.stringify({token: location.hash.slice(1)})
   history.replaceState(null, "", location.pathname)
   const headers = {"content-type": "application/json"}
-  document.querySelector("button").onclick = async () => {
+  document.querySelector("button").onclick = async function () {
+    this.disabled = true
     const answer = await fetch(location.pathname, {method: "POST", headers, body})
+      .finally(() => { this.disabled = false })
     document.body.textContent = answer.ok ? "Done." : "This link is used or too old."
   }
-</script>
-"""
+</script>"""
 
 
 def mailed_url(page: str, token: str) -> str:
@@ -295,10 +296,10 @@ The DELETE is part of the transaction, as every other write is.
 
 ### Look, and drop
 
-Some work is slow, like hashing a password, and some can be refused. Look first, do it,
-and take the link at the end. `read_link` also finds an expired link, for a page that
-says why. `drop_links` is for the day that a new link replaces the old ones, or the
-address changes. `purge_links` is for a daily job.
+Some work is slow, like hashing a password, and some can be refused. Look first with
+`find_link`, do it, and take the link at the end. `read_link` also finds an expired
+link, for a page that says why. `drop_links` is for when a new link replaces the old
+ones, or the address changes. `purge_links` is for a daily job.
 """
 
 
@@ -322,7 +323,7 @@ def drop_links(
     db: Database, user_id: Any, *purposes: str, table: sa.Table = links
 ) -> None:
     """End a user's links of these purposes, or with none named all of them."""
-    old = sa.delete(table).where(table.c.user_id == user_id)
+    old = sa.delete(table).where(table.c.user_id.in_([user_id]))  # None is nobody
     db.execute(old.where(table.c.purpose.in_(purposes)) if purposes else old)
 
 
@@ -335,7 +336,7 @@ def purge_links(db: Database, now: datetime, table: sa.Table = links) -> None:
 """
 The folded cell defines `walk(*steps)`. It makes a link, takes the steps, and returns
 for each: the state before, the step with its result, the state after. A link is *good*,
-*expired* or *gone*. The diagram is drawn from what happened on three walks. Predict:
+*expired* or *gone*. The diagram is drawn from what happened on four walks. Predict:
 which arrows leave *expired*?
 """
 
@@ -380,7 +381,7 @@ show(mermaid("\n".join(["stateDiagram-v2", *dict.fromkeys(lines)])))
 
 # %% [markdown]
 """
-Look for the arrows into *good*: only `new_link` makes a link good.
+No other state leads back to *good*: only `new_link` makes one.
 
 ## See it work
 
@@ -456,14 +457,13 @@ assert ours["log"] == "well", "the log holds a good token"
 assert ours["backup"] == "well", "a copy of the table opens a link"
 assert ours["double click"] == "used once", "one link was used twice"
 once = {200: 1, 400: 49, "uses": 1}
-assert here == once and there in (once, None), "of fifty not one had its effect"
+assert here == once and there in (once, None), "not exactly one of fifty succeeded"
 assert ("expired", "take_link gives None", "expired") in arrows, "too late, and taken"
 print("used once, in time, by the mailbox: not by scanner, log or backup")
 
 # %% [markdown]
 """
-**Break it.** Make one of these changes in *Build it*, run the page again, and see the
-assertion fail:
+**Break it.** Make a change in *Build it*, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
@@ -557,7 +557,7 @@ Traps:
 - A content security policy can forbid scripts in a page. Then put the script of `FORM`
   into a file.
 - Do not press the button by script. Some scanners run scripts.
-- Limit the mails to one address, or anybody can fill Ada's mailbox.
+- Limit the mails for each address, or anybody can fill Ada's mailbox.
 
 Hand it over:
 

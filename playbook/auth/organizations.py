@@ -21,13 +21,12 @@ accept(db, token, "bob", proven_address, now)  # Bob is an admin
 set_role(db, "acme", "bob", "owner", by="ada")  # and None: Bob goes
 ```
 
-*Lift: 120 lines in 3 files; needs sqlalchemy.*
+*Lift: 122 lines in 3 files; needs sqlalchemy.*
 
 ## See it break
 
 Ada owns the organization Acme. She invites `bob@example.com` to be an admin, and the
-service mails him a link with a random [token](../glossary.md#token). Who may use it?
-Four stories:
+service mails him a link with a random [token](../glossary.md#token). Four stories:
 
 - **Bob** opens the link, signed in with the invited address.
 - **Forwarded**: Bob sends the mail on. Mallory opens the link, signed in as herself.
@@ -80,9 +79,10 @@ An address in an account is only what somebody typed. An invitation outlives the
 of the person who sent it.
 
 The second failure: Ada and Bob both own Acme, and both leave at the same moment.
-`owners_of` reads who the owners are, and `remove` says "has left". `both_leave(url,
-leave)` calls `leave` for both, in two transactions. In `meet`, each waits until both
-are there. Predict: what are the two told, and how many owners are left?
+`owners_of` reads who the owners are. `remove` deletes a member and returns "has left".
+`both_leave(url, leave)` calls `leave` for both, in two transactions. In `meet`, each
+waits until both are there. Predict: what are the two told, and how many owners are
+left?
 """
 
 
@@ -90,9 +90,7 @@ are there. Predict: what are the two told, and how many owners are left?
 def leave(db, name, meet):
     owners = owners_of(db)
     meet()
-    if owners == [name]:
-        return "the last owner stays"
-    return remove(db, name)
+    return "the last owner stays" if owners == [name] else remove(db, name)
 
 
 print(both_leave(lesson_url(), leave))
@@ -100,7 +98,7 @@ print(both_leave(lesson_url(), leave))
 # %% [markdown]
 """
 Each read that there are two owners, and each deleted a row of its own. That is [write
-skew](../glossary.md#write-skew). Now nobody can delete Acme.
+skew](../glossary.md#write-skew). Only an owner could make another one.
 
 ## The decision
 
@@ -132,7 +130,7 @@ no invitations; django-organizations has one owner.
 
 Both tables refer to your organizations and users by id. There is at most one invitation
 for each organization and address. As on [mailed links](mailed_links.ipynb), the table
-holds the hash of the token.
+holds a hash of the token.
 """
 
 # %% tags=["export"]
@@ -162,7 +160,7 @@ invitations = sa.Table(
 
 # %% [markdown]
 """
-The folded cell makes an `engine` with these tables. Ada is the owner of Acme:
+The folded cell makes an `engine` with these tables and Ada's Acme:
 """
 
 # %% tags=["stage"]
@@ -207,13 +205,14 @@ print([may_manage(own, other) for own, other in asked])
 ### The idea: hold the roles
 
 A rule that reads several rows is safe if the transaction also **writes** them. Of two
-transactions that write one row, one fails or waits. `hold_roles`
-writes each role as it is. It returns the roles of the people in question and of all
-owners.
+transactions that write one row, one fails or waits. `hold_roles` writes each role as it
+was. It returns the roles of the people in question and of all owners.
 """
 
 # %% tags=["export"]
+import secrets
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import orm
@@ -241,14 +240,11 @@ with engine.begin() as db:
 """
 ### Invite
 
-Who was invited before gets a new token, and the old one is dead. `more` are columns
-that only your table has.
+A second invitation replaces the first, whose token is dead. No admin may replace an
+offer of the role owner. `more` are columns that only your table has.
 """
 
 # %% tags=["export"]
-import secrets
-from datetime import datetime
-
 from playbook.foundations.clock_and_identifiers import hash_token
 
 
@@ -264,12 +260,14 @@ def invite(
     **more: Any,
 ) -> str:
     """The token for one mail to `email`, in its stored form. Raises Refused."""
-    if not may_manage(hold_roles(db, tables, organization_id, by).get(by), role):
-        raise Refused(f"may not invite: {role}")
     token, rows = make_token(), tables["invitations"]
+    key = {"organization_id": organization_id, "email": email}
+    own = hold_roles(db, tables, organization_id, by).get(by)
+    offer = sa.select(rows.c.role).filter_by(**key, status="pending")
+    if not may_manage(own, role, db.scalar(offer) or role):
+        raise Refused(f"may not invite: {role}")
     new = {"role": role, "inviter_id": by, "token_hash": hash_token(token)}
     new |= {"status": "pending", "expires_at": expires_at}
-    key = {"organization_id": organization_id, "email": email}
     again = rows.update().filter_by(**key).values(new).returning(rows.c.email)
     if db.execute(again).first() is None:
         db.execute(rows.insert().values(key | new | more))
@@ -339,9 +337,9 @@ show(table([{"rule": name} | ends for name, ends in ways.items()]))
 """
 ### Change, remove, leave
 
-One function does all three, because they have one rule. It computes the roles as they
-would be, and looks for an owner among them. The role None takes a member out. Everybody
-may do that to themselves.
+One function does all three, under one rule. It computes the roles as they would be, and
+looks for an owner among them. The role None takes a member out. Everybody may do that
+to themselves.
 """
 
 
@@ -370,8 +368,8 @@ def set_role(
 
 # %% [markdown]
 """
-Bob accepts, and is an admin of Ada's Acme. `tried` calls `set_role` and says what
-became of it. The fourth step is the second again. Predict: what does each say?
+Bob accepts, and is an admin of Ada's Acme. `tried` calls `set_role` and returns what
+came of it. The fourth step is the second again. Predict: what does each return?
 """
 
 # %% tags=["predict"]
@@ -385,10 +383,11 @@ for user, role, by in [*steps, steps[1]]:
 """
 ## See it work
 
-`matrix(set_role, invite)` serves Acme over HTTP. Ada is its only owner, and Tom a
-member. An owner, an admin, a member and a stranger try seven calls: invite a member or
-an owner, make Tom admin or owner, remove Tom, remove Ada, leave. The status 204 means
-done, 403 `Refused`, 409 `LastOwner`. Predict: which statuses does the admin get?
+`matrix(set_role, invite)` serves Acme over HTTP. Ada is its only owner, Tom a
+member. An owner, an admin, a member and a stranger try seven calls, each on a new Acme:
+invite a member or an owner, make Tom admin or owner, remove Tom, remove Ada, leave. The
+status 204 means done, 403 `Refused`, 409 `LastOwner`. Predict: which statuses does the
+admin get?
 """
 
 # %% tags=["predict"]
@@ -399,8 +398,8 @@ show(table(statuses))
 """
 ## On PostgreSQL
 
-Ada and Bob leave at once, now with the recipe. On both engines the two transactions
-write the rows of both owners. On DuckDB, and on PostgreSQL above READ COMMITTED, one of
+Ada and Bob leave at once, now with the recipe. Both transactions write the rows of both
+owners. On DuckDB, and on PostgreSQL above READ COMMITTED, one of
 them has a [conflict](../glossary.md#conflict), and `both_leave` runs it again. At READ
 COMMITTED, PostgreSQL's default, it waits, and then reads the rows as they are now.
 Predict: what are they told?
@@ -494,7 +493,7 @@ assert check(hand_over)
 | ids | passes `str(user.id)`; deletes the rows of a deleted organization |
 | role | lets a request name only `ROLES`; another raises ValueError |
 | founder | inserts the first member, an owner, with the organization |
-| address | passes it as stored, in lower case; `proven` only if it is |
+| address | passes it as stored, in lower case; `proven=None` until it is proven |
 | mail | mails the token behind `#`: `playbook lift mailed_links` |
 | each request | reads the caller's role, never a copy in a cookie |
 | cleanup | `DELETE FROM invitations WHERE expires_at <= now()` once a day |
@@ -522,17 +521,17 @@ def join(session, token, user, now):
 
 Traps:
 
-- **Mail to anybody.** Each invitation is a mail: limit it, `playbook lift throttling`.
+- **Mail to anybody.** Invitations are mail: limit them, `playbook lift throttling`.
 - **Withdraw.** The recipe has no call: ask `may_manage`, then delete the row.
 - **A deleted user** may be the last owner: first let them leave by `set_role`.
-- **A deleted organization.** Without foreign keys, write its row in the same
-  transaction, see [write_skew](../foundations/write_skew.ipynb).
+- **A deleted organization** can get a member meanwhile. Without foreign keys, write its
+  row in both transactions, see [write_skew](../foundations/write_skew.ipynb).
 
 Hand it over:
 
 - **Security**: `tests/test_organizations.py` has each role against each call.
 - **Reviewer**: no `UPDATE members` outside of the recipe.
-- **Front end**: an open invitation has no link in any answer; only the mail has it.
+- **Front end**: no answer has the link of an open invitation; only the mail has it.
 - **Operations**: an organization without an owner is an alarm.
 
 ## In short

@@ -23,14 +23,14 @@ class Settings(CheckedSettings, env_prefix="SHOP_"):
 settings = read_environment(Settings)  # or a SettingsError with every mistake
 ```
 
-*Lift: 78 lines in 1 file; needs pydantic, pydantic_core, pydantic_settings.*
+*Lift: 79 lines in 1 file; needs pydantic, pydantic_core, pydantic_settings.*
 
 ## See it break
 
 Ada's shop signs its receipts with a secret key. The folded cell imports `serving`,
 which starts a real HTTP server, and `show_http`, which prints requests and answers.
 With `patch` and `traceback` of the standard library we set variables for a while and
-read an error. `sign(key)` makes the signature.
+read an error. `sign(key)` makes the signature, by HMAC-SHA-256.
 """
 
 # %% tags=["stage"]
@@ -115,7 +115,7 @@ it refuses.
 | `os.environ` where it is needed | no code | a mistake waits for a request |
 | Django `settings.py`, Flask `from_prefixed_env` | there already | a typo is accepted |
 | pydantic-settings as it is | types, all mistakes at once | typos; secrets in errors |
-| **a checked class, read at the start** | a mistake stops the start | 78 lines |
+| **a checked class, read at the start** | a mistake stops the start | 79 lines |
 | a configuration service | changes without a restart | one more server |
 
 We choose the **checked class**, built on pydantic-settings. In a rolling deployment new
@@ -150,7 +150,7 @@ except ValueError as error:
 - Its errors do not quote their input.
 
 `Secret` is a type for the fields of your class. It holds at least 32 characters: a key
-of HMAC-SHA-256 should be as long as its result, 32 bytes.
+of HMAC-SHA-256 should be as long as the signature, 32 bytes.
 """
 
 # %% tags=["export"]
@@ -197,9 +197,10 @@ except ValueError as error:
 
 A default lets a colleague start the shop without any variable. In production the same
 default is a published secret. `development_default` marks such a field, and
-`CheckedSettings` refuses the default in production. The mode "before" sees the text
-before pydantic converts it, and pydantic-settings validates defaults too. `info.data`
-has the fields above this one; `environment` is the first.
+`CheckedSettings` refuses the default in production. Its validator has the mode
+"before": it sees a text before pydantic converts it. It sees defaults too, because
+pydantic-settings validates them. `info.data` has the fields above this one;
+`environment` is the first.
 """
 
 # %% tags=["export"]
@@ -288,7 +289,7 @@ for line in unknown_variables(Settings, typos):
 # %% [markdown]
 """
 A typo in the prefix itself, as in `SHPO_SECRET`, looks like the variable of another
-program. In production the check of development defaults finds it.
+program. Production finds it if the field has a development default, or none.
 
 ### All mistakes at once
 
@@ -336,7 +337,7 @@ print(*validated(Settings, {"SHOP_PAGE_SIZE": "5,000"}), sep="\n")
 - An exception that is raised inside `except` keeps pydantic's error as its
   `__context__`, with every value.
 - Error trackers such as Sentry send the local variables of each function in the
-  traceback. No local variable of this function holds a value.
+  traceback. When this function raises, none of its variables holds a value.
 """
 
 # %% tags=["export"]
@@ -352,6 +353,7 @@ def read_environment(
 ) -> AnySettings:
     """The settings in `environ`, by default the process's. Raises SettingsError."""
     checked = validated(kind, os.environ if environ is None else environ)
+    del environ  # it holds values, and a traceback keeps local variables
     if isinstance(checked, list):
         raise SettingsError("\n".join(checked))
     return checked
@@ -425,15 +427,14 @@ what an error tracker would send: the traceback with all local variables.
 
 # %% tags=["stage"]
 def refuse(environ):
-    with patch.dict(os.environ, environ):
-        try:
-            read_environment(Settings)
-        except SettingsError as error:
-            inside = error.__traceback__.tb_next  # `refuse` itself has `environ`
-            report = traceback.TracebackException(
-                type(error), error, inside, capture_locals=True
-            )
-            return str(error), "".join(report.format())
+    try:
+        read_environment(Settings, environ)
+    except SettingsError as error:
+        inside = error.__traceback__.tb_next  # `refuse` itself has `environ`
+        report = traceback.TracebackException(
+            type(error), error, inside, capture_locals=True
+        )
+        return str(error), "".join(report.format())
     raise AssertionError(f"accepted: {sorted(environ)}")
 
 
@@ -532,18 +533,19 @@ assert check(ProxySettings)
 """
 ## Take it with you
 
-`playbook lift settings INTO` copies the recipe and its tests. It asks four things of
-your project:
+`playbook lift settings INTO` copies the recipe and its tests.
 
 | seam | what you write |
 |---|---|
 | your class | a subclass of `CheckedSettings` with `env_prefix`, one line per setting |
-| other names | `validation_alias="DATABASE_URL"` for a variable without the prefix |
+| names without the prefix | `validation_alias="DATABASE_URL"`, and no `AliasChoices` |
 | the start | `start` as above, before any connection or thread |
 | the environment | nothing, or a mapping of names to texts, as below |
 
-A file `.env` is such a mapping: `dotenv_values(".env") | os.environ`. So is a secret
-that Docker mounts as a file: `{"SHOP_SECRET": path.read_text().strip()} | os.environ`.
+A file `.env` is such a mapping: `dotenv_values(".env") | os.environ`, with the library
+python-dotenv. So is a secret that Docker mounts as a file:
+`{"SHOP_SECRET": path.read_text().strip()} | os.environ`. Write it into the call: an
+error tracker would send a local variable of `start`.
 
 Four traps:
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -708,60 +709,134 @@ def book(
 def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="127.0.0.1 is this machine only; 0.0.0.0 is everybody.")] = "127.0.0.1",
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that serve; more than one needs PostgreSQL.")
+    ] = 1,
 ) -> None:
     """Serve Pantry, the package index that the playbooks build. Settings come from the environment.
 
     Behind a proxy set FORWARDED_ALLOW_IPS to its address or network (10.0.0.0/8,192.168.1.7): X-Forwarded-For is
     believed from there only, by default from nobody, and all clients share the proxy's address and its limits.
+
+    With `--workers` as many as there are cores, PostgreSQL must have connections for all: at most 29 for one process,
+    19 for each of two, 14 for each of four or more.
     """
     from playbook.kit import ready
-    from playbook.kit.data import data_path
-    from playbook.kit.database_errors import in_one_line
-    from playbook.kit.status_line import Filling
 
     listening = ready.listen(host, port)
     try:
         if given := os.environ.get("DATABASE_URL", "").strip():
             ready.database_url(given)
         settings = _settings()
-        from playbook.pantry.stop import Stop
 
-        stop = Stop(settings.stop_seconds)
-        stop.on_signals()  # from here on a signal has its budget, also while the database is being prepared
-        stop.watch()
-        ready.reach(settings.database_url)
+        def tell() -> None:
+            shown = f"[{host}]" if ":" in host else host
+            about = ", without a description" if settings.environment == "production" else ", its description at /docs"
+            count = f", {workers} workers" if workers > 1 else ""
+            typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}{about}{count}; Ctrl-C stops it")
+            sys.stdout.flush()
 
-        from playbook.pantry import access_log, proxies
-        from playbook.pantry.server import server_for
-
-        access_log.configure()
-        service = importlib.import_module("playbook.pantry.app")
-        try:
-            production = settings.environment == "production"
-            believed = proxies.trusted_networks(os.environ.get(proxies.VARIABLE, ""), production)
-            # An empty database is filled with the course's real packages; one with packages stays as it is.
-            with (
-                _told(lambda: "the service had not started; packages are loaded as a whole or not at all"),
-                Filling() as fill,
-            ):
-                pantry = service.pantry(settings, data_path("packages.csv"), stop=stop, step=fill.step)
-        except ValueError as error:
-            raise InputError(str(error)) from None
-        except _database_errors() as error:
-            raise InputError(in_one_line(error, settings.database_url)) from None
-        logged = access_log.AccessLog(pantry, (pantry, pantry.state.auth_part))
-        edge = proxies.TrustedProxies(logged, believed)  # in place of uvicorn's, which believes 127.0.0.1
-        own_log: dict[str, Any] = {"log_config": None, "access_log": False}
-        server = server_for(edge, stop, settings.max_connections, server_header=False, proxy_headers=False, **own_log)
-        shown = f"[{host}]" if ":" in host else host
-        about = ", without a description" if production else ", its description at /docs"
-        typer.echo(f"Pantry at http://{shown}:{listening.getsockname()[1]}{about}; Ctrl-C stops it")
-        sys.stdout.flush()
-        server.run(sockets=[listening])
+        code = (_serve_alone if workers == 1 else partial(_serve_together, workers))(settings, listening, tell)
     finally:
         listening.close()
-    if not server.started:
-        raise typer.Exit(FAILED)
+    if code:
+        raise typer.Exit(code)
+
+
+def _serve_alone(settings: Any, listening: Any, tell: Callable[[], None]) -> int:
+    """Serve in this process; the exit code."""
+    from playbook.kit import ready
+    from playbook.kit.data import data_path
+    from playbook.kit.status_line import Filling
+    from playbook.pantry.stop import Stop
+
+    stop = Stop(settings.stop_seconds)
+    stop.on_signals()  # from here on a signal has its budget, also while the database is being prepared
+    stop.watch()
+    ready.reach(settings.database_url)
+
+    from playbook.pantry import access_log
+    from playbook.pantry.server import collect_seldom, server_for
+
+    access_log.configure()
+    service = importlib.import_module("playbook.pantry.app")
+    # An empty database is filled with the course's real packages; one with packages stays as it is.
+    with _reasons(settings), _told(lambda: UNFILLED), Filling() as fill:
+        believed = _believed(settings)
+        pantry = service.pantry(settings, data_path("packages.csv"), stop=stop, step=fill.step)
+    server = server_for(_edge(pantry, believed), stop, settings.max_connections, **OWN_LOG)
+    tell()
+    collect_seldom()
+    server.run(sockets=[listening])
+    return 0 if server.started else FAILED
+
+
+def _serve_together(workers: int, settings: Any, listening: Any, tell: Callable[[], None]) -> int:
+    """Serve in several processes that this one looks after; the exit code."""
+    from playbook.kit import ready
+    from playbook.kit.data import data_path
+    from playbook.kit.status_line import Filling
+    from playbook.pantry import access_log
+    from playbook.pantry.memory import shares
+    from playbook.pantry.stop import Stop
+    from playbook.pantry.workers import Supervisor, Work, check, divide_hashers
+    from playbook.pantry.workers import serve as serve_as_worker
+
+    with _reasons(settings):
+        check(settings.database_url)
+        believed = _believed(settings)
+    access_log.configure()
+    service = importlib.import_module("playbook.pantry.app")  # before the fork: its memory is shared
+
+    def prepare() -> None:
+        with _reasons(settings), _told(lambda: UNFILLED), Filling() as fill:
+            ready.reach(settings.database_url)
+            service.prepare_alone(settings, data_path("packages.csv"), fill.step)
+
+    def worker(share: Any) -> Work:
+        def work(stop: Any, say: Callable[[str], None]) -> int:
+            divide_hashers(share)
+            with _reasons(settings):
+                pantry = service.pantry(settings, stop=stop, share=share)
+            edge = _edge(pantry, believed)
+            return serve_as_worker(edge, listening, stop, share, say, settings.max_connections, **OWN_LOG)
+
+        return work
+
+    works = [worker(share) for share in shares(workers, service.MEMORIES)]
+    return Supervisor(Stop(settings.stop_seconds), listening, InputError).run(prepare, works, tell)
+
+
+UNFILLED = "the service had not started; packages are loaded as a whole or not at all"
+OWN_LOG: dict[str, Any] = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
+
+
+@contextmanager
+def _reasons(settings: Any) -> Iterator[None]:
+    """What the block refuses comes out as an InputError, in one line."""
+    from playbook.kit.database_errors import in_one_line
+
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except _database_errors() as error:
+        raise InputError(in_one_line(error, settings.database_url)) from None
+
+
+def _believed(settings: Any) -> Any:
+    from playbook.pantry import proxies
+
+    production = settings.environment == "production"
+    return proxies.trusted_networks(os.environ.get(proxies.VARIABLE, ""), production)
+
+
+def _edge(pantry: Any, believed: Any) -> Any:
+    """What stands before the service: the log of requests, and whose word is taken for an address."""
+    from playbook.pantry import access_log, proxies
+
+    logged = access_log.AccessLog(pantry, (pantry, pantry.state.auth_part))
+    return proxies.TrustedProxies(logged, believed)  # in place of uvicorn's, which believes 127.0.0.1
 
 
 @app.command()

@@ -7,8 +7,9 @@ Map
 
 `app`                 assembles the parts, starts and stops them: begin here
 `settings`            what can be told to it, each variable checked at the start
-`server`, `target`, `limits`, `proxies`, `access_log`, `stop`
+`server`, `request_reader`, `target`, `limits`, `proxies`, `access_log`, `stop`
                       what stands between the socket and the application
+`workers`, `memory`   several processes behind one socket, and what they count together
 `http`                one transaction, a caller or none, a request id: what every route has
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
 `writes`              how an endpoint writes: a few statements of Core, where it can be on the event loop
@@ -18,11 +19,13 @@ Map
 `tokens`, `redaction` API tokens: how machines sign in; none in a log or an error
 `catalog`, `catalog_file`
                       the tables of packages, releases and files, and the load of a file into them
+`package_roles`       how a role on one package begins, and ends with the membership
 `organizations`, `packages`
                       one module a resource: bodies, list, routes, each written once and whole
 `first_page`          the page of packages that most ask for, on DuckDB by look-ups
 `graph`, `graph_schema`, `schema.graphql`
                       the same things for clients that choose their fields: POST /graphql, its types, and these as text
+`known_queries`       the only queries that it answers, where the operator names them
 `fields`, `lists`, `conditions`, `keys`
                       what the routes have in common: kinds of text, pages, ETags, idempotency keys
 `errors`, `strict_input`, `document`, `docs`, `headers`
@@ -50,8 +53,9 @@ One request, from the socket to the row and back
 
 Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and the cookie of her session.
 
-1.  `server` has accepted the connection and read the head. `proxies` believes `X-Forwarded-For` from the networks that
-    the operator has named, and `access_log` starts its line.
+1.  `server` has accepted the connection (of several `workers` one that has no more than the others), and
+    `request_reader` has read the head and knows where the request ends. `proxies` believes `X-Forwarded-For` from the
+    networks that the operator has named, and `access_log` starts its line.
 2.  `headers.SecurityHeaders` will complete the answer. `target.RequestTarget` has made the target a path.
     `limits.RequestLimits` refuses a head that is too large, and a network that asks too often: 431, 429.
 3.  `SessionLookup` answers `GET /api/auth/get-session` by itself; this request it hands on. `Handover` looks at the

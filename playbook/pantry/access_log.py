@@ -20,7 +20,6 @@ from typing import Any, TextIO
 
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,7 +27,7 @@ from playbook.pantry.redaction import hide
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 SHOWN = 8  # segments of a path that matches no route
-REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 # Classes of SQLSTATE whose text is about the server and not about values: connection, authorization, no such database,
 # out of resources, shut down, system error.
 ABOUT_THE_SERVER = ("08", "28", "3D", "53", "57", "58")
@@ -72,13 +71,13 @@ class AccessLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began, status, request_id = time.perf_counter(), "-", ""
+        began, status, request_id = time.perf_counter(), "-", b""
 
         async def noting(message: Message) -> None:
             nonlocal status, request_id
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                request_id = Headers(raw=message["headers"]).get("x-request-id", "")
+                request_id = next((value for name, value in message["headers"] if name == b"x-request-id"), b"")
             await send(message)
 
         try:
@@ -87,7 +86,7 @@ class AccessLog:
             address = (scope.get("client") or ("-",))[0]
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
             path, took = template(scope, self.words), (time.perf_counter() - began) * 1000
-            known = request_id if REQUEST_ID.fullmatch(request_id) else "-"
+            known = request_id.decode() if REQUEST_ID.fullmatch(request_id) else "-"
             log.info('%s "%s %s" %s %.1f ms %s', address, method, path, status, took, known)
 
 
@@ -151,6 +150,8 @@ def without_texts(formatted: str) -> str:
 
 def printable(text: str) -> str:
     """`text` in one line of characters that a terminal only shows."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

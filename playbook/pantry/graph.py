@@ -8,9 +8,9 @@ with the query is GraphQL's, and stands in `errors` of a 200, which is what clie
 for `application/json`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
@@ -21,17 +21,28 @@ from playbook.api.representations import JSON, Strict, gives_json, takes
 from playbook.pantry.http import CurrentCaller, Transaction
 from playbook.pantry.policy import VisibleOrganizations, VisiblePackages
 
-VALUES_PER_REQUEST = 500  # so many values of an answer count as one request of the account's allowance
+if TYPE_CHECKING:
+    from playbook.api.graphql_limits import Weight
+
+# So many values of an answer, or statements, count as one request of the account's allowance.
+VALUES_PER_REQUEST = 500
+STATEMENTS_PER_REQUEST = 5
 
 router = APIRouter(dependencies=[Depends(gives_json)])
 Query = Annotated[str, Field(min_length=1, max_length=20_000, pattern=r"^[^\x00]*$", description="A query in GraphQL.")]
+Hash = Annotated[str, Field(max_length=200, pattern="^[!-~]+$", description="A known query: `sha256:` and its hash.")]
 Operation = Annotated[str, Field(max_length=200, pattern="^[A-Za-z_][A-Za-z0-9_]*$")]  # a Name of GraphQL's
 
 
 class GraphQuery(Strict):
-    """GraphQL over HTTP, 5.3: the parameters of a request. `extensions` is for other services, and ignored."""
+    """GraphQL over HTTP, 5.3: the parameters of a request, with either `query` or `documentId`.
 
-    query: Query
+    `extensions` is for other services, and ignored.
+    """
+
+    # Made by a factory, so that the document names no default that would not be valid.
+    query: Query = Field(default_factory=str)
+    document_id: Hash = Field(default_factory=str, alias="documentId")
     operation_name: Operation | None = Field(None, alias="operationName", description="Which operation to run.")
     variables: dict[str, Any] | None = Field(None, description="The values of its variables.")
     extensions: dict[str, Any] | None = Field(None, description="Ignored.")
@@ -44,6 +55,27 @@ class GraphAnswer(BaseModel):
     errors: list[dict[str, Any]] | None = None
 
 
+def text_of(asked: GraphQuery, known: Mapping[str, str] | None) -> str:
+    """The query to run. `known`: the only ones that may; None: any. Raises Refused."""
+    from playbook.api.graphql_limits import Refused, by_id
+
+    if bool(asked.query) == bool(asked.document_id):
+        raise Refused("send either `query` or `documentId`")
+    if known is None and asked.document_id:
+        raise Refused("this service knows no queries by `documentId`: send `query`")
+    if known is None:
+        return asked.query
+    [name] = by_id([asked.query]) if asked.query else [asked.document_id]
+    if name not in known:
+        raise Refused(f"this service answers known queries only, and {name} is none")
+    return known[name]
+
+
+def requests(weight: "Weight") -> int:
+    """As how many further requests a query counts."""
+    return max(weight.cost // VALUES_PER_REQUEST, weight.statements // STATEMENTS_PER_REQUEST)
+
+
 @router.post("/graphql", dependencies=[takes(JSON)], response_model=GraphAnswer)
 def query_catalogue(
     asked: GraphQuery, request: Request, caller: CurrentCaller, visible_packages: VisiblePackages,
@@ -51,8 +83,9 @@ def query_catalogue(
 ) -> JSONResponse:  # fmt: skip
     """Read packages, releases and organizations in one request.
 
-    The schema is `schema.graphql`. A query that is too deep, or whose answer could have too many values, is refused
-    before it runs: `errors` says which limit it passed. Large queries count as several requests.
+    The schema is `schema.graphql`. A query that is too deep, or whose answer could have too many values or take too
+    many statements, is refused before it runs: `errors` says which limit it passed. Large queries count as several
+    requests. A service may answer known queries only: then send the hash of one as `documentId`, or its text.
     """
     # Here and not above: Strawberry takes a third of a second to import. The first query pays it, in a thread, and not
     # each start of the service.
@@ -62,11 +95,12 @@ def query_catalogue(
     limits = graph_schema.LIMITS if request.app.state.introspection else graph_schema.CLOSED
     variables, operation = asked.variables, asked.operation_name
     try:
-        document, weight = admit(graph_schema.SCHEMA, asked.query, limits, variables, operation)
+        text = text_of(asked, request.app.state.known_queries)
+        document, weight = admit(graph_schema.SCHEMA, text, limits, variables, operation)
     except Refused as refused:
         return JSONResponse({"errors": [{"message": str(refused)}]})
     spend: Callable[..., None] | None = getattr(request.app.state, "spend", None)
-    if spend is not None and (times := weight.cost // VALUES_PER_REQUEST):
+    if spend is not None and (times := requests(weight)):
         spend(caller.id, times)
 
     def work(session: orm.Session) -> dict[str, Any]:

@@ -37,9 +37,9 @@ from playbook.pantry.catalog import Release as ReleaseRow
 from playbook.pantry.lists import Listing, PageQuery, Pager
 from playbook.schema.identity import Organization as OrganizationRow
 
-# A page of a hundred packages with all their fields and their organizations has 1,500 values.
+# A page of a hundred packages with all their fields and their organizations has 1,500 values, from four statements.
 # Introspection is for tools, in development. In production it is one more way to ask for much; the schema is a file.
-CLOSED = Limits(tokens=1000, depth=8, cost=5000)
+CLOSED = Limits(tokens=1000, depth=8, cost=5000, statements=20, also=frozenset({"latestVersion"}))
 LIMITS = replace(CLOSED, introspection=True)
 MOST = 100  # rows of one list, as in REST
 SDL = Path(__file__).with_name("schema.graphql")

@@ -4,10 +4,10 @@ OWASP ASVS 5.0, 3.2.1, 3.4 and 14.3.2; OWASP Secure Headers Project. Answers are
 may be loaded, framed, sniffed or kept, unless the answer itself says so.
 """
 
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +23,10 @@ ALWAYS = {
     "Cross-Origin-Resource-Policy": "same-origin",  # 3.5.8; a request with CORS is not touched by it
     "X-Frame-Options": "DENY",  # for browsers that do not know frame-ancestors
 }
+Pair = tuple[bytes, bytes]
+RAW: list[Pair] = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
+UNLESS_SAID: list[Pair] = [(b"content-security-policy", NOTHING.encode()), (b"cache-control", b"no-store")]
+OURS = {name for name, _ in RAW} | {b"strict-transport-security"}
 HSTS = "max-age=63072000; includeSubDomains"  # 3.4.1; seconds: two years
 
 
@@ -43,15 +47,19 @@ class SecurityHeaders:
     def __init__(self, app: ASGIApp, hsts: bool) -> None:
         self.app, self.hsts = app, hsts
 
-    def complete(self, scope: Scope, headers: MutableHeaders) -> None:
-        headers.update(ALWAYS)
-        headers.setdefault("Content-Security-Policy", NOTHING)
+    def completed(self, scope: Scope, headers: Iterable[Pair]) -> list[Pair]:
+        """`headers` with those of every answer."""
+        found = [pair for pair in headers if pair[0] not in OURS]
+        names = {name for name, _ in found}
         path = scope["path"]
-        if path == AUTH or path.startswith(f"{AUTH}/") or "set-cookie" in headers:
-            headers["Cache-Control"] = "no-store"
-        headers.setdefault("Cache-Control", "no-store")
+        if path == AUTH or path.startswith(f"{AUTH}/") or b"set-cookie" in names:
+            found = [pair for pair in found if pair[0] != b"cache-control"]
+            names.discard(b"cache-control")
+        found += RAW
+        found += [pair for pair in UNLESS_SAID if pair[0] not in names]
         if self.hsts and scope.get(FORWARDED_PROTO) != "http":  # RFC 6797, 7.2: not over a connection in clear
-            headers["Strict-Transport-Security"] = HSTS
+            found.append((b"strict-transport-security", HSTS.encode()))
+        return found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,8 +70,7 @@ class SecurityHeaders:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message = {**message, "headers": list(message.get("headers", ()))}
-                self.complete(scope, MutableHeaders(raw=message["headers"]))
+                message = {**message, "headers": self.completed(scope, message.get("headers", ()))}
             await send(message)
 
         try:

@@ -147,7 +147,7 @@ def refuse_unscoped(app: FastAPI) -> None:
     known = {permit_of, own_session}
 
     def asks(call: Any) -> bool:
-        return call in known or getattr(call, "__name__", "").startswith(SIGHT)
+        return call in known or getattr(call, "__name__", "").startswith((SIGHT, PERMISSION))
 
     silent = [r.name for r in routes_of(app.routes) if current_caller in r.calls and not any(map(asks, r.calls))]
     if silent:
@@ -157,9 +157,13 @@ def refuse_unscoped(app: FastAPI) -> None:
 async def permit_of(request: Request, caller: CurrentCaller) -> Permission:
     """For work whose body, not its path, names what is acted on: `permit(session, action, target)`, or 403."""
 
+    return permission_for(request.app.state.may, caller)
+
+
+def permission_for(may: May, caller: Caller) -> Permission:
     def permit(session: Any, action: str, target: Mapping[str, Any]) -> None:
         refuse_out_of_scope(caller, action)
-        if not request.app.state.may(session, caller, action, target):
+        if not may(session, caller, action, target):
             raise HTTPException(403, f"{caller.name} may not do this: {action}")
 
     return permit
@@ -178,11 +182,13 @@ def permission(action: str) -> Any:
     route that reads has no permission of its own: what its caller may see is a condition of its SELECT (`policy`).
     """
 
-    async def declare(request: Request, caller: CurrentCaller, permit: Permit) -> None:
+    async def declare(request: Request, caller: CurrentCaller) -> None:
         refuse_out_of_scope(caller, action)  # before the work, since it needs no question
+        permit = permission_for(request.app.state.may, caller)  # no dependency: FastAPI takes its time for each
+        target = request.path_params  # and not the request: a scope that leads to itself is left to the collector
 
         def ask(session: Any) -> None:
-            permit(session, action, request.path_params)
+            permit(session, action, target)
 
         request.scope.setdefault("permissions", []).append(ask)
 

@@ -237,13 +237,16 @@ class IdempotencyKeys:
         answer = self.app
         if scope["type"] == "http" and scope["method"] == "POST" and not scope["path"].startswith(self.exempt):
             try:
-                answer = await self.answer(scope, receive, route_of(scope)) or self.app
+                answer = await self.answer(scope, receive) or self.app
             except (HTTPException, sa.exc.OperationalError, sa.exc.TimeoutError) as error:
                 answer = await answer_error(Request(scope), error)
         await answer(scope, receive, send)
 
-    async def answer(self, scope: Scope, receive: Receive, route: str) -> ASGIApp | None:
+    async def answer(self, scope: Scope, receive: Receive) -> ASGIApp | None:
         headers, state = Headers(scope=scope), scope["app"].state
+        if not self.required and "idempotency-key" not in headers:
+            return None  # most have none, and to look for the route costs more than the rest
+        route = route_of(scope)
         if not route or ("idempotency-key" not in headers and route not in self.required):
             return None
         if (caller := await caller_if_any(Request(scope))) is None:

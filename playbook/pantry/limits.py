@@ -1,17 +1,17 @@
 """How often one network and one account may ask, for everything that the service answers, and how large a head may be.
 
-Counted in memory, in this process: these limits protect the process. What protects an account is in the database
-(`pantry.auth.sign_in`), and Better Auth's limits per path are counted beside these. Many people behind one IPv4
-address (NAT) share its allowance, which is therefore generous; what each signed-in account gets is counted on top.
+Counted in memory, of the process or of all that serve together: these limits protect the machine. What protects an
+account is in the database (`pantry.auth.sign_in`), and Better Auth's limits per path are counted beside these. Many
+people behind one IPv4 address (NAT) share its allowance, which is therefore generous; what each signed-in account gets
+is counted on top.
 """
 
 import math
-import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,12 +21,14 @@ from playbook.foundations.request_and_transaction import request_id
 from playbook.pantry.auth.sign_in import too_many
 from playbook.pantry.auth.wire import AuthError, general, in_wire_form
 from playbook.pantry.errors import HEAD_TOO_LARGE, MALFORMED, TOO_MANY, URL_TOO_LONG
+from playbook.pantry.memory import Memory, OwnMemory
 from playbook.pantry.strict_input import MAX_PARAMETERS, MAX_URL
 
 PROBES = ("/health", "/ready")  # a platform that gets no answer here restarts the service
 AUTH = "/api/auth"
 MAX_FIELD, MAX_LIST, MAX_ESCAPES = 8192, 200, 1000  # octets of one field; commas and semicolons in it; of one URL
 MOST_KEYS = 100_000
+known_network = lru_cache(4096)(network_of)  # a client asks more than once
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,21 @@ class Counts:
     At most MOST_KEYS are remembered; whoever was quiet longest is forgotten, which means: may ask. Thread safe.
     """
 
-    def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, most: int = MOST_KEYS) -> None:
-        self.rate, self.clock, self.most = rate, clock, most
-        self.whole_at: OrderedDict[str, float] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(
+        self, rate: Rate, clock: Callable[[], float] = time.monotonic, memory: Memory | None = None
+    ) -> None:  # fmt: skip
+        self.rate, self.clock = rate, clock
+        self.whole_at = OwnMemory(MOST_KEYS) if memory is None else memory
 
     def take(self, key: str, times: int = 1) -> float:
         """Count a request of `key`, or what is worth as much as `times` of them: 0 when it may be answered, else the
         seconds until one may."""
         now, every = self.clock(), 1 / self.rate.per_second
-        with self._lock:
-            whole_at = max(self.whole_at.pop(key, now), now)
+        with self.whole_at.of(key) as kept:
+            whole_at = max(kept[0], now)
             spent = min(times, self.rate.burst) * every  # what is worth more than a burst may come after a rest
             wait = whole_at + spent - now - self.rate.burst * every
-            self.whole_at[key] = whole_at if wait > 1e-9 else whole_at + spent
-            if len(self.whole_at) > self.most:
-                self.whole_at.popitem(last=False)
+            kept[0] = whole_at if wait > 1e-9 else whole_at + spent
         return wait if wait > 1e-9 else 0.0
 
     def headers(self, wait: float) -> dict[str, str]:
@@ -130,10 +131,10 @@ class RequestLimits:
     @staticmethod
     def key_of(scope: Scope) -> str:
         """The client's network, and whether it is a probe that asks."""
-        network = network_of((scope.get("client") or ("",))[0])
+        network = known_network((scope.get("client") or ("",))[0])
         return f"probe {network}" if scope["path"] in PROBES else network
 
 
-def counts_for(name: str, per_second: float, on: bool) -> Counts | None:
+def counts_for(name: str, per_second: float, on: bool, memory: Memory | None = None) -> Counts | None:
     """Counts of `per_second` requests, ten seconds of them at once; None when limits are off."""
-    return Counts(Rate(name, per_second, max(1, int(10 * per_second)))) if on else None
+    return Counts(Rate(name, per_second, max(1, int(10 * per_second))), memory=memory) if on else None

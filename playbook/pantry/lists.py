@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.util import LRUCache
 
 from playbook.api import cursors as recipe
 from playbook.api.cursors import Cursors, link, read_list
@@ -97,6 +98,24 @@ def sign_cursors(app: FastAPI, secret: str) -> None:
 # would need the Host header, which the client chooses.
 
 
+# The first page is asked for again and again, and to see that a statement is a known one takes longer than to send it.
+# So its statement is kept, by all that it is made of. Behind a cursor each statement has its own key in it.
+FIRST: LRUCache[Any, Any] = LRUCache(500)
+
+
+class Kept:
+    """What `read_list` gets in place of `db`: the statement for `key` is the one of the last time."""
+
+    def __init__(self, db: Any, key: tuple[Any, ...]) -> None:
+        self.db, self.key = db, key
+
+    def execute(self, statement: sa.Select[Any]) -> Any:
+        kept = FIRST.get(self.key)
+        if kept is None:
+            kept = FIRST[self.key] = statement
+        return self.db.execute(kept)
+
+
 @dataclass(frozen=True)
 class Pager:
     """Reads pages for one request. `path` names the list; the `Link` header goes to `response`."""
@@ -113,6 +132,8 @@ class Pager:
         `visible` is a condition on the rows: what the caller may not see is on no page, and no link begins at it.
         """
         asked, wanted = listing.asked(self.path, query), listing.filtered(query).where(visible)
+        if query.cursor is None:
+            db = Kept(db, (listing.select, *sorted(asked.parameters.items()), query.limit, visible))
         try:
             found, links = read_list(db, wanted, asked, query.limit, self.cursors, query.cursor)
         except HTTPException:  # of the cursor: the code over it and its list is wrong, and that is all that is known

@@ -6,15 +6,15 @@ The limits of the flows count per address or per account. One mailbox has any nu
 """
 
 import logging
-import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import sqlalchemy as sa
 
 from playbook.auth.mail import Mail, Sender
 from playbook.foundations.clock_and_identifiers import Clock
 from playbook.foundations.transactions import transaction
+from playbook.pantry.memory import Memory, OwnMemory
 from playbook.schema.identity import User
 
 BURST, EVERY = 5, timedelta(minutes=20)  # mails at once, and then one after each
@@ -51,13 +51,15 @@ class PerMailbox:
     from `ada@`, whose own limits are those of its account, nor from `ada+shop@`, once it is proven. What is too much is
     not sent, without an error: the answer was given long ago, and it must be the same for everybody.
 
-    The count is this process's own, and begins anew with it.
+    The count is in memory, of the process or of all that serve together, and begins anew with the service.
     """
 
-    def __init__(self, sender: Sender, clock: Clock, proven: Callable[[str], bool]) -> None:
+    def __init__(
+        self, sender: Sender, clock: Clock, proven: Callable[[str], bool], memory: Memory | None = None
+    ) -> None:  # fmt: skip
         self.sender, self._clock, self._proven = sender, clock, proven
-        self._whole_at: dict[str, datetime] = {}  # when the allowance of a mailbox is whole again
-        self._lock = threading.Lock()
+        # When the allowance of a mailbox is whole again, as a timestamp.
+        self._whole_at = OwnMemory(REMEMBERED) if memory is None else memory
 
     def send(self, mail: Mail) -> None:
         mailbox = mailbox_of(mail.to)
@@ -67,12 +69,9 @@ class PerMailbox:
         self.sender.send(mail)
 
     def _spend(self, mailbox: str) -> bool:
-        now = self._clock.now()
-        with self._lock:
-            whole_at = max(self._whole_at.pop(mailbox, now), now)
-            if spent := whole_at <= now + EVERY * (BURST - 1):
-                whole_at += EVERY
-            self._whole_at[mailbox] = whole_at  # at the end: the dict is in the order of last use
-            if len(self._whole_at) > REMEMBERED:
-                del self._whole_at[next(iter(self._whole_at))]
+        now, every = self._clock.now().timestamp(), EVERY.total_seconds()
+        with self._whole_at.of(mailbox) as kept:
+            whole_at = max(kept[0], now)
+            spent = whole_at <= now + every * (BURST - 1)
+            kept[0] = whole_at + every if spent else whole_at
         return spent

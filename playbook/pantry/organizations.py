@@ -195,6 +195,7 @@ def change_organization(
 @router.delete(
     "/organizations/{slug}",
     status_code=204,
+    response_class=Response,
     dependencies=[permission("organizations:delete")],
     responses=ON_DELETE,
     openapi_extra=IF_MATCH,

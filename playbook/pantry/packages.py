@@ -21,7 +21,7 @@ from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.first_page import first_page, note_end
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
 from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
-from playbook.pantry.policy import VisiblePackages
+from playbook.pantry.policy import VisiblePackages, seen
 from playbook.pantry.reads import Reader
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
@@ -159,7 +159,7 @@ CHANGE = TABLE.update().where(TABLE.c.id == sa.bindparam("of")).values(version=T
 
 def package_or_404(db: Any, name: str, visible: Clause, found: Any = ONE) -> Any:
     """A row of PACKAGES, or of `found`, which begins like it. HTTPException 404 also for one that is not visible."""
-    row = db.execute(found.where(visible), {"key": canonicalize_name(name)}).one_or_none()
+    row = db.execute(seen(found, visible), {"key": canonicalize_name(name)}).one_or_none()
     if row is None:
         raise HTTPException(404, f"there is no package {name!r}")
     return row
@@ -260,6 +260,7 @@ async def change_package(
 @router.delete(
     "/packages/{name}",
     status_code=204,
+    response_class=Response,
     dependencies=[permission("packages:delete")],
     responses=ON_DELETE,
     openapi_extra=IF_MATCH,

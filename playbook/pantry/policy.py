@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from fastapi import Depends, HTTPException
 from packaging.utils import canonicalize_name
 
-from playbook.auth.authorization import Clause, Permits, Relations, decide, permitted
+from playbook.auth.authorization import Clause, Permits, Relations, permitted
 from playbook.pantry.catalog import Package, PackageRole
 from playbook.pantry.http import SIGHT, Caller, CurrentCaller, refuse_out_of_scope
 from playbook.schema.identity import Member, Organization
@@ -83,6 +83,12 @@ def visible_to(caller: Caller, action: str = "packages:read") -> Clause:
     return condition(caller.id, action)
 
 
+@lru_cache(4 * KEPT)
+def seen(found: sa.Select[Any], visible: Clause) -> sa.Select[Any]:
+    """`found`, and of it only what is visible."""
+    return found.where(visible)
+
+
 def sight(action: str) -> Any:
     """A dependency of a route that reads: `visible_to` for the caller. 403 for a token without the scope `action`."""
 
@@ -98,6 +104,16 @@ VisiblePackages = Annotated[Clause, sight("packages:read")]
 VisibleOrganizations = Annotated[Clause, sight("organizations:read")]
 
 
+@lru_cache(KEPT)
+def question(user_id: UUID, action: str, reading: str) -> sa.Select[bool, bool]:
+    """What the recipe's `decide` asks of one thing: the parameter `thing` is its name."""
+    relations = relations_of(user_id, reading)
+    named: sa.BindParameter[str] = sa.bindparam("thing")
+    which = Package.normalized_name == named if reading == "packages:read" else Organization.slug == named
+    seen, may = (permitted(PERMITS, each, relations) for each in (reading, action))
+    return sa.select(seen.label("seen"), may.label("may")).where(which)
+
+
 def may(db: Any, caller: Caller, action: str, target: Mapping[str, Any]) -> bool:
     """Whether `caller` may do `action` to what `target` names: a package by `name`, an organization by `slug`.
 
@@ -106,15 +122,14 @@ def may(db: Any, caller: Caller, action: str, target: Mapping[str, Any]) -> bool
     never older than that, and is read again when the transaction meets a conflict.
     """
     if "name" in target:
-        words, reading = f"package {target['name']!r}", "packages:read"
-        which: Clause = Package.normalized_name == canonicalize_name(target["name"])
+        words, reading, thing = f"package {target['name']!r}", "packages:read", canonicalize_name(target["name"])
     else:
-        slug = target.get("slug", target.get("organization"))
-        if slug is None:  # it is about no thing
+        thing = target.get("slug", target.get("organization"))
+        if thing is None:  # it is about no thing
             return "anybody" in PERMITS.get(action, ())
-        words, reading = f"organization {slug!r}", "organizations:read"
-        which = Organization.slug == slug
-    decision = decide(db, PERMITS, action, relations_of(caller.id, reading), which, reading)
-    if decision is None and "organization" not in target:
+        words, reading = f"organization {thing!r}", "organizations:read"
+    found = db.execute(question(caller.id, action, reading), {"thing": thing}).one_or_none()
+    exists = found is not None and bool(found[0])
+    if not exists and "organization" not in target:
         raise HTTPException(404, f"there is no {words}")
-    return bool(decision)
+    return exists and bool(found[1])

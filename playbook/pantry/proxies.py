@@ -7,6 +7,7 @@ even this machine itself: a tunnel or a TCP proxy on it hands on whatever a stra
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -52,6 +53,7 @@ def trusted_networks(text: str, production: bool) -> tuple[Network, ...]:
     return tuple(found)
 
 
+@lru_cache(4096)  # a client asks more than once
 def parse_address(text: str) -> Address | None:
     """The address of `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]:80`; None for anything else.
 

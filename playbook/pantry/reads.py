@@ -10,7 +10,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 import sqlalchemy as sa
@@ -91,17 +92,45 @@ DIALECT: sa.Dialect = psycopg_dialect()  # type: ignore[no-untyped-call]
 COMPILED: LRUCache[Any, Any] = LRUCache(200)  # statements, as SQLAlchemy's engines keep theirs
 
 
+class Ready(NamedTuple):
+    """A statement for psycopg. `own` are the values that stand in it, `wanted` the names that want one."""
+
+    sql: str
+    own: dict[str, Any]
+    wanted: frozenset[str]
+    convert: Mapping[str, Callable[[Any], Any]]
+
+
+# By the object itself. To see that a new statement is one of COMPILED takes longer than to send it, so whoever asks
+# the same again and again keeps it.
+READY: WeakKeyDictionary[Any, Ready] = WeakKeyDictionary()
+
+
 def sql_of(statement: Any, values: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """`statement` for psycopg, with `values` for its named parameters. It is compiled once, however they change.
+    """`statement` for psycopg, with `values` for its named parameters. KeyError names those that have none."""
+    ready = READY.get(statement)
+    if ready is None:
+        ready = READY[statement] = ready_of(statement)
+    given = dict(values or ())
+    if missing := ready.wanted - given.keys():
+        raise KeyError(*missing)
+    return ready.sql, ready.own | {n: ready.convert[n](v) if n in ready.convert else v for n, v in given.items()}
+
+
+def ready_of(statement: Any) -> Ready:
+    """`statement` compiled, which happens once for all that differ in their values only.
 
     The call is the one that SQLAlchemy's own connections make; there is no public name for it.
     """
     compiled: Any
     compiled, given, *_ = statement._compile_w_cache(DIALECT, compiled_cache=COMPILED, column_keys=[])
     assert not compiled.post_compile_params, "an IN with a list is not rendered here"
-    all_values = compiled.construct_params(values, extracted_parameters=given, escape_names=False)
+    assert not any(bind.callable for bind in compiled.binds.values()), "a value that changes is not kept"
+    wanted = frozenset(name for name, bind in compiled.binds.items() if bind.required)
+    own = compiled.construct_params(None, extracted_parameters=given, escape_names=False, _check=False)
     convert = compiled._bind_processors
-    return compiled.string, {name: convert[name](v) if name in convert else v for name, v in all_values.items()}
+    own = {n: convert[n](v) if n in convert else v for n, v in own.items() if n not in wanted}
+    return Ready(compiled.string, own, wanted, convert)
 
 
 def in_utc(row: tuple[Any, ...]) -> tuple[Any, ...]:

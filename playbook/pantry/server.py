@@ -10,8 +10,8 @@ out another.
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
-import re
 import signal
 import socket
 import time
@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
+from urllib.parse import unquote
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from playbook.auth.throttling import network_of
 from playbook.pantry.headers import ALWAYS, NOTHING
+from playbook.pantry.request_reader import Refused, Request, RequestReader
 from playbook.pantry.stop import Stop
 
 try:
@@ -37,7 +39,6 @@ except ImportError:  # Windows has no such limit
 
 log = logging.getLogger("uvicorn.error")
 OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 @dataclass(frozen=True)
@@ -99,31 +100,6 @@ class Seldom:
             self.silent_until, self.count = self.clock() + self.every, 0
 
 
-class BoundedConnection(h11.Connection):
-    """h11's connection, whose heads are measured before they are parsed, and which refuses a body in crumbs."""
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(h11.SERVER, limits.head_octets)
-        self.limits, self.pieces, self.octets = limits, 0, 0
-        self.status = 400  # of the answer to what cannot be read
-
-    def next_event(self) -> Any:
-        if self.their_state is h11.IDLE:
-            self.pieces = self.octets = 0
-            data = self.trailing_data[0]
-            end = BLANK_LINE.search(data)
-            head = data[: end.start()] if end else data
-            if len(head) > self.limits.head_octets or head.count(b"\n") > self.limits.head_lines:
-                self.status = 431
-                raise h11.RemoteProtocolError("the head is too large")
-        event = super().next_event()
-        if isinstance(event, h11.Data):
-            self.pieces, self.octets = self.pieces + 1, self.octets + len(event.data)
-            if self.pieces > self.limits.pieces and self.octets < self.pieces * self.limits.piece:
-                raise h11.RemoteProtocolError("the body comes in crumbs")
-        return event
-
-
 class Guard:
     """All connections of one server: admits them, and closes those whose client takes too long."""
 
@@ -182,7 +158,7 @@ class Guard:
             loop.default_exception_handler(context)
 
 
-class LimitedProtocol(H11Protocol):
+class LimitedProtocol(HttpToolsProtocol):
     """One connection. `phase` says what it waits for: "head", "body", "idle", "rest" (of a body already answered) or
     "app", and `since` from when on."""
 
@@ -191,7 +167,8 @@ class LimitedProtocol(H11Protocol):
         assert isinstance(config, LimitedConfig)
         self.guard: Guard = config.guard
         self.limits = self.guard.limits
-        self.conn: BoundedConnection = BoundedConnection(self.limits)
+        limits = self.limits
+        self.reader = RequestReader(limits.head_octets, limits.head_lines, limits.pieces, limits.piece)
         self.phase, self.since, self.received, self.network = "head", self.guard.clock(), 0, ""
         self.unread_since: float | None = None
         self._counted: object = None
@@ -207,13 +184,77 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         self.received += len(data)
-        super().data_received(data)
+        self.reader.unread += data
+        self.read()
         self.note()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.read()
         self.note()
+
+    def read(self) -> None:
+        """Take what has come: the rest of a body; or, when the request before is answered, the next head."""
+        reader = self.reader
+        try:
+            while reader.unread and not self.transport.is_closing():
+                if reader.in_body:
+                    self.take_body(reader.body())
+                    if reader.in_body:
+                        break
+                elif self.cycle is not None and not self.cycle.response_complete:
+                    self.flow.pause_reading()
+                    break
+                elif (request := reader.head()) is not None:
+                    self.begin(request)
+                else:
+                    break
+        except Refused as refused:
+            self.logger.warning("Invalid HTTP request received.")
+            self.refuse(refused.status)
+
+    def take_body(self, body: bytes) -> None:
+        """Give it to the app, unless that has answered already."""
+        if not self.cycle.response_complete and (body or not self.reader.in_body):
+            self.cycle.body += body
+            self.cycle.more_body = self.reader.in_body
+            if len(self.cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            self.cycle.message_event.set()
+
+    def begin(self, request: Request) -> None:
+        """Let the app answer."""
+        self._unset_keepalive_if_required()
+        raw_path, _, query = request.target.partition(b"?")
+        path = raw_path.decode("ascii")
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": request.version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": request.method,
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": request.headers,
+            "state": self.app_state.copy(),
+        }
+        self.cycle = RequestResponseCycle(
+            scope=self.scope, transport=self.transport, flow=self.flow, logger=self.logger,
+            access_logger=self.access_logger, access_log=self.access_log,
+            default_headers=self.server_state.default_headers, message_event=asyncio.Event(),
+            expect_100_continue=request.expects_continue, keep_alive=request.keep_alive,
+            on_response=self.on_response_complete,
+        )  # fmt: skip
+        if not self.reader.in_body:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        self._start_asgi_task(self.cycle, self.app)
 
     def resume_writing(self) -> None:
         self.unread_since = None  # it reads, if slowly: the next 64 KiB have their own time
@@ -222,12 +263,12 @@ class LimitedProtocol(H11Protocol):
     def note(self) -> None:
         """Look at what the connection waits for now; a new phase, or the same one of another request, begins anew."""
         answered = self.cycle is None or self.cycle.response_complete
-        if self.conn.their_state is h11.SEND_BODY:
+        if self.reader.in_body:
             phase = "rest" if answered else "body"
         elif not answered:
             phase = "app"
         else:
-            phase = "head" if self.cycle is None or self.conn.trailing_data[0] else "idle"
+            phase = "head" if self.cycle is None or self.reader.unread else "idle"
         if (phase, self.cycle) != (self.phase, self._counted):
             if phase != "head" or self.phase != "head":  # the first head counts from the connection
                 self.since, self.received = self.guard.clock(), 0
@@ -255,52 +296,39 @@ class LimitedProtocol(H11Protocol):
 
     def give_up(self) -> None:
         """Close, with a 408 where a request has begun and nothing has been said (RFC 9110, 15.5.9)."""
-        begun = self.phase == "body" or (self.phase == "head" and self.conn.trailing_data[0])
+        begun = self.phase == "body" or (self.phase == "head" and self.reader.unread)
         if begun and not self.transport.is_closing() and self.unread_since is None:
             self.refuse(408)
         else:
             self.transport.abort()
 
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn calls for a request that cannot be read; here also for one that is too large."""
-        self.refuse(self.conn.status)
-
-    def handle_events(self) -> None:
-        try:
-            super().handle_events()
-        except h11.ProtocolError:  # the answer was under way
-            self.transport.abort()
-
     def refuse(self, status: int) -> None:
         """Answer `status` in plain text and close; nothing of it reaches the app."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.response_started:
+        cycle = self.cycle
+        if cycle is not None and (self.reader.in_body or not cycle.response_complete):
+            if cycle.response_started:
                 return self.transport.abort()
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        phrase = HTTPStatus(status).phrase.encode()
-        headers = [
-            (b"content-type", b"text/plain"),
-            (b"content-length", b"%d" % len(phrase)),
-            (b"connection", b"close"),
-            (b"cache-control", b"no-store"),
-            (b"content-security-policy", NOTHING.encode()),
-            *((name.lower().encode(), value.encode()) for name, value in ALWAYS.items()),
-        ]
-        answer = h11.Response(status_code=status, headers=headers, reason=phrase)
-        try:
-            for event in (answer, h11.Data(data=phrase), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
-        except h11.ProtocolError:
-            self.transport.abort()
-
-    def _should_upgrade(self) -> bool:
-        return False  # no WebSocket here; uvicorn would log two lines for each that asks
+            cycle.disconnected = True
+            cycle.message_event.set()
+        phrase = HTTPStatus(status).phrase
+        headers = {
+            "content-type": "text/plain",
+            "content-length": str(len(phrase)),
+            "connection": "close",
+            "cache-control": "no-store",
+            "content-security-policy": NOTHING,
+            **{name.lower(): value for name, value in ALWAYS.items()},
+        }
+        lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in headers.items()), "", phrase]
+        self.transport.write("\r\n".join(lines).encode())
+        self.transport.close()
 
 
 class LimitedConfig(uvicorn.Config):
-    """uvicorn's configuration with a Guard that all connections share. `options` are uvicorn's."""
+    """uvicorn's configuration with a Guard that all connections share. `options` are uvicorn's.
+
+    Its loop is uvloop where that is installed, and asyncio's elsewhere, on Windows.
+    """
 
     def __init__(self, app: Any, limits: Limits, stop: Stop, **options: Any) -> None:
         most, waiting = limits.open_files(open_files())
@@ -357,3 +385,14 @@ class LimitedServer(uvicorn.Server):
 def server_for(app: Any, stop: Stop, connections: int = Limits.connections, **options: Any) -> LimitedServer:
     """The server of `playbook serve`: `app` behind the limits above. `options` are uvicorn's."""
     return LimitedServer(LimitedConfig(app, Limits(connections=connections), stop, **options))
+
+
+def collect_seldom() -> None:
+    """For a process that has started: what there is by now stays, so Python's collector needs not look at it again.
+
+    A request leaves nothing behind for it. But a list makes so many objects that it would look after every tenth, and
+    each look at all objects of the service takes a tenth of a second, in which nobody is answered.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000, 20, 100)

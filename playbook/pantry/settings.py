@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -90,6 +91,13 @@ DatabaseUrl = Annotated[str, AfterValidator(database_url), PlainSerializer(maske
 MailUrl = Annotated[str, AfterValidator(mail_server_url), PlainSerializer(masked)]
 
 
+def whole_path(path: Path) -> Path:
+    """`path`, if it is the same wherever the service is started. Raises ValueError for anything else."""
+    if not (path.is_absolute() or PurePosixPath(path).is_absolute()):
+        raise ValueError("should be the whole path of a folder or a file")
+    return path
+
+
 class Fields(Guarded):
     """What Pantry can be told: `DATABASE_URL`, and the others with the prefix `PANTRY_`. Sizes are in bytes."""
 
@@ -108,8 +116,9 @@ class Fields(Guarded):
     max_body_bytes: int = Field(1_048_576, gt=0, examples=["1048576"])
     network_rate: float = Field(50, gt=0, examples=["50"])  # requests per second of one address, or of an IPv6 /64
     account_rate: float = Field(20, gt=0, examples=["20"])  # requests per second of one account, wherever signed in
-    max_connections: int = Field(1000, ge=16, le=60_000, examples=["1000"])  # fewer where few files may be open
+    max_connections: int = Field(1000, ge=16, le=60_000, examples=["1000"])  # of a process; fewer where few files are
     stop_seconds: float = Field(8, ge=2, le=600, examples=["8"])  # Docker kills after 10
+    known_queries: Annotated[Path, AfterValidator(whole_path)] | None = Field(None, examples=["/etc/pantry/queries"])
 
 
 # The auth track has settings of its own; what they do is said where they are used. Two of them can contradict each

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -80,7 +79,8 @@ def url_fault(scope: Scope) -> Problem | None:
     raw = (scope.get("raw_path") or quote(scope["path"]).encode()) + b"?" + scope["query_string"]
     if len(raw) > MAX_URL or raw.count(b"&") >= MAX_PARAMETERS:
         return Problem(URL_TOO_LONG, f"at most {MAX_URL} octets and {MAX_PARAMETERS} parameters are taken")
-    if {"\0", "\ufffd"} & set(unquote_to_bytes(raw).decode("utf-8", "replace")):
+    odd = b"%" in raw or b"\0" in raw or not raw.isascii()  # most have nothing to decode
+    if odd and {"\0", "\ufffd"} & set(unquote_to_bytes(raw).decode("utf-8", "replace")):
         return Problem(MALFORMED, "the URL is not UTF-8, or contains the character NUL")
     if not raw.startswith(b"/") or b"#" in raw:
         return Problem(MALFORMED, "the request target is not a path, or has a fragment")
@@ -112,7 +112,7 @@ def query_fault(scope: Scope) -> Problem | None:
 # The body is checked when the route first reads it, where the handlers see the `Problem`. Who asks is known by then.
 
 
-IS_JSON = re.compile(r"application/(?:json|[^;\s]+\+json)\s*(?:;|$)", re.IGNORECASE)
+IS_JSON = re.compile(rb"application/(?:json|[^;\s]+\+json)\s*(?:;|$)", re.IGNORECASE)
 
 
 class StrictInput:
@@ -126,7 +126,7 @@ class StrictInput:
             return await self.app(scope, receive, send)
         if (fault := url_fault(scope) or query_fault(scope)) is not None:
             return await without_tokens(problem_response(fault, request_id.get()))(scope, receive, send)
-        if IS_JSON.match(Headers(scope=scope).get("content-type", "")):
+        if IS_JSON.match(next((value for name, value in scope["headers"] if name == b"content-type"), b"")):
             receive = checked_body(receive)
         await self.app(scope, receive, send)
 

@@ -158,7 +158,7 @@ async def read_token(token_id: UUID, caller: SessionCaller, read: Read) -> Token
     return token_out(row)
 
 
-@router.delete("/tokens/{token_id}", status_code=204)
+@router.delete("/tokens/{token_id}", status_code=204, response_class=Response)
 def revoke_token(token_id: UUID, caller: SessionCaller, transact: Transaction) -> None:
     """End a token: its next request is refused. Unconditional, since nothing of it can have been changed meanwhile."""
     mine = sa.and_(TABLE.c.user_id == caller.id, TABLE.c.id == token_id)

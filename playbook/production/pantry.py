@@ -226,10 +226,10 @@ in the log.
 
 ## On PostgreSQL
 
-In production several processes serve Pantry, and share nothing but the database. Ada
-signs up at the first server. `two_servers` returns whom the second one then sees, and,
-when she has signed out there, whom the first one sees. Here the question of who asks
-needs no transaction: it is one statement, sent by the
+In production several processes serve Pantry. What one of them must know of the others
+is in the database. Ada signs up at the first server. `two_servers` returns whom the
+second one then sees, and, when she has signed out there, whom the first one sees. Here
+the question of who asks needs no transaction: it is one statement, sent by the
 [event loop](../glossary.md#event-loop).
 """
 

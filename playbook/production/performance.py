@@ -53,8 +53,8 @@ async def closed_loop(send, seconds):
 
 # %% [markdown]
 """
-The folded cell imports `stalling()`, which makes that
-Pantry, and `in_virtual_time(coroutine)`, which runs a coroutine with a clock that jumps
+The folded cell imports `stalling()`, which makes that Pantry.
+`in_virtual_time(coroutine)` runs a coroutine with a clock that starts at 0 and jumps
 over waits. For later cells it imports `catalogue`, `NAMES`, `LATEST`, `releases`,
 `TEMPLATE`, `with_engine`, `app_of`, `flame_graph`, `before_and_after`, `RECORDED`,
 `lesson_url`, `on_postgres`, `serving`, `show`. Predict: what are the p90 and the p99?
@@ -84,10 +84,9 @@ print(f"{len(closed)} requests, p90 {1000 * p90:.0f} ms, p99 {1000 * p99:.0f} ms
 
 # %% [markdown]
 """
-While Pantry stood still, the client stood still, too. It waited for one answer and sent
-nothing else. So the stall is **one** latency of 902. Real users do not wait for each
-other. This mistake is called **coordinated omission**: tool and service agree to leave
-out the bad time.
+While Pantry stood still, the client waited for one answer, and sent nothing. So the
+stall is **one** latency of 902. Real users do not wait for each other. This mistake is
+called **coordinated omission**: tool and service agree to leave out the bad time.
 
 ## The decision
 
@@ -148,8 +147,8 @@ print(in_virtual_time(open_loop(fails, rate=2, seconds=1)))
 """
 An error at once is no quick answer: it counts as infinitely slow.
 
-Of 50 requests the p99 is just the slowest one. A percentile that rests on fewer than
-five requests says nothing, so `percentile` gives none.
+Of 50 requests the p99 is just the slowest one. `percentile` gives none that fewer than
+five requests exceed: p99 needs 500.
 """
 
 # %% tags=["export"]
@@ -182,11 +181,11 @@ second for them, but more come and queue behind them.
 
 ### Count the statements
 
-Now a page that is slow all the time: a list of 20 packages with their newest
-versions. `TEMPLATE` has 800 classifiers, the tags of PyPI, in nested dictionaries.
+Now a page that is slow all the time: a list of 20 packages with their newest versions.
+`TEMPLATE` has 800 classifiers, the tags of PyPI, in nested dictionaries.
 `catalogue(url)` is an engine with data. `NAMES` selects the names, `LATEST` is the
-highest version in `releases`. `with_engine(engine, listed)` is a function that opens a
-connection and calls `listed`.
+highest version in `releases`. `with_engine(engine, listed)` returns a function that
+opens a connection and calls `listed`.
 """
 
 # %%
@@ -217,8 +216,8 @@ print(with_engine(engine, as_it_was)()[0])
 Write your guess down: what takes the time of `as_it_was`?
 
 Statements are counted with a `ContextVar`: a variable of which each request has its own
-value. A thread gets a copy of the variables. So the value is a list, and the copy leads
-to the same list.
+value. FastAPI runs a plain `def` route in a thread, with a copy of these variables. The
+value is a list, so the copy holds the same list.
 """
 
 # %% tags=["export"]
@@ -254,8 +253,8 @@ print(len(sent.get()), "statements,", len(set(sent.get())), "texts")
 
 # %% [markdown]
 """
-One statement for the list, and one for each of its rows: this is called **N+1**. A
-middleware does the same for each request of a service, and tells `report`.
+One statement for the list, and one for each of its rows: **N+1**. A middleware counts
+for each request of a service, and tells `report`.
 """
 
 # %% tags=["export"]
@@ -292,7 +291,7 @@ print([(route, texts.total()) for route, texts in counted])
 
 # %% [markdown]
 """
-So the guess of most people is right: the database. Is that all?
+Most people guess the database. Is that all?
 
 ### Profile
 
@@ -306,8 +305,8 @@ show(flame_graph(with_engine(engine, as_it_was)))
 
 # %% [markdown]
 """
-`deepcopy` is wide, too: it walks through 800 classifiers for each row, and none of them
-is shown. Remove each cost on its own: you learn what each change gains.
+You can do without `deepcopy`, a wide bar: for each row it walks through 800
+classifiers, and none is shown. Remove each cost on its own, to learn what it gains.
 """
 
 
@@ -324,7 +323,7 @@ def one_statement(db):
 
 variants = (as_it_was, no_copies, one_statement)
 works = {each.__name__: with_engine(engine, each) for each in variants}
-print("different answers:", len({str(work()) for work in works.values()}))
+print("the same answer:", len({str(work()) for work in works.values()}) == 1)
 
 # %% [markdown]
 """
@@ -397,9 +396,9 @@ print(compare([5.0] * 6, [4.0] * 6))
 """
 Of the 64 exchanges two give as much: none, and all.
 
-`RECORDED` has real rounds of Pantry's `POST /packages`, of a busy machine:
-before a change, after it, and *itself*, the version of before in a second process.
-Predict: which of the two is a difference?
+`RECORDED` has real rounds of Pantry's `POST /packages`, of a busy machine: before a
+change, after it, and *itself*, the version of before in a second process. Predict: is
+the ratio of *itself* 1.00, and is it taken for a difference?
 """
 
 # %% tags=["predict"]
@@ -411,9 +410,9 @@ for name in ("after", "itself"):
 """
 ## See it work
 
-Over real HTTP: 20 requests to the quickest variant, 80 per second. The folded
-cell defines `load(listed, url)`, which returns how many requests, failures and
-statements there were.
+Over real HTTP: 20 requests to the quickest variant, 80 per second. The folded cell
+defines `load(listed, url)`, which returns how many requests, failures and statements
+there were.
 """
 
 # %% tags=["stage"]
@@ -455,8 +454,8 @@ print(*load(one_statement, lesson_url()))
 ## On PostgreSQL
 
 Each statement is a question to a server. Over a network it takes half a millisecond or
-more, in which this process does nothing. So processor time does not show what N+1
-costs there; the count does.
+more, in which this process does nothing. So processor time does not show what N+1 costs
+there; the count does.
 """
 
 
@@ -502,8 +501,8 @@ Somebody gives you the latencies of a closed loop, in milliseconds. Its client s
 have sent a request each `pause` milliseconds, and waited for slow answers instead.
 
 Write `corrected(latencies, pause)`: a new list, with the latencies of the requests that
-were never sent, too. The next cell has what happened to a pause of 250: the request of
-second 3, and those that were due until the answer at second 4.
+were never sent, too. The next cell shows them for a pause of 250: the request sent at
+second 3, and those due before its answer at second 4.
 """
 
 # %%
@@ -551,11 +550,11 @@ assert check(corrected)
 | seam | what your project does |
 |---|---|
 | send | a coroutine that asks one thing, and returns whether the answer is right |
-| engine | `note_statements(engine)` once, where the engine is made |
+| engine | `note_statements(engine)` once; of an async one, its `sync_engine` |
 | report | writes a log line, or fails a test that sees too many statements |
 | works | functions without arguments that do the same each time |
 
-A test that keeps N+1 out of a shop:
+A test that keeps N+1 out of a shop (`report` appends to `counted`):
 
 ```python
 def test_the_list_of_orders_sends_two_statements(client, counted):
@@ -567,8 +566,8 @@ def test_the_list_of_orders_sends_two_statements(client, counted):
 
 Traps: never load a service that is not yours. Run the generator on another machine: a
 busy one makes long latencies itself. The client of `send` needs a timeout, and no limit
-of connections: with `httpx`, more than 100 wait in the client. Profile with `py-spy
-record`: it looks from outside, in production too.
+of connections: with `httpx`, more than 100 wait in the client. Profile with
+`py-spy record`: it looks from outside, in production too.
 
 Hand it over:
 

@@ -7,7 +7,7 @@ what belongs to it. Prove that no reference points to a row that is gone.
 
 | | |
 |---|---|
-| **Use it when** | a list shows something of other tables, or rows with children go |
+| **Use it when** | a list shows other tables' rows, or rows with children are deleted |
 | **You need** | [bulk_load](bulk_load.ipynb) (*code*) |
 | **Time** | read 35 min, exercise 15 min |
 | **Topics** | N+1, eager and lazy loading, on delete cascade, orphan, foreign key |
@@ -25,8 +25,8 @@ assert orphans(db, metadata) == []
 
 ## See it break
 
-Ada lists packages. For each package, her page shows the organization that owns it, or
-the people who may publish it. She writes what each line of the list shows:
+Ada lists packages. For each package, her page shows its organization, or the people who
+may publish it. She writes what each line of the list shows:
 """
 
 
@@ -52,7 +52,7 @@ of a name: `google-auth` belongs to `google`. Three people have roles. `page(siz
 selects the first `size` packages by rank. `sent_by(engine, select, line)` loads a page,
 calls `line` for each package, and returns how many statements the engine sent. The cell
 imports `orm`, `sa`, `show`, `table`, `er_diagram` and `lesson_url`, and for later
-`ada_leaves` and `plainly`. How many statements does each list send?
+`ada_leaves` and `plainly`. Predict: how many statements does each list send?
 """
 
 # %% tags=["stage"]
@@ -143,7 +143,7 @@ How do the rows of other tables get into the page?
 
 We choose a **join where a package has one row of a table**, such as its owner, and
 **one more statement where it has many**. Choose one join for a single package with one
-list. With two lists, a join returns each combination.
+list. With two lists, a join returns each combination of both.
 
 ## Build it
 
@@ -159,8 +159,8 @@ SELECT * FROM roles JOIN people ... WHERE package_name IN ('boto3', 'packaging',
 SQLAlchemy's loader options do that. `joinedload` is the join. `raiseload("*")` makes
 everything that you have not named an error, so it cannot become N+1 unnoticed.
 `selectinload` and `subqueryload` both send one statement more. The first one lists the
-keys, the second one repeats the query of the page. Which of them needs more statements
-for a page of 2,000?
+keys, the second one repeats the query of the page. Predict: which of them needs more
+statements for a page of 2,000?
 """
 
 # %% tags=["predict"]
@@ -175,9 +175,9 @@ for size in (200, 2000):
 
 # %% [markdown]
 """
-One statement of `selectinload` lists at most 500 keys. A page of a list has fewer rows.
-For more, `subqueryload` needs two statements for every size. It needs an order without
-ties, or the repeated query may choose other rows.
+One statement of `selectinload` lists at most 500 keys, hence the five. A page of a list
+has fewer rows. For more, `subqueryload` needs two statements for every size. It needs
+an order without ties, or the repeated query may choose other rows.
 
 ### An association with attributes
 
@@ -190,8 +190,7 @@ show(er_diagram(Organization, Package, Role, Person))
 
 # %% [markdown]
 """
-SQLAlchemy's `secondary=` hides such a table. Then the role would be out of reach, so
-`Role` is a model.
+SQLAlchemy's `secondary=` hides such a table and its `role`, so `Role` is a model.
 
 ### A limit in a test
 
@@ -260,7 +259,7 @@ refuses to change an indexed column of a parent with children. So the page
 Ada leaves: `DELETE FROM people WHERE name = 'Ada'`. `ada_leaves(metadata, delete)` runs
 `delete` in a new database of each engine, here `plainly`, which is this DELETE. It
 counts people, roles, and packages that say who added them. It returns these rows, and
-DuckDB's engine. What does each engine keep?
+DuckDB's engine. Predict: what does each engine keep?
 """
 
 # %% tags=["predict"]
@@ -269,8 +268,9 @@ show(table(rows))
 
 # %% [markdown]
 """
-A row whose reference points to no row is an **[orphan](../glossary.md#orphan)**. DuckDB
-has 4,000 of them. If another Ada joins, she has the rights of the first.
+A row whose reference points to no row is an **[orphan](../glossary.md#orphan)**. On
+DuckDB, 2,000 roles and 2,000 packages are orphans. If another Ada joins, she has the
+rights of the first.
 
 The recipe reads the rules from the models and carries them out on any engine.
 `references_to` gives the foreign keys that lead to a table.
@@ -495,7 +495,8 @@ of releases, so a loader option would bring far too many rows. Write `newest(db,
 packages, releases, size)`. For the first `size` packages by name it returns a list of
 pairs, the name and the month, or None if there is no release. `packages` has the column
 `name`; `releases` has `package`, `number` and `month`. The greatest number is the
-newest. Send at most two statements, and load no more than two rows for each package.
+newest. Send at most two statements to SQLite, and load no more than two rows for each
+package.
 """
 
 
@@ -531,7 +532,7 @@ assert check(newest)
 """
 ## Take it with you
 
-`playbook lift relationships INTO` copies the recipe and its tests. Its seams:
+`playbook lift relationships INTO` copies the recipe and its tests.
 
 | seam | what your project does |
 |---|---|
@@ -593,8 +594,8 @@ Hand it over:
 ## In short
 
 You can say how many statements a page needs, and why the number grows with lazy
-loading. You can say for each foreign key what becomes of the child, on each engine. And
-you can prove that it was done.
+loading. You can say for each foreign key what becomes of the child, on each engine, and
+prove that it was done.
 
 ## Sources
 

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -12,7 +16,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
-from graphql import get_introspection_query
+from graphql import get_introspection_query, get_named_type, is_leaf_type
 from sqlalchemy import orm
 
 from playbook.api.errors import PROBLEM_JSON
@@ -23,8 +27,9 @@ from playbook.foundations.transactions import transaction
 from playbook.kit import postgres
 from playbook.pantry.app import pantry, resource_api
 from playbook.pantry.catalog import Package, Release
-from playbook.pantry.graph import VALUES_PER_REQUEST
+from playbook.pantry.graph import STATEMENTS_PER_REQUEST, VALUES_PER_REQUEST
 from playbook.pantry.http import Caller
+from playbook.pantry.known_queries import known_queries
 from playbook.pantry.limits import AccountLimits, Counts, Rate
 from playbook.pantry.policy import may
 from playbook.pantry.settings import Settings
@@ -250,10 +255,22 @@ def deep(levels: int) -> str:
 MANY = "Syntax Error: Document contains more than 1000 tokens. Parsing aborted."
 NESTED = "Syntax Error: Document is nested too deeply. Parsing aborted."
 HOSTILE = {
-    "large": ("{ packages(first: 99) { nodes { releases(first: 99) { next } } } }", "up to 19702 values, at most 5000"),
-    "aliases": ("{" + " a: packages(first: 51) { nodes { name } }" * 49 + "}", "up to 5047 values, at most 5000"),
-    "deep": (deep(9), "9 levels deep, at most 8"),
-    "very deep": (deep(101), "101 levels deep, at most 8"),
+    "large": ("{ packages(first: 99) { nodes { releases(first: 99) { next } } } }", "cost: 19702, at most 5000"),
+    "aliases": ("{" + " a: packages(first: 51) { nodes { name } }" * 49 + "}", "cost: 5047, at most 5000"),
+    "90 small aliases": (
+        "{" + "".join(f" a{number}: packages(first: 1) {{ next }}" for number in range(90)) + "}",
+        "statements: 90, at most 20",  # for 180 values
+    ),
+    "90 organizations": (
+        "{" + "".join(f' a{number}: organization(slug: "org-{number}") {{ slug }}' for number in range(90)) + "}",
+        "statements: 90, at most 20",
+    ),
+    "newest versions of seven pages": (
+        "{" + "".join(f" a{number}: packages(first: 2) {{ nodes {{ latestVersion }} }}" for number in range(7)) + "}",
+        "statements: 21, at most 20",
+    ),
+    "deep": (deep(9), "depth: 9, at most 8"),
+    "very deep": (deep(101), "depth: 101, at most 8"),
     "a thousand levels": (deep(1001), MANY),
     "long": ("{" + " a: packages { next }" * 400 + "}", MANY),
     "a mutation": ("mutation { deletePackage }", "The mutation operation is not supported by the schema."),
@@ -269,9 +286,66 @@ def test_a_hostile_query_is_refused_before_a_statement(world: World, name: str) 
     assert said == says or (name == "a thousand levels" and said == NESTED)  # whichever Python reaches first
 
 
+def any_query(random: Random) -> str:
+    """A query that is valid, of any fields below each other."""
+    from playbook.pantry import graph_schema
+
+    names = (f"a{number}" for number in count())
+
+    def chosen(kind: Any, levels: int) -> str:
+        plain = [name for name, field in kind.fields.items() if is_leaf_type(get_named_type(field.type))]
+        other = [name for name in kind.fields if name not in plain]
+        picked = random.choices(plain, k=2) if plain else []
+        picked += random.choices(other, k=random.randint(1, 3)) if other and levels else []
+        return "{ " + " ".join(written(name, kind.fields[name], levels - 1) for name in picked or ["__typename"]) + " }"
+
+    def written(name: str, field: Any, levels: int) -> str:
+        given = {
+            "first": random.randint(1, 4),
+            "name": f'"pkg-0{random.randint(0, 3)}-{random.randint(0, 2)}"',
+            "slug": f'"org-{random.randint(0, 3)}"',
+        }
+        wanted = [f"{key}: {value}" for key, value in given.items() if key in field.args]
+        arguments = f"({', '.join(wanted)})" if wanted else ""
+        below = get_named_type(field.type)
+        return f"{next(names)}: {name}{arguments} {'' if is_leaf_type(below) else chosen(below, levels)}"
+
+    return chosen(graph_schema.SCHEMA.query_type, random.randint(1, 6))
+
+
+def test_no_query_takes_more_statements_than_it_was_weighed_with(world: World) -> None:
+    from playbook.api.graphql_limits import Refused, admit
+    from playbook.pantry import graph_schema
+
+    taken = []
+    for seed in range(60):
+        query = any_query(Random(seed))
+        try:
+            _, weight = admit(graph_schema.SCHEMA, query, graph_schema.CLOSED)
+        except Refused:
+            continue
+        with at_most(world.engine, weight.statements) as sent:
+            world.data(query)
+        taken.append(len(sent))
+    assert len(taken) > 20
+    assert max(taken) > 8
+
+
+def test_each_plain_field_that_asks_the_database_is_counted() -> None:
+    from playbook.pantry import graph_schema
+
+    asking = set()
+    for kind in graph_schema.SCHEMA.type_map.values():
+        for name, field in getattr(kind, "fields", {}).items():
+            ours = (field.extensions or {}).get("strawberry-definition")
+            if ours and ours.base_resolver and is_leaf_type(get_named_type(field.type)):
+                asking.add(name)
+    assert asking == graph_schema.CLOSED.also == graph_schema.LIMITS.also
+
+
 def test_variables_count(world: World) -> None:
     query = "query($n: Int!) { packages(first: $n) { nodes { releases(first: $n) { version } } } }"
-    assert world.refusal(query, n=100) == "up to 20101 values, at most 5000"
+    assert world.refusal(query, n=100) == "cost: 20101, at most 5000"
     assert len(world.data(query, n=2)["packages"]["nodes"]) == 2
 
 
@@ -327,6 +401,110 @@ def test_a_database_that_is_away_is_a_503_and_a_fault_is_hidden(world: World, mo
     assert [error["message"] for error in answer.json()["errors"]] == ["internal error"]
 
 
+# ---------------------------------------------------------------- known queries only
+
+COUNTED = "query($n: Int!) { packages(first: $n) { nodes { name } } }"
+
+
+def hash_of(text: str) -> str:
+    return f"sha256:{sha256(text.encode()).hexdigest()}"
+
+
+@pytest.fixture
+def only_known(world: World, tmp_path: Path) -> Iterator[None]:
+    """The service answers `SCREEN` and `COUNTED` only."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "screen.graphql").write_text(SCREEN, "utf-8")
+    (tmp_path / "counted.graphql").write_text(COUNTED, "utf-8")
+    (tmp_path / "README.md").write_text("no query", "utf-8")
+    state = world.client.app.state  # type: ignore[attr-defined]
+    assert state.known_queries is None
+    state.known_queries = known_queries(tmp_path)
+    yield
+    state.known_queries = None
+
+
+def by_hash(world: World, document_id: Any, **more: Any) -> Any:
+    return world.client.post("/graphql", json={"documentId": document_id, **more}, headers={"x-caller": "ada"})
+
+
+@pytest.mark.usefixtures("only_known")
+def test_a_known_query_is_answered_by_its_hash_or_its_text(world: World) -> None:
+    answer = by_hash(world, hash_of(SCREEN), variables={"first": 2})
+    assert answer.json()["data"] == world.data(SCREEN, first=2)
+    assert len(answer.json()["data"]["packages"]["nodes"]) == 2
+
+
+@pytest.mark.usefixtures("only_known")
+def test_an_unknown_query_is_refused_before_a_statement(world: World) -> None:
+    almost = SCREEN.replace("yankedAt", "yankedAt releasedAt")
+    only = "this service answers known queries only, and {} is none"
+    assert world.refusal(almost, first=2) == only.format(hash_of(almost))
+    assert world.refusal("{ packages { ") == only.format(hash_of("{ packages { "))
+    with at_most(world.engine, 0):
+        for name in (hash_of(almost), hash_of(SCREEN).removeprefix("sha256:"), "sha256:"):
+            assert by_hash(world, name).json() == {"errors": [{"message": only.format(name)}]}
+
+
+@pytest.mark.usefixtures("only_known")
+def test_a_known_query_has_the_limits_of_all(world: World) -> None:
+    """The client chooses the variables."""
+    with at_most(world.engine, 0):
+        answer = by_hash(world, hash_of(COUNTED), variables={"n": 5000})
+        assert answer.json() == {"errors": [{"message": "cost: 10001, at most 5000"}]}
+
+
+def test_without_a_list_any_query_is_answered_and_no_hash(world: World) -> None:
+    assert world.data(COUNTED, n=1)["packages"]["nodes"]
+    with at_most(world.engine, 0):
+        answers = [
+            by_hash(world, hash_of(COUNTED), variables={"n": 1}),
+            by_hash(world, hash_of(COUNTED), query=COUNTED, variables={"n": 1}),
+            world.client.post("/graphql", json={}, headers={"x-caller": "ada"}),
+        ]
+    words = ["this service knows no queries by `documentId`: send `query`"] + [
+        "send either `query` or `documentId`"
+    ] * 2
+    assert [answer.json() for answer in answers] == [{"errors": [{"message": word}]} for word in words]
+    assert [by_hash(world, name).status_code for name in ("", None, "é", "x" * 201, 7)] == [422] * 5
+
+
+def test_a_list_of_a_code_generator_is_read_by_its_values(tmp_path: Path) -> None:
+    manifest = tmp_path / "persisted-documents.json"
+    manifest.write_text(json.dumps({"1": SCREEN, "abc": COUNTED}), "utf-8")
+    assert known_queries(manifest) == {hash_of(SCREEN): SCREEN, hash_of(COUNTED): COUNTED}
+
+
+BROKEN: dict[str, tuple[bytes | None, str]] = {  # by name of a file: its content, and what is said
+    "missing.json": (None, "missing.json cannot be read: No such file or directory"),
+    "text.json": (b"{ packages", "text.json: neither a folder nor JSON in UTF-8: "),
+    "bytes.json": (b'{"1": "\xff"}', "bytes.json: neither a folder nor JSON in UTF-8: "),
+    "list.json": (b'["{ packages { next } }"]', "list.json should be a JSON object whose values are queries"),
+    "number.json": (b'{"1": 7}', "number.json should be a JSON object whose values are queries"),
+    "empty.json": (b"{}", "empty.json has no query"),
+    "unknown.json": (b'{"a": "{ nothing }"}', "unknown.json: a: Cannot query field 'nothing' on type 'Query'."),
+    "folder/bad.graphql": (b"{ packages ", "folder/bad.graphql: Syntax Error: Expected Name, found <EOF>."),
+    "folder/bytes.graphql": (b"\xff", "folder: neither a folder nor JSON in UTF-8"),
+    "empty/none.txt": (b"", "empty has no query"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_list_that_cannot_be_used_stops_the_start_and_is_named(name: str, tmp_path: Path) -> None:
+    content, says = BROKEN[name]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    path = tmp_path / name.partition("/")[0]
+    settings = Settings(environment="test", database_url="duckdb:///:memory:never", known_queries=path)
+    clock = FixedClock(NOW)
+    engine = make_engine(settings.database_url)
+    with pytest.raises(ValueError, match=r"^PANTRY_KNOWN_QUERIES: ") as caught:
+        resource_api(engine, settings, clock, Identifiers(clock), lambda _: None, may)
+    assert f"{tmp_path}/{says}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------- the assembled service, once, in memory
 
 
@@ -366,6 +544,7 @@ def test_large_queries_use_more_of_the_allowance(world: World, monkeypatch: pyte
     limits = AccountLimits(Counts(Rate("account", per_second=1, burst=5), clock=lambda: 0.0))
     monkeypatch.setattr(world.client.app.state, "spend", limits.take, raising=False)  # type: ignore[attr-defined]
     small = "{ packages(first: 10) { nodes { name } } }"
+    many = "{" + " ".join(f'a{number}: organization(slug: "{number}") {{ slug }}' for number in range(10)) + "}"
     fields = "name summary private popularityRank createdAt updatedAt releases(first: 1) { version yankedAt }"
     large = f"{{ packages(first: 100) {{ nodes {{ {fields} }} }} }}"  # 1,001 values: worth two requests
     for _ in range(9):  # too small to be counted here; each request was counted when its session was found
@@ -376,7 +555,8 @@ def test_large_queries_use_more_of_the_allowance(world: World, monkeypatch: pyte
     refused = world.post(large)
     assert refused.headers["content-type"] == PROBLEM_JSON
     assert "retry-after" in refused.headers
-    assert world.post(large, who="mallory").status_code == 200, "another account has its own"
+    assert [world.post(many, who="mallory").status_code for _ in range(3)] == [200, 200, 429], "another account's own"
+    assert STATEMENTS_PER_REQUEST == 5
 
 
 def test_with_the_session_of_a_browser_and_from_no_other_site() -> None:

@@ -12,6 +12,7 @@ import uuid
 from collections import defaultdict
 from pathlib import Path
 
+import forked
 import pytest
 from before_sign_in import pantry
 from fastapi import APIRouter, Depends, FastAPI
@@ -37,7 +38,7 @@ def schemathesis(base_url: str, folder: Path, *options: str) -> subprocess.Compl
         *options,
     ]  # fmt: skip
     env = os.environ | {"SCHEMATHESIS_HOOKS": str(Path(__file__).with_name("schemathesis_hooks.py"))}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    return forked.run(command, 300, folder, env, libraries=("schemathesis.cli",), text=True)
 
 
 class Recorder:

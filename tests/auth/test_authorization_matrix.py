@@ -2,7 +2,7 @@
 
 The table below is the policy as people decided it, so it is written by hand and compared with what the service answers.
 A route that is not in it fails the test. The app runs in process, with the policy of `playbook.pantry.policy`; only who
-is calling comes from a header.
+is calling comes from a header. What lies under /api/auth has a table of its own: `test_auth_matrix`.
 """
 
 import base64
@@ -120,6 +120,8 @@ class World:
         answer = self.client.request(method, path, headers=headers, **options)
         if method != "GET" and answer.is_success:
             self.untouched = None
+        if answer.status_code == 204:  # RFC 9110, 8.3 and 8.6: they describe a content, and here is none
+            assert not {"content-type", "content-length"} & set(answer.headers), f"{method} {path}"
         return answer
 
     def caller(self, who: str) -> Caller:
@@ -235,6 +237,19 @@ def not_in(app: FastAPI, table: str) -> set[str]:
     """The routes of `app` that have no row in `table`, and the rows that have no route."""
     routes = {route.name for route in routes_of(app.routes) if route.name.split()[1] not in DOCUMENTATION}
     return routes ^ {" ".join(route.split()[:2]) for route, _, _ in rows_of(table)}
+
+
+def test_every_route_without_content_is_asked_for_it(world: World) -> None:
+    """So each 204 that the document promises is looked at, in `World.ask`."""
+    paths = world.app.openapi()["paths"].items()
+    promised = {
+        f"{method.upper()} {path}"
+        for path, item in paths
+        for method, says in item.items()
+        if "204" in says["responses"]
+    }
+    assert promised == {route for route, _, answers in rows_of(MATRIX) if "204" in answers}
+    assert len(promised) == 3
 
 
 @pytest.mark.proves("ASVS 8.2.1", "ASVS 8.2.2", "ASVS 8.2.3", "ASVS 8.3.1", "ASVS 8.4.1")

@@ -77,10 +77,10 @@ const button = {}
 global.location = {hash: "#3f9a1c", pathname: "/confirm"}
 global.history = {replaceState: (state, title, url) => log.push(["address bar", url])}
 global.document = {querySelector: () => button, body: {}}
-global.fetch = async (url, options) => { log.push(["sent", url, options]); return {ok: %s} }
+global.fetch = async (url, options) => { log.push(["sent", url, options, button.disabled]); return {ok: %s} }
 SCRIPT
 log.push(["pressed"])
-button.onclick().then(() => console.log(JSON.stringify([...log, document.body.textContent])))
+button.onclick().then(() => console.log(JSON.stringify([...log, button.disabled, document.body.textContent])))
 """
 
 
@@ -93,5 +93,5 @@ def test_the_script_of_the_form_sends_the_token_when_the_button_is_pressed(ok: s
     done = subprocess.run(["node", "-e", program], capture_output=True, text=True, timeout=60, check=True)
     headers = {"content-type": "application/json"}
     sent = {"method": "POST", "headers": headers, "body": '{"token":"3f9a1c"}'}
-    expected = [["address bar", "/confirm"], ["pressed"], ["sent", "/confirm", sent], says]
+    expected = [["address bar", "/confirm"], ["pressed"], ["sent", "/confirm", sent, True], False, says]
     assert json.loads(done.stdout) == expected

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from fastapi import Request
+from fastapi import HTTPException, Request
 
 from playbook.auth.mail import Mail
 from playbook.foundations.clock_and_identifiers import hash_token, is_token
@@ -20,8 +20,11 @@ from playbook.pantry.auth import invitations, members, memberships, organization
 from playbook.pantry.auth.memberships import EVERYTHING, WORDS, allows
 from playbook.pantry.auth.sessions import SESSION, cookies_of, start_session
 from playbook.pantry.auth.tables import Invitation, OrganizationDetails, UserSession
-from playbook.pantry.catalog import Package
+from playbook.pantry.catalog import Package, PackageRole
 from playbook.pantry.housekeeping import sweep
+from playbook.pantry.http import Caller
+from playbook.pantry.package_roles import give_role
+from playbook.pantry.policy import may
 from playbook.schema.identity import ROLES, Member, Organization, User, add_user
 from playbook.schema.relationships import orphans
 from tests.auth.conftest import ORIGIN, Service
@@ -38,6 +41,7 @@ class Team:
     ids: dict[str, UUID] = field(default_factory=dict)
     browsers: dict[str, LiveClient] = field(default_factory=dict)
     acme: str = ""
+    asked: str = ""  # the route of the last call
 
     def join(self, name: str, verified: bool = True) -> None:
         """Somebody signs up and in, without a password: to hash one takes a while."""
@@ -55,9 +59,11 @@ class Team:
         self.browsers[name] = LiveClient(url, headers={"origin": ORIGIN, "cookie": cookie})
 
     def post(self, who: str, call: str, **body: Any) -> Any:
+        self.asked = f"POST /api/auth/organization/{call}"
         return self.browsers[who].post(f"/api/auth/organization/{call}", json=body)
 
     def get(self, who: str, call: str, **query: str) -> Any:
+        self.asked = f"GET /api/auth/organization/{call}"
         return self.browsers[who].get(f"/api/auth/organization/{call}", params=query)
 
     def add(self, name: str, role: str, organization_id: UUID | None = None) -> UUID:
@@ -110,6 +116,15 @@ def code(answer: Any) -> tuple[int, str]:
 # ---------------------------------------------------------------- role by call
 
 
+ROLE_CALLS = {  # what the test below tries as each role, by route: `test_auth_matrix` has a row for each other route
+    "look": "GET get-full-organization", "list members": "GET list-members",
+    "list invitations": "GET list-invitations", "update": "POST update", "invite member": "POST invite-member",
+    "invite owner": "POST invite-member", "cancel": "POST cancel-invitation",
+    "make admin": "POST update-member-role", "make owner": "POST update-member-role",
+    "remove": "POST remove-member", "delete": "POST delete",
+}  # fmt: skip
+
+
 @pytest.mark.proves("ASVS 8.2.1", "ASVS 8.2.2")
 def test_each_call_by_each_role(team: Callable[..., Team]) -> None:
     """Who may do what, as the table says; a stranger nothing, and a member of another organization neither."""
@@ -154,10 +169,11 @@ def test_each_call_by_each_role(team: Callable[..., Team]) -> None:
         "invite member": managers, "invite owner": owners, "cancel": managers, "make admin": managers,
         "make owner": owners, "remove": managers, "delete": owners,
     }  # fmt: skip
-    assert may.keys() == calls.keys()
+    assert may.keys() == calls.keys() == ROLE_CALLS.keys()
     for name, call in calls.items():
         for who in sorted(people, key=lambda who: people[who] == "owner"):  # the owner last: "delete" deletes
             answer = call(who)
+            assert t.asked == ROLE_CALLS[name].replace(" ", " /api/auth/organization/")
             assert (answer.status_code == 200) == (people[who] in may[name]), (name, people[who], answer.text)
             if answer.status_code != 200:
                 assert answer.status_code in (400, 401, 403), (name, people[who])
@@ -352,6 +368,102 @@ def test_a_removed_member_and_a_changed_role_count_at_the_next_request(team: Cal
         assert t.get("bob", call, organizationId=t.acme).status_code == 403, call
     assert "activeOrganizationId" not in t.service.whoami(t.browsers["bob"])["session"]
     assert code(t.get("bob", "get-active-member")) == (400, "NO_ACTIVE_ORGANIZATION")
+
+
+def own_package(t: Team, organization_id: UUID, name: str) -> Package:
+    """A private package."""
+    auth = t.service.auth
+    times = {"created_at": auth.clock.now(), "updated_at": auth.clock.now()}
+    values = {"name": name, "normalized_name": name, "private": True} | times
+    package = Package(id=auth.ids.new(), organization_id=organization_id, **values)
+    auth.transact(lambda db: db.add(package))
+    return package
+
+
+def give(t: Team, who: str, package: Package, role: Any = "maintainer") -> None:
+    auth = t.service.auth
+    auth.transact(lambda db: give_role(db, auth.ids.new(), package, t.ids[who], role, auth.clock.now()))
+
+
+def permitted(t: Team, who: str, name: str) -> list[str]:
+    """What somebody may do with a package; nothing at all when it does not exist for them."""
+    caller, actions = Caller(t.ids[who], who), ("packages:read", "packages:write", "packages:delete")
+
+    def work(db: Any) -> list[str]:
+        with suppress(HTTPException):
+            return [action for action in actions if may(db, caller, action, {"name": name})]
+        return []
+
+    return list(t.service.auth.transact(work))
+
+
+@pytest.mark.proves("ASVS 8.3.2")
+@pytest.mark.parametrize("call", ["remove-member", "leave"])
+def test_the_package_roles_of_a_member_end_with_the_membership(team: Callable[..., Team], call: str) -> None:
+    """Invited again, they get what the invitation says; roles elsewhere, and those of others, stay."""
+    t = team("bob", "eve")
+    t.add("bob", "member")
+    theirs = UUID(t.post("eve", "create", name="Other", slug="other").json()["id"])
+    for package in (own_package(t, UUID(t.acme), "secret"), own_package(t, theirs, "others")):
+        give(t, "bob", package, "uploader")
+        give(t, "bob", package)
+        give(t, "eve", package)
+    maintained = ["packages:read", "packages:write"]
+    assert permitted(t, "bob", "secret") == permitted(t, "bob", "others") == maintained
+    if call == "leave":
+        assert t.post("bob", "leave", organizationId=t.acme).status_code == 200
+    else:
+        assert t.post("olga", "remove-member", memberIdOrEmail="bob@example.com").status_code == 200
+    assert permitted(t, "bob", "secret") == [], "who was removed still has the package"
+    mail = t.invite("olga", "bob@example.com")
+    assert t.post("bob", "accept-invitation", invitationId=mail.token).status_code == 200
+    assert t.roles()["bob"] == "member"
+    assert permitted(t, "bob", "secret") == ["packages:read"], "more than the invitation gives"
+    assert permitted(t, "bob", "others") == permitted(t, "eve", "secret") == maintained
+
+
+def give_to_a_member(t: Team, package: Package, meanwhile: Callable[[], None]) -> bool:
+    """Bob gets a role if he is a member. `meanwhile` runs after this was read, also at each new attempt."""
+    auth = t.service.auth
+
+    def work(db: Any) -> bool:
+        here = [Member.organization_id == package.organization_id, Member.user_id == t.ids["bob"]]
+        is_member = db.scalar(sa.select(Member.id).where(*here)) is not None
+        meanwhile()
+        if is_member:
+            give_role(db, auth.ids.new(), package, t.ids["bob"], "maintainer", auth.clock.now())
+        return is_member
+
+    return bool(auth.transact(work))
+
+
+def test_a_role_that_is_given_while_its_member_is_removed_does_not_stay(
+    team: Callable[..., Team], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each overtakes the other once: the other has read and has not written."""
+    t, once = team("bob"), [True]
+    package = own_package(t, UUID(t.acme), "secret")
+
+    def remove() -> None:
+        if once and once.pop():
+            assert t.post("olga", "remove-member", memberIdOrEmail="bob@example.com").status_code == 200
+
+    t.add("bob", "member")
+    assert give_to_a_member(t, package, remove) is False
+    assert (once, t.roles(), t.rows(PackageRole)) == ([], {"olga": "owner"}, [])
+
+    touch, given = members.touch, list[bool]()
+
+    def overtaken(db: Any, organization_id: UUID) -> None:
+        if not given:
+            given.append(give_to_a_member(t, package, lambda: None))
+            assert len(t.rows(PackageRole)) == 1
+        touch(db, organization_id)
+
+    t.add("bob", "member")
+    monkeypatch.setattr(members, "touch", overtaken)
+    assert t.post("olga", "remove-member", memberIdOrEmail="bob@example.com").status_code == 200
+    assert (given, t.roles(), t.rows(PackageRole)) == ([True], {"olga": "owner"}, [])
 
 
 def test_somebody_elses_member_is_out_of_reach(team: Callable[..., Team]) -> None:

@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from playbook.auth.mailed_links import find_link, links, new_link, take_link
 from playbook.auth.second_factor import enrol, has_second_factor, hotp, second_factors, step_of, use_code
 from playbook.auth.throttling import Allowance, Timestamp, spend, throttles
+from playbook.exercises.auth.second_factor import attack
+from playbook.foundations.transactions import transaction
 from playbook.kit.course import Course
 
 NINE, STEP = datetime(2026, 11, 2, 9, 0, tzinfo=UTC), timedelta(seconds=30)
@@ -83,7 +85,7 @@ def sessions(db: Session) -> list[datetime | None]:
 
 def test_no_session_begins_between_the_steps(shown: dict[str, Any], db: Session) -> None:
     ada = db.get(User, "ada")
-    secret = enrol(db, "ada", NINE, KEYS)
+    secret = enrol(db, "ada", KEYS)
     assert secret is not None
     assert shown["password_is_right"](db, ada, NINE).startswith("session"), "it does not count yet"
     assert use_code(db, "ada", hotp(secret, step_of(NINE)), NINE, KEYS, first=True)
@@ -100,6 +102,29 @@ def test_no_session_begins_between_the_steps(shown: dict[str, Any], db: Session)
     assert sessions(db) == [None, later]
 
 
+KEY = '("second factor", "ada")'  # by what the page's shop counts guesses
+
+
+@pytest.mark.parametrize(
+    ("counted", "compared"),
+    [
+        (KEY, "20 compared"),
+        ('("second factor", "ada", shop.network)', "200 compared"),  # a botnet has many networks
+    ],
+)
+def test_a_shop_that_counts_guesses_by_network_is_found_out(counted: str, compared: str) -> None:
+    """The page's own `sign_in`, and what it must not be: then the page's assertion about guesses is red."""
+    source = next(page for page in Course().playbooks if page.name == "second_factor").source
+    [stage] = re.findall(r"^(GUESSES = .*?)^# %%$", source, re.DOTALL | re.MULTILINE)
+    assert stage.count(KEY) == 1
+    names: dict[str, Any] = {"Allowance": Allowance, "timedelta": timedelta, "spend": spend, "use_code": use_code}
+    names["transaction"] = transaction
+    exec(stage.replace(KEY, counted), names)
+    found = attack(names["sign_in"], names["reset"])
+    assert found["guesses"] == compared
+    assert (f'assert heard["guesses"] == "{compared}", "guesses are not counted"' in source) is (counted == KEY)
+
+
 def test_a_code_of_long_ago_switches_nothing_off(shown: dict[str, Any]) -> None:
     login = Login(token="t", user_id="ada", proven_at=NINE)
     minutes = (0, 9, 10)
@@ -110,7 +135,7 @@ def test_a_code_of_long_ago_switches_nothing_off(shown: dict[str, Any]) -> None:
 
 def test_an_account_has_twenty_guesses_and_then_one_an_hour(shown: dict[str, Any], db: Session) -> None:
     """Wherever they come from, and whichever password was typed before."""
-    secret = enrol(db, "ada", NINE, KEYS)
+    secret = enrol(db, "ada", KEYS)
     assert secret is not None
     assert use_code(db, "ada", hotp(secret, step_of(NINE)), NINE, KEYS, first=True)
     user, at = db.get(User, "ada"), NINE + STEP

@@ -30,7 +30,7 @@ from measure import ROOT, Failed, at_least_one, main, new_table, parser, print_a
 
 sys.path.insert(0, str(ROOT / "tests" / "contract"))
 
-PACKAGES = ["uvicorn", "fastapi", "starlette", "pydantic", "sqlalchemy", "psycopg", "duckdb"]
+PACKAGES = ["uvicorn", "httptools", "fastapi", "starlette", "pydantic", "sqlalchemy", "psycopg", "duckdb"]
 CONNECTIONS = 16
 START_SECONDS = 120
 PERSON = {"name": "Alice", "email": "alice@example.com", "password": "violet anchor rides a slow train"}
@@ -91,7 +91,7 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def pantry(name: str, folder: Path, database: str) -> Iterator[Server]:
+def pantry(name: str, folder: Path, database: str, options: Sequence[str] = ()) -> Iterator[Server]:
     """Pantry of the checkout in `folder`, with a user who owns an organization and its packages."""
     from better_auth_server import free_port
 
@@ -101,7 +101,7 @@ def pantry(name: str, folder: Path, database: str) -> Iterator[Server]:
     base = f"http://127.0.0.1:{port}"
     own = {"BASE_URL": base, "SECRET": "a secret of the benchmarks, for nobody", "MAIL_URL": f"file:{os.devnull}"}
     env = environment(database) | {f"PANTRY_{key}": value for key, value in (SETTINGS | own).items()}
-    command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "playbook.kit.cli", "serve", "--port", str(port), *options]
     env["PYTHONPATH"] = str(folder)
     with started(command, folder, env, f"{base}/api/auth/ok") as process:
         server = Server(name, base, process, backends_of(database))

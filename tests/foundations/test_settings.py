@@ -7,6 +7,7 @@ import string
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given
@@ -87,6 +88,7 @@ def test_every_variable_arrives() -> None:
             "PANTRY_ACCOUNT_RATE": "7",
             "PANTRY_MAX_CONNECTIONS": "200",
             "PANTRY_STOP_SECONDS": "25",
+            "PANTRY_KNOWN_QUERIES": "/etc/pantry/queries",
             **{f"PANTRY_{name.upper()}": text for name, (text, _) in AUTH.items()},
         }
     )
@@ -107,6 +109,7 @@ def test_every_variable_arrives() -> None:
         "account_rate": 7.0,
         "max_connections": 200,
         "stop_seconds": 25.0,
+        "known_queries": Path("/etc/pantry/queries"),
     }
     assert settings.secret.get_secret_value() == SECRET
 
@@ -199,6 +202,8 @@ def test_an_empty_value_is_a_mistake_not_a_default(name: str) -> None:
         ("PANTRY_MAX_BODY_BYTES", "1MB"),
         ("PANTRY_TRUSTED_ORIGINS", "https://pantry.example,"),
         ("PANTRY_TRUSTED_ORIGINS", "https://*.pantry.example"),
+        ("PANTRY_KNOWN_QUERIES", ""),
+        ("PANTRY_KNOWN_QUERIES", "queries"),
     ],
 )
 def test_one_wrong_value_is_one_line_with_an_example(name: str, value: str) -> None:

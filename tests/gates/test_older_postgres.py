@@ -14,19 +14,19 @@ import pytest
 from playbook.kit.data import ROOT
 
 SECONDS = 900
-PARTS = {
-    "tables": ["tests/schema", "tests/migrations/test_revisions.py"],
-    "routes": ["tests/api/test_every_route.py", "tests/api/test_pagination.py", "tests/api/test_idempotency.py"],
-    "sign-in": ["tests/contract/test_as_recorded.py"],
-    "look-up": ["tests/auth/test_session_lookup.py"],
-    "the whole": ["tests/production/test_pantry.py", "tests/test_service.py"],
-}
+AGAIN = [  # in one process: to start pytest, and to collect, costs as much as some of them
+    "tests/schema", "tests/migrations/test_revisions.py",
+    "tests/api/test_every_route.py", "tests/api/test_pagination.py", "tests/api/test_idempotency.py",
+    "tests/contract/test_as_recorded.py",
+    "tests/auth/test_session_lookup.py",
+    "tests/production/test_pantry.py", "tests/test_service.py",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_on_an_older_server(part: str, older_server: str) -> None:
+@pytest.mark.timeout(SECONDS)
+def test_on_an_older_server(older_server: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PLAYBOOK_"))}
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "--on-postgresql", *PARTS[part]]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "--on-postgresql", *AGAIN]
     done = forked.run(command, SECONDS, ROOT, environment | {"DATABASE_URL": older_server}, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

@@ -48,6 +48,8 @@ def wrong(answer: httpx.Response) -> list[str]:
     )
     if cache != (["no-store"] if personal else [RESOURCE]):
         found.append(f"cache-control: {cache}")
+    if answer.status_code == 204:  # RFC 9110, 8.3 and 8.6
+        found += [f"{name} of no content" for name in ("content-type", "content-length") if name in headers]
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import duckdb
 import forked
 import pytest
 import sqlalchemy as sa
@@ -35,6 +36,7 @@ from playbook.pantry.auth.tables import UserSession, Verification
 from playbook.pantry.history import drift, upgrade
 from playbook.pantry.housekeeping import EVERY, sweep
 from playbook.pantry.http import DOCUMENTATION, Caller, current_caller
+from playbook.pantry.plans import Desk
 from playbook.pantry.policy import may
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Account, User
@@ -320,16 +322,19 @@ def test_a_wrong_setting_stops_it_with_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", [sa.exc.OperationalError("SELECT", {}, Exception("gone")), RuntimeError("a bug")])
 @pytest.mark.parametrize("method", ["GET", "PATCH", "POST"])
 def test_a_caller_who_cannot_be_looked_up_is_no_fault_of_the_request(
-    method: str, fault: Exception, caplog: pytest.LogCaptureFixture
+    method: str, fault: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a body the caller is looked up while FastAPI reads it, and FastAPI answers 400 to what is raised there."""
 
     def fail(connection: Any, cursor: Any, sql: str, *rest: Any) -> None:
         raise fault
 
+    def away(desk: Desk, work: Any) -> None:
+        raise duckdb.Error("the quick way fails first")
+
     with running("duckdb:///:memory:lookup") as (client, _):
         sign_up(client)
-        client.app.state.quick_caller = None  # type: ignore[attr-defined]  # what a plan asks, the engine does not see
+        monkeypatch.setattr(Desk, "work", away)
         sa.event.listen(client.app.state.engine, "before_cursor_execute", fail)  # type: ignore[attr-defined]
         path = "/organizations" if method == "POST" else "/organizations/acme"
         key = {"idempotency-key": '"sixteen-characters"'} if method == "POST" else {}

@@ -455,6 +455,7 @@ NEW = "its parent is written in the same transaction"
 WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
     ("playbook.pantry.organizations", "members"): organizations_of_who_leaves,
     ("playbook.pantry.packages", "packages"): packages_of_what_is_deleted,
+    ("playbook.pantry.first_page", "packages"): "it only reads: a table is taken by its name",
     ("playbook.pantry.auth.sessions", "sessions"): sign_ins_of_who_leaves,
     ("playbook.pantry.auth.sign_up", "verifications"): links_of_who_leaves,
     ("playbook.pantry.auth.sign_up", "accounts"): NEW,
@@ -468,8 +469,8 @@ WRITERS: dict[tuple[str, str], Callable[[World, Path], Race] | str] = {
     ("playbook.pantry.auth.sessions", "second_factors"): second_factors_of_who_leaves,
     ("playbook.pantry.graph_schema", "packages"): "a type of GraphQL with the name of a model: no row",
     ("playbook.pantry.graph_schema", "releases"): "a type of GraphQL with the name of a model: no row",
-    ("playbook.pantry.first_page", "packages"): "it reads them",
     ("playbook.pantry.tokens", "api_tokens"): tokens_of_who_leaves,
+    ("playbook.pantry.package_roles", "package_roles"): "no route calls it; the session's flush holds its parents",
     ("before_sign_in", "members"): "the developer of the lessons: nobody can delete them, there is no /api/auth",
 }  # fmt: skip
 RACES = sorted({race for race in WRITERS.values() if not isinstance(race, str)}, key=lambda race: race.__name__)

@@ -46,11 +46,13 @@ input Filter { word: String }
 type Page { edges: [Edge!]!  total: Int! }
 type Edge { node: Item! }
 interface Named { name: String! }
-type Item implements Named { name: String!  tags: [String!]!  item: Item  items(first: Int! = 3): [Item!]! }
+type Item implements Named {
+  name: String!  other: String  tags: [String!]!  item: Item  items(first: Int! = 3): [Item!]!
+}
 type Shop implements Named { name: String!  items(first: Int! = 3): [Item!]! }
 union Thing = Item | Shop
 """)
-WIDE = Limits(tokens=100_000, depth=1000, cost=10**12, rows=7)
+WIDE = Limits(tokens=100_000, depth=1000, cost=10**12, statements=10**12, also=frozenset({"other"}), rows=7)
 
 
 def weight(text: str, limits: Limits = WIDE, variables: Any = None, operation: str | None = None) -> Weight:
@@ -71,34 +73,40 @@ def test_a_shop_answers_small_queries_and_refuses_large_ones() -> None:
     assert asyncio.run(answer(small, root, Limits())) == {"data": {"orders": orders}, "errors": []}
     large = {**body, "variables": {"n": 2000}, "operationName": "q"}
     assert asyncio.run(answer(large, root, Limits())) == {
-        "errors": [{"message": "up to 8000 values, at most 5000"}]
+        "errors": [{"message": "cost: 8000, at most 5000"}]
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{ item { name } }", (2, 2)),
-        ("{ items { name } }", (2, 6)),
-        ("{ items(first: 5) { name name: name a: name } }", (2, 20)),
-        ("{ items(first: 0) { name } }", (2, 2)),  # a list of no rows is a statement, too
-        ("{ items(first: 0) { items(first: 5) { name } } }", (3, 11)),
-        ("{ items(last: 9) { name } }", (2, 18)),  # the default of `first` is smaller
-        ("{ some { name } }", (2, 14)),  # no size: `rows`
-        ("{ some(first: null) { name } }", (2, 14)),
-        ("{ all { name tags } }", (2, 7 * (1 + 1 + 7))),
-        ("{ page { total edges { node { name } } } }", (4, 1 + 1 + 2 * 3)),
-        ("{ page(first: 4) { a: edges { node { name } } edges { node { items { name } } } } }", (5, 1 + 4 * 3 + 4 * 8)),
-        ("{ items { __typename ... on Item { name } ...f } } fragment f on Named { name }", (2, 12)),
-        ("{ any { ... on Item { item { name } } ... on Shop { items { name } } } }", (3, 7 * (1 + 2 + 6))),
-        ("{ page { ...p } } fragment p on Page { edges { node { name } } }", (4, 1 + 2 * 3)),
-        ("{ item @skip(if: true) { name } }", (2, 2)),  # what is skipped counts, too
-        ("query($n: Int!) { items(first: $n) { name } }", (2, 8)),
-        ("query($n: Int! = 2) { items(first: $n) { name } }", (2, 8)),
-        ("query a { item { name } } query q { items { name } }", (2, 6)),
+        ("{ item { name } }", (2, 2, 1)),
+        ("{ items { name } }", (2, 6, 1)),
+        ("{ items(first: 5) { name name: name a: name } }", (2, 20, 1)),
+        ("{ items(first: 0) { name } }", (2, 2, 1)),  # a list of no rows is a statement, too
+        ("{ items(first: 0) { items(first: 5) { name } } }", (3, 11, 2)),
+        ("{ items(last: 9) { name } }", (2, 18, 1)),  # the default of `first` is smaller
+        ("{ some { name } }", (2, 14, 1)),  # no size: `rows`
+        ("{ some(first: null) { name } }", (2, 14, 1)),
+        ("{ all { name tags } }", (2, 7 * (1 + 1 + 7), 1)),
+        ("{ page { total edges { node { name } } } }", (4, 1 + 1 + 2 * 3, 3)),
+        (
+            "{ page(first: 4) { a: edges { node { name } } edges { node { items { name } } } } }",
+            (5, 1 + 4 * 3 + 4 * 8, 6),
+        ),
+        ("{ items { __typename ... on Item { name } ...f } } fragment f on Named { name }", (2, 12, 1)),
+        ("{ any { ... on Item { item { name } } ... on Shop { items { name } } } }", (3, 7 * (1 + 2 + 6), 3)),
+        ("{ page { ...p } } fragment p on Page { edges { node { name } } }", (4, 1 + 2 * 3, 3)),
+        ("{ item @skip(if: true) { name } }", (2, 2, 1)),  # what is skipped counts, too
+        ("query($n: Int!) { items(first: $n) { name } }", (2, 8, 1)),
+        ("query($n: Int! = 2) { items(first: $n) { name } }", (2, 8, 1)),
+        ("query a { item { name } } query q { items { name } }", (2, 6, 1)),
+        ("{ a: items(first: 1) { name } b: items(first: 1) { name } }", (2, 4, 2)),
+        ("{ items { ...f } items { ...f } } fragment f on Item { item { name } }", (3, 18, 4)),
+        ("{ items { name other } a: all { other } }", (2, 3 * 3 + 7 * 2, 4)),  # `other` is in `also`
     ],
 )
-def test_weights(text: str, expected: tuple[int, int]) -> None:
+def test_weights(text: str, expected: tuple[int, int, int]) -> None:
     variables = {"n": 4} if "$n" in text else None
     assert weight(text, variables=variables, operation="q" if "query q" in text else None) == expected
 
@@ -131,11 +139,12 @@ def test_one_sentence_says_what_is_wrong(text: str, says: str) -> None:
     assert found == says or (found.startswith(says) and "\n" not in found)
 
 
-def test_depth_cost_and_tokens_have_their_limits() -> None:
+def test_depth_cost_statements_and_tokens_have_their_limits() -> None:
     text = "{ items(first: 10) { item { name } } }"
-    assert weight(text, Limits(depth=3, cost=30, tokens=14)) == (3, 30)
-    assert refusal(text, Limits(depth=2)) == "3 levels deep, at most 2"
-    assert refusal(text, Limits(cost=29)) == "up to 30 values, at most 29"
+    assert weight(text, Limits(depth=3, cost=30, statements=2, tokens=14)) == (3, 30, 2)
+    assert refusal(text, Limits(depth=2)) == "depth: 3, at most 2"
+    assert refusal(text, Limits(cost=29)) == "cost: 30, at most 29"
+    assert refusal(text, Limits(statements=1)) == "statements: 2, at most 1"
     assert "more than 13 tokens" in refusal(text, Limits(tokens=13))
 
 
@@ -164,7 +173,7 @@ def test_a_bomb_of_fragments_costs_the_service_little(size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(g, "get_argument_values", counted)
         found = refusal(text, Limits(depth=100, tokens=10_000))
-    assert found == f"up to {1 + 2**size} values, at most 5000"
+    assert found == f"cost: {1 + 2**size}, at most 5000"
     assert calls <= 2
 
 
@@ -193,6 +202,7 @@ FIELDS = st.deferred(lambda: st.lists(FIELD, min_size=1, max_size=3).map(" ".joi
 SIZE = st.one_of(st.just(""), st.integers(0, 4).map("(first: {})".format), st.just("(first: $n)"))
 FIELD = st.one_of(
     st.just("name"),
+    st.just("other"),
     st.just("tags"),
     st.just("...f"),
     st.builds(lambda inner: f"item {{ {inner} }}", FIELDS),
@@ -217,7 +227,7 @@ def depth_of(value: Any) -> int:
 class Item:
     """An item that holds as many others as it is asked for, and no more tags than `rows`."""
 
-    name, tags = "a", ("b",) * WIDE.rows
+    name, other, tags = "a", "c", ("b",) * WIDE.rows
 
     @property
     def item(self) -> "Item":
@@ -229,18 +239,27 @@ class Item:
 
 @settings(max_examples=150, deadline=None)
 @given(fields=FIELDS, n=st.integers(0, 4))
-def test_no_answer_is_larger_or_deeper_than_its_weight(fields: str, n: int) -> None:
+def test_no_answer_is_larger_or_deeper_than_its_weight_or_takes_more_statements(fields: str, n: int) -> None:
+    """A statement: what a field asks for all rows above it, so one for each place in the answer, whatever the row."""
     text = f"query($n: Int! = 3) {{ items(first: $n) {{ x: name {fields} }} }} "
     text += "fragment f on Item { y: name z: items(first: $n) { name } }"
     text = text if "...f" in fields else text.replace("x: name", "x: name ...f")
     try:
-        document, (depth, cost) = admit(SCHEMA, text, WIDE, {"n": n})
+        document, (depth, cost, statements) = admit(SCHEMA, text, WIDE, {"n": n})
     except Refused as refused:
         if "conflict" not in str(refused):  # two fields of one name that differ
             raise
         return
-    result = g.execute(SCHEMA, document, Item(), variable_values={"n": n})
+    asked = set()
+
+    def resolve(row: Any, info: g.GraphQLResolveInfo[Any], **arguments: Any) -> Any:
+        if info.field_name == "other" or g.is_composite_type(g.get_named_type(info.return_type)):
+            asked.add(tuple(step for step in info.path.as_list() if isinstance(step, str)))
+        return g.default_field_resolver(row, info, **arguments)
+
+    result = g.execute(SCHEMA, document, Item(), variable_values={"n": n}, field_resolver=resolve)
     assert isinstance(result, g.ExecutionResult)
     assert result.errors is None
     assert size_of(result.data) - 1 <= cost
     assert depth_of(result.data) <= depth
+    assert 0 < len(asked) <= statements

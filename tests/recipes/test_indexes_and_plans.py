@@ -268,6 +268,7 @@ def test_where_uses_are_counted_a_shorter_index_is_double_and_an_idle_one_unused
     assert [*idle(short, [short, other], uses)] == []
     assert [*idle(long, [long], {"long": 0})] == [Finding("unused", "t", ("a", "b"), "long")]
     assert [*idle(short, [short, long], {})] == []  # where an index on several columns is not read
+    assert [*idle(long, [long], {"part_of_long": 0})] == []  # of a partitioned table: its parts are counted alone
 
 
 COLUMNS = st.permutations("abc").flatmap(lambda order: st.integers(1, 3).map(lambda size: tuple(order[:size])))

@@ -159,6 +159,13 @@ def test_dropping_ends_the_links_of_one_user_and_of_the_purposes_named(db: Any) 
     assert purposes(db) == [("8", "confirm"), ("8", "move"), ("8", "reset")]
 
 
+def test_dropping_for_nobody_leaves_the_links_that_are_not_yet_anybodys(db: Any) -> None:
+    token = mailed(db, "join", None)
+    drop_links(db, None)
+    drop_links(db, None, "join")
+    assert read_link(db, token) is not None
+
+
 def test_purging_deletes_what_has_expired_and_nothing_else(db: Any) -> None:
     old = mailed(db)
     young = new_link(db, "confirm", "7", "ada@example.com", NOW, 2 * HOUR)

@@ -150,6 +150,21 @@ def test_who_may_invite_whom(by: str, role: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("ended", ["", "accepted", "canceled"])
+def test_nobody_replaces_an_offer_above_their_role(db: Any, ended: str) -> None:
+    """An admin who invited an owner's future owner again would end that offer, and put a lower one in its place."""
+    add(db, olga="owner", anna="admin")
+    token = invite(db, "acme", "bob@example.com", "owner", "olga", LATER)
+    if ended:
+        db.execute(invitations.update().values(status=ended))
+        assert invite(db, "acme", "bob@example.com", "member", "anna", LATER) != token
+        return
+    with pytest.raises(Refused):
+        invite(db, "acme", "bob@example.com", "member", "anna", LATER)
+    accept(db, token, "bob", "bob@example.com", NOW)
+    assert roles(db)["bob"] == "owner"
+
+
 def test_columns_of_yours_are_written(tmp_path: Path) -> None:
     own = sa.MetaData()
     when = {"created_at": NOW.replace(tzinfo=None)}

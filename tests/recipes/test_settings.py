@@ -146,13 +146,15 @@ def test_a_class_without_a_prefix_is_refused() -> None:
         read_environment(Bare, {})
 
 
-@given(st.text("abcdefghijkmnpqrstuvwxyz23456789", min_size=12, max_size=31))
-def test_no_value_is_in_the_error_its_chain_or_its_frames(value: str) -> None:
+@pytest.mark.parametrize("as_mapping", [False, True])
+@given(value=st.text("abcdefghijkmnpqrstuvwxyz23456789", min_size=12, max_size=31))
+def test_no_value_is_in_the_error_its_chain_or_its_frames(value: str, as_mapping: bool) -> None:
+    names = ("CLINIC_SECRET", "CLINIC_BEDS", "CLINIC_NIGHT_SHIFT", "CLINIC_ENVIRONMENT", "CLINIC_SECRT")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("CLINIC_SECRET", "CLINIC_BEDS", "CLINIC_NIGHT_SHIFT", "CLINIC_ENVIRONMENT", "CLINIC_SECRT"):
+        for name in names:
             patch.setenv(name, value)
         with pytest.raises(SettingsError) as caught:
-            read_environment(Clinic)
+            read_environment(Clinic, dict.fromkeys(names, value) if as_mapping else None)
         error = caught.value
         assert error.__traceback__ is not None
         inside = error.__traceback__.tb_next

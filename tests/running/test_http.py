@@ -1,5 +1,7 @@
 """A request is one transaction; doors are closed by default; the process starts and stops honestly."""
 
+import asyncio
+import gc
 import socket
 import threading
 import uuid
@@ -84,6 +86,42 @@ def test_doors(find_caller: Callable[[Request], Caller | None], may: object, act
         assert answer.status_code == status
         assert answer.headers.get("www-authenticate") == ('Bearer realm="pantry"' if status == 401 else None)
         assert count(engine) == (1 if status == 201 else 0)
+
+
+def test_a_request_leaves_nothing_to_the_collector() -> None:
+    """A scope from which a way leads back to it waits for the collector, which took a tenth of the time of a PATCH."""
+    engine = make_engine(f"duckdb:///:memory:collector_{uuid.uuid4().hex}")
+    metadata.create_all(engine)
+    routers = [router_with(permission("things:create"))]
+    app = create_app(engine, routers, find_caller=lambda request: alice, may=allow)
+
+    async def ask(name: str) -> list[dict[str, object]]:
+        said: list[dict[str, object]] = []
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: dict[str, object]) -> None:
+            said.append(message)
+
+        target: dict[str, object] = {"path": "/things", "raw_path": b"/things", "query_string": f"name={name}".encode()}
+        scope = {"type": "http", "method": "POST", "headers": [], "root_path": "", "state": {}, **target}
+        await app(scope, receive, send)  # type: ignore[arg-type]
+        return said
+
+    async def left_after_one() -> int:
+        await ask("first")  # what is made once
+        await ask("second")
+        gc.collect()
+        gc.disable()
+        try:
+            said = await ask("third")
+            assert said[0]["status"] == 201
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    assert asyncio.run(left_after_one()) == 0
 
 
 def test_the_defaults_let_nobody_in() -> None:

@@ -11,6 +11,7 @@ from playbook.auth.mail import MemorySender
 from playbook.kit.live import serving
 from playbook.pantry.app import pantry
 from playbook.pantry.limits import PROBES, AccountLimits, Counts, Rate, RequestLimits
+from playbook.pantry.memory import OwnMemory
 from playbook.pantry.settings import Settings
 
 _numbers = itertools.count(1)
@@ -38,7 +39,7 @@ def test_a_burst_then_one_after_each_interval() -> None:
 
 
 def test_what_is_remembered_is_bounded_and_nobody_is_locked_out_by_many() -> None:
-    counts = Counts(Rate("network", 1, 1), lambda: 0.0, most=100)
+    counts = Counts(Rate("network", 1, 1), lambda: 0.0, OwnMemory(100))
     assert counts.take("ada") == 0
     for number in range(10_000):
         assert counts.take(f"stranger {number}") == 0

@@ -1,6 +1,7 @@
 """Reads on the event loop: one statement, what breaks them, and that the long way answers then."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from tables import make_tables
 
 from playbook.foundations.engines import make_engine
 from playbook.kit import postgres
-from playbook.pantry.reads import InThread, OnLoop, WithPlans, reader_of
+from playbook.pantry.reads import READY, InThread, OnLoop, WithPlans, reader_of, sql_of
 from playbook.schema.identity import Organization
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -159,3 +160,35 @@ def test_no_database_is_what_the_long_way_says() -> None:
         assert long.taken == 1
 
     run(engine, story)
+
+
+# ---------------------------------------------------------------- statements that are kept
+
+
+def test_each_statement_keeps_its_own_values() -> None:
+    """Two that differ in a value only are compiled once; whose value goes along must not depend on who came first."""
+    ada, bob = (READ.where(Organization.slug == slug) for slug in ("ada", "bob"))
+    for _ in range(2):
+        for statement, slug in ((ada, "ada"), (bob, "bob")):
+            values = sql_of(statement)[1]
+            assert list(values.values()) == [slug]
+    assert sql_of(ada)[0] is sql_of(bob)[0]
+    one_more = ada.where(Organization.name == "Acme")  # made of a kept one, and another
+    assert sorted(sql_of(one_more)[1].values()) == ["Acme", "ada"]
+
+
+def test_a_parameter_gets_the_value_of_this_time() -> None:
+    statement = READ.where(Organization.slug == sa.bindparam("slug"), Organization.name == "Acme")
+    assert [sorted(sql_of(statement, {"slug": slug})[1].values()) for slug in "ab"] == [["Acme", "a"], ["Acme", "b"]]
+    for values in (None, {}, {"name": "x"}):
+        with pytest.raises(KeyError, match="slug"):
+            sql_of(statement, values)
+
+
+def test_who_lets_go_of_a_statement_lets_go_of_what_is_kept() -> None:
+    statement = READ.where(Organization.slug == "for a moment")
+    sql_of(statement)
+    before = len(READY)
+    del statement
+    gc.collect()
+    assert len(READY) < before

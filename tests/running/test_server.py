@@ -1,6 +1,8 @@
 """`playbook.pantry.server`: what one connection may take of the service, and what all together may."""
 
+import asyncio
 import contextlib
+import errno
 import http.client
 import logging
 import resource
@@ -8,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +24,17 @@ from playbook.pantry.stop import Stop
 SHORT = Limits(
     head_seconds=0.3, body_seconds=0.3, idle_seconds=1, linger_seconds=0.3, unread_seconds=0.3, rate=10_000_000
 )
+# What `playbook serve` takes where it is installed, and what there always is.
+LOOPS = [pytest.param("uvloop", marks=pytest.mark.skipif(not find_spec("uvloop"), reason="no uvloop")), "asyncio"]
 NEVER = Limits(head_seconds=9e9, body_seconds=9e9, idle_seconds=10**9, linger_seconds=9e9, unread_seconds=9e9)
 
 
 class Running:
     """An app behind `server_for` in a thread, swept often."""
 
-    def __init__(self, app: Any, limits: Limits, most: int | None = None) -> None:
+    def __init__(self, app: Any, limits: Limits, most: int | None = None, loop: str = "auto") -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
-        self.server = server_for(app, Stop(), log_config=None, access_log=False, lifespan="off")
+        self.server = server_for(app, Stop(), log_config=None, access_log=False, lifespan="off", loop=loop)
         self.guard = self.server.config.guard = Guard(limits, time.monotonic, most)
         self.server.config.timeout_keep_alive = limits.idle_seconds
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
@@ -136,20 +141,23 @@ def test_a_client_that_sends_an_octet_now_and_then_is_closed(running: Running, h
         dripping.join()
 
 
-def test_a_client_that_never_reads_is_closed(running: Running) -> None:
-    connection = running.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-    until = time.monotonic() + DEADLINE
-    while not running.guard.connections:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    while running.guard.connections:
-        assert time.monotonic() < until, "kept for a client that does not read"
-        time.sleep(0.05)
-    connection.close()
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_client_that_never_reads_is_closed(loop: str) -> None:
+    with Running(echo, SHORT, loop=loop) as running:
+        connection = running.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        until = time.monotonic() + DEADLINE
+        while not running.guard.connections:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        while running.guard.connections:
+            assert time.monotonic() < until, "kept for a client that does not read"
+            time.sleep(0.05)
+        connection.close()
 
 
-def test_who_is_within_the_limits_is_served() -> None:
-    with Running(echo, Limits()) as server:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_is_within_the_limits_is_served(loop: str) -> None:
+    with Running(echo, Limits(), loop=loop) as server:
         connection = server.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n")
         for _ in range(100):
             connection.sendall(b"1\r\na\r\n")
@@ -169,7 +177,7 @@ HEADS = {
 
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_is_measured_before_it_is_parsed(kind: str) -> None:
-    """h11 bounds what is incomplete: a head in one piece may have 256 KiB, 60,000 fields, and 0.5 s of parsing."""
+    """A head in one piece may have 256 KiB and 60,000 fields, and each of them costs the loop time."""
     with Running(echo, NEVER) as server:
         connection = server.connect(HEADS[kind])
         said = everything(connection)
@@ -238,6 +246,16 @@ def test_a_stranger_cannot_close_the_connections_of_others() -> None:
     busy: list[Any] = [Fake(guard, str(number), since=0, waits=False) for number in range(10)]
     guard.connections = set(busy)
     assert not guard.admit(ada), "what is being worked on is not closed for somebody new"
+
+
+def test_a_connection_that_cannot_be_accepted_makes_room() -> None:
+    """asyncio tells of it in this way; uvloop closes such connections by itself."""
+    guard, loop = Guard(Limits(), lambda: 0.0), asyncio.new_event_loop()
+    waiting: list[Any] = [Fake(guard, "mallory", since=number) for number in range(20)]
+    guard.connections = set(waiting)
+    guard.loop_error(loop, {"exception": OSError(errno.EMFILE, "Too many open files")})
+    loop.close()
+    assert [each.since for each in waiting if each.closed] == list(range(16))
 
 
 def test_connections_leave_files_for_the_rest() -> None:

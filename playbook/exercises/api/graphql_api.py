@@ -156,8 +156,8 @@ def ask(query: str) -> Callable[[LiveClient], Any]:
 HINTS = (
     "Look at `batch`: what are the keys, and which rows does one statement have to bring\n"
     "for all of them? Two keys may share a package and differ in the other half.",
-    "Read counts by package and number, from the smallest `since` on. Then add up, for\n"
-    "each key, the counts that are not below its own `since`.",
+    "Read the numbers of all these packages, from the smallest `since` on. Then count, for\n"
+    "each key, those that are not below its own `since`.",
 )
 
 WRONG = (

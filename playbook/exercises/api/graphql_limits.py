@@ -94,8 +94,8 @@ def deep(levels: int) -> str:
 
 
 def aliased(times: int) -> str:
-    """The same list again and again, each under another name."""
-    return "{" + "".join(f" a{number}: packages {{ name }}" for number in range(times)) + " }"
+    """The same list of one row again and again, each under another name."""
+    return "{" + "".join(f" a{number}: packages(first: 1) {{ name }}" for number in range(times)) + " }"
 
 
 def bomb(fragments: int) -> str:

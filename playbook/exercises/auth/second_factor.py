@@ -17,7 +17,7 @@ from playbook.kit.stage import together
 
 KEYS = [bytes(range(32))]  # of the lesson; yours are random, and in settings
 NINE = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
-HALF = timedelta(seconds=30)
+HALF, DAY = timedelta(seconds=30), timedelta(days=1)
 SignIn = Callable[[Any, str, str], str]
 Reset = Callable[[Any, str], str]
 
@@ -41,7 +41,7 @@ class Shop:
             for each in (second_factors, throttles):
                 db.execute(each.delete())
             before = NINE - 2 * HALF
-            self.secret = enrol(db, "ada", before, self.keys) or b""
+            self.secret = enrol(db, "ada", self.keys) or b""
             use_code(db, "ada", hotp(self.secret, step_of(before)), before, self.keys, first=True)
 
     def code(self) -> str:
@@ -49,7 +49,10 @@ class Shop:
 
 
 def attack(*given: Any) -> dict[str, str]:
-    """What Mallory hears, by attack: `attack(sign_in, reset)`, or `attack(url, sign_in, reset)` on another database."""
+    """What Mallory hears, by attack: `attack(sign_in, reset)`, or `attack(url, sign_in, reset)` on another database.
+
+    Each of the last three is on a day of its own, so that guesses of the day before do not count.
+    """
     *url, sign_in, reset = given
     shop = Shop(url[0] if url else lesson_url())
 
@@ -63,7 +66,7 @@ def attack(*given: Any) -> dict[str, str]:
     heard = {"no code": sign_in(shop, "right", ""), "Ada's code, again": again()}
     heard["Ada's code, at once"] = f"{fifty(shop, sign_in)} of 50 signed in"
     heard["guesses"] = f"{compared(shop, sign_in)} compared"
-    shop.network = "a mail's"
+    shop.network, shop.now = "a mail's", shop.now + DAY
     heard["her mailbox"] = reset(shop, "a new password")
     shop.engine.dispose()
     return heard
@@ -71,7 +74,7 @@ def attack(*given: Any) -> dict[str, str]:
 
 def fifty(shop: Shop, sign_in: SignIn) -> int:
     """How many of fifty programs at once the next code signs in. Each has a network of its own."""
-    shop.now += HALF
+    shop.now += DAY
     code = shop.code()
 
     class Program:
@@ -89,10 +92,13 @@ def fifty(shop: Shop, sign_in: SignIn) -> int:
 
 
 def compared(shop: Shop, sign_in: SignIn, guesses: int = 200) -> int:
-    """How many wrong codes are compared."""
-    shop.network = "another of Mallory's"
-    wrong = (f"{number:04}" for number in range(guesses))  # too short to be right by chance
-    return [sign_in(shop, "right", code) for code in wrong].count("wrong code")
+    """How many wrong codes are compared. Each comes from another network: a botnet has thousands."""
+    shop.now += DAY
+    answers = []
+    for number in range(guesses):
+        shop.network = f"198.51.100.{number}"
+        answers.append(sign_in(shop, "right", f"{number:04}"))  # too short to be right by chance
+    return answers.count("wrong code")
 
 
 HINTS = (

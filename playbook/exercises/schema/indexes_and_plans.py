@@ -8,7 +8,6 @@ import sqlalchemy as sa
 
 from playbook.foundations.engines import make_engine
 from playbook.kit.data import data_path
-from playbook.kit.display import Shown, mermaid
 from playbook.kit.exercises import checker
 from playbook.kit.lesson import lesson_url, on_postgres
 from playbook.schema.bulk_load import Plan, bulk_load, staging
@@ -63,18 +62,6 @@ def steps(plan: Step) -> Iterator[Step]:
     yield plan
     for one in plan.below:
         yield from steps(one)
-
-
-def draw(plan: Step) -> Shown:
-    """A plan as a diagram."""
-    numbers = {id(step): number for number, step in enumerate(steps(plan))}
-    lines = ["flowchart BT"]
-    for step in steps(plan):
-        words = f"{step.kind} {step.table}".strip()
-        read = f"{step.read:,} rows read, " if step.table else ""
-        lines.append(f'  s{numbers[id(step)]}["{words}<br/>{read}{step.rows:,} handed on"]')
-        lines += [f"  s{numbers[id(one)]} --> s{numbers[id(step)]}" for one in step.below]
-    return mermaid("\n".join(lines))
 
 
 def in_words(plan: Step) -> str:

@@ -21,7 +21,7 @@ liveness = APIRouter(prefix="/api/auth")
 
 
 @liveness.get("/ok", dependencies=[Depends(anyone)])
-def ok() -> dict[str, bool]:
+async def ok() -> dict[str, bool]:
     """What Better Auth's own monitoring asks."""
     return {"ok": True}
 

@@ -23,6 +23,7 @@ from playbook.pantry.auth.memberships import (
 )
 from playbook.pantry.auth.sessions import CurrentSession, SignedIn
 from playbook.pantry.auth.wire import AuthError, Sent, Service, body
+from playbook.pantry.package_roles import end_roles
 from playbook.schema.identity import Member, User, normal_email
 
 member_routes = APIRouter(prefix="/api/auth/organization")
@@ -150,7 +151,10 @@ def update_member_role(
 
 
 def take_out(db: orm.Session, organization_id: UUID, member: Member, by: UUID) -> None:
-    """Remove a member, whose sessions work for the organization no more. AuthError 400 or 401."""
+    """Remove a member, whose sessions work for the organization no more, with all roles on its packages.
+
+    AuthError 400 or 401.
+    """
     touch(db, organization_id)
     try:
         set_role(db, organization_id, member.user_id, None, by, TABLES)
@@ -159,6 +163,7 @@ def take_out(db: orm.Session, organization_id: UUID, member: Member, by: UUID) -
     except Refused:
         raise refusal(401, "YOU_ARE_NOT_ALLOWED_TO_DELETE_THIS_MEMBER") from None
     stop_working_for(db, member.user_id, organization_id)
+    end_roles(db, member.user_id, organization_id)
 
 
 def named(db: orm.Session, organization_id: UUID, sent: str) -> tuple[Member, User | None] | None:

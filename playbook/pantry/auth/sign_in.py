@@ -2,7 +2,6 @@
 
 import math
 import unicodedata
-from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ from playbook.pantry.auth.sessions import remembered, set_cookies, user_view
 from playbook.pantry.auth.sign_up import after_the_answer, due_verification
 from playbook.pantry.auth.wire import Auth, AuthError, Sent, Service, Text, body
 from playbook.pantry.http import client_ip
+from playbook.pantry.memory import Memory, OwnMemory
 from playbook.schema.identity import Account, User, normal_email
 
 __all__ = ["Allowance", "forget", "network_of"]  # for the modules of Pantry that throttle, too
@@ -185,12 +185,12 @@ MOST_COUNTS = 100_000
 class AddressLimits:
     """Requests of one network to one path. A window is over when nothing was allowed for its length.
 
-    In this process only: not what protects an account. Not thread safe: for the event loop.
+    In memory, of the process or of all that serve together: not what protects an account.
     """
 
-    def __init__(self, auth: Auth) -> None:
+    def __init__(self, auth: Auth, memory: Memory | None = None) -> None:
         self.auth = auth
-        self.seen: dict[tuple[str, str], tuple[int, datetime]] = {}
+        self.seen = OwnMemory(MOST_COUNTS) if memory is None else memory
 
     async def guard(self, request: Request) -> None:
         """A dependency for every route, before anything is read."""
@@ -202,13 +202,12 @@ class AddressLimits:
         """Count a request. AuthError 429 when there were too many."""
         if not self.auth.settings.rate_limits:
             return
-        now, key = self.auth.clock.now(), (network_of(address), path)
+        now, key = self.auth.clock.now().timestamp(), f"{network_of(address)} {path}"
         window, most = next((window, most) for begin, window, most in RULES if path.startswith(begin))
-        count, last = self.seen.pop(key, (0, now))
-        left = last + timedelta(seconds=window) - now
-        count = count if left > timedelta(0) else 0
-        self.seen[key] = (count + 1, now) if count < most else (count, last)
-        if len(self.seen) > MOST_COUNTS:
-            self.seen.pop(next(iter(self.seen)))  # whoever was quiet longest
+        with self.seen.of(key) as kept:
+            count, last = kept
+            left = window - (now - last)
+            count = count if left > 0 else 0
+            kept[:] = (count + 1, now) if count < most else (count, last)
         if count >= most:
-            raise too_many(math.ceil(left.total_seconds()))
+            raise too_many(math.ceil(left))

@@ -93,7 +93,7 @@ def enable(
     def work(db: orm.Session) -> tuple[bytes, list[str]]:
         still_signed_in(db, auth, request, caller)
         hold_user(db, caller.user.id)
-        secret = enrol(db, caller.user.id, auth.clock.now(), keys_of(auth), FACTORS)
+        secret = enrol(db, caller.user.id, keys_of(auth), FACTORS)
         if secret is None:
             raise AuthError(400, "TOTP_ALREADY_ENABLED")
         return secret, new_recovery_codes(db, caller.user.id, table=CODES)
@@ -325,12 +325,13 @@ def verify_totp(
     request: Request, response: Response, auth: Service, sent: Annotated[Code, body(Code)]
 ) -> dict[str, Any]:
     """The app's code: it ends a sign-in, confirms a new app, or makes the session fresh."""
+    arrived = auth.clock.now()  # waiting for a database, or trying again, costs nobody a code
     asker = asker_of(request, auth)
     if asker.enabled is None or (asker.caller is None and not asker.enabled):
         raise AuthError(400, "TOTP_NOT_ENABLED")
 
     def use(db: orm.Session) -> bool:
-        given = (asker.user.id, sent.code, auth.clock.now(), keys_of(auth), not asker.enabled, FACTORS)
+        given = (asker.user.id, sent.code, arrived, keys_of(auth), not asker.enabled, FACTORS)
         try:
             return second_factor.use_code(db, *given)
         except InvalidToken:
