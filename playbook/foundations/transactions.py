@@ -445,7 +445,7 @@ REPEATABLE READ PostgreSQL has snapshot isolation too.
 
 ## Check it
 
-Eight threads add 1 fifty times each, with the default number of attempts, on both
+Eight threads add 1 ten times each, with the default number of attempts, on both
 engines. The folded cell defines `eight_threads(url)`, which returns the sum.
 """
 
@@ -459,11 +459,11 @@ def eight_threads(url):
         used = session.scalar(sa.select(storage.c.used))
         session.execute(storage.update().values(used=used + 1))
 
-    def fifty_times():
-        for _ in range(50):
+    def ten_times():
+        for _ in range(10):
             transaction(engine, increment)
 
-    threads = {f"thread {number}": fifty_times for number in range(8)}
+    threads = {f"thread {number}": ten_times for number in range(8)}
     failed = [error for error in together(**threads).values() if error]
     return failed or used_now(engine)
 
@@ -478,9 +478,9 @@ try:
     transaction(engine, lambda session: session.execute(row), sleep=pauses.append)
 except sa.exc.IntegrityError:
     assert not pauses, "a duplicate key was tried again"
-assert eight_threads(lesson_url()) == 400, "an increment was lost"
-assert on_postgres(eight_threads) in (400, None), "PostgreSQL lost an increment"
-print("400 of 400, and a duplicate key is tried once")
+assert eight_threads(lesson_url()) == 80, "an increment was lost"
+assert on_postgres(eight_threads) in (80, None), "PostgreSQL lost an increment"
+print("80 of 80, and a duplicate key is tried once")
 
 # %% [markdown]
 """

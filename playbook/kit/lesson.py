@@ -39,6 +39,9 @@ __all__ = [
 surroundings.refuse_without_asserts()
 surroundings.escape_what_cannot_be_shown()
 
+# DuckDB wakes its other threads for statements that touch one row: more than their work in a lesson costs.
+ALONE = "?threads=1"
+
 _numbers = itertools.count(1)
 _open = ExitStack()
 atexit.register(_open.close)
@@ -61,5 +64,5 @@ def lesson_url(file: bool = False) -> str:
     if given is not None:
         return _open.enter_context(postgres.database(given))
     if file:
-        return f"duckdb:///{lesson_folder() / 'lesson.duckdb'}"
-    return f"duckdb:///:memory:lesson_{os.getpid()}_{next(_numbers)}"
+        return f"duckdb:///{lesson_folder() / 'lesson.duckdb'}{ALONE}"
+    return f"duckdb:///:memory:lesson_{os.getpid()}_{next(_numbers)}{ALONE}"
