@@ -12,7 +12,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from playbook.kit import anatomy, glossary, lift, maps, pairing, scaffold
+from playbook.kit import anatomy, answers, glossary, lift, maps, pairing, scaffold
 from playbook.kit.course import Course, Playbook
 from playbook.kit.errors import InputError
 from playbook.kit.reading import Cell, cells, finding
@@ -214,6 +214,25 @@ def _outputs(playbook: Playbook) -> Iterator[tuple[str, str]]:
             yield from ((str(cell.get("id", "?")), text) for text in texts if isinstance(text, str))
 
 
+def stored_hints(playbook: Playbook) -> list[str]:
+    """What the notebook shows as hints is what the exercise's module says today.
+
+    A hint is changed in another file, so no comparison of text and notebook sees it, only a run of the whole page.
+    """
+    try:
+        notebook, hints = pairing.read_notebook(playbook), answers.hints(playbook)
+    except InputError:
+        return []  # `drift` and the anatomy say so
+    found = []
+    for cell in notebook.cells:
+        number = re.search(r"HINTS\[(\d+)\]", cell.source) if "hint" in cell.metadata.get("tags", ()) else None
+        shown = "".join(output.get("text", "") for output in cell.get("outputs", ()))
+        if number and shown and int(number[1]) < len(hints) and shown.strip() != hints[int(number[1])].strip():
+            where = f"notebooks/{playbook.key}.ipynb: cell {cell.get('id', '?')}"
+            found.append(f"{where}: shows a hint of before; run `playbook refresh {playbook.name}`")
+    return found
+
+
 # ---------------------------------------------------------------- the course as a whole
 
 
@@ -305,7 +324,7 @@ def names(course: Course) -> list[str]:
     return found
 
 
-PAGE_RULES = (opening, to_do, code, exports, updates, machine_paths, *anatomy.PAGE_RULES)
+PAGE_RULES = (opening, to_do, code, exports, updates, machine_paths, stored_hints, *anatomy.PAGE_RULES)
 COURSE_RULES = (order, names, maps.outdated, glossary.outdated, glossary.findings, lift.findings, *anatomy.COURSE_RULES)
 
 

@@ -127,7 +127,8 @@ def test_what_only_looks_like_it_is_left_alone(root: Path, rule, old: str, new: 
 
 @pytest.mark.parametrize("rule", check.PAGE_RULES, ids=lambda rule: rule.__name__)
 def test_each_rule_is_tried(rule) -> None:
-    elsewhere = {*anatomy.PAGE_RULES, check.opening, check.to_do}  # `test_lesson_rules.py`; and below and above
+    # `test_lesson_rules.py`; and below and above
+    elsewhere = {*anatomy.PAGE_RULES, check.opening, check.to_do, check.stored_hints}
     assert rule in elsewhere or any(tried is rule for tried, *_ in SPOILED)
 
 
@@ -169,6 +170,22 @@ def test_an_output_with_a_path_of_this_machine_is_found(root: Path) -> None:
         pairing.write_whole(second.notebook, pairing.dumps(notebook))
         (found,) = check.machine_paths(second)
         assert found.startswith("notebooks/foundations/second.ipynb: cell see-it-break-1: an output shows a path")
+
+
+def test_a_stored_hint_that_is_not_the_modules_is_found(root: Path) -> None:
+    from playbook.kit import answers, pairing
+
+    second = page(root)
+    notebook = pairing.from_text(second)
+    cells = [cell for cell in notebook.cells if "hint" in cell.metadata.get("tags", ())]
+    for number, cell in enumerate(cells):
+        cell.outputs = [nbformat.v4.new_output("stream", text=answers.hints(second)[number] + "\n")]
+    pairing.write_whole(second.notebook, pairing.dumps(notebook))
+    assert check.stored_hints(second) == []
+    cells[1].outputs[0].text = "What it said yesterday.\n"
+    pairing.write_whole(second.notebook, pairing.dumps(notebook))
+    (found,) = check.stored_hints(second)
+    assert found.endswith("shows a hint of before; run `playbook refresh second`")
 
 
 ORDER = [
