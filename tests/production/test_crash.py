@@ -214,8 +214,6 @@ ALLOWED = {
     "tests/kit/test_cli.py": 1,  # what an interrupted first load has left
     "tests/kit/test_database_errors.py": 1,  # a file of another version, to be refused
     "tests/kit/test_postgres.py": 3,  # PostgreSQL
-    "tests/benchmarks/bench_ordinary.py": 1,  # the floor of a measurement, on a database made for it
-    "tests/running/test_plans.py": 1,  # to be refused beside another one
 }
 
 
