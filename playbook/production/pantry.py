@@ -142,7 +142,9 @@ print(made.status_code, made.headers["location"], tag)
 """
 Now she renames it with PATCH. `steps` begins with a request in which everything is
 wrong, and mends one thing at a time. The service names one mistake at a time: the first
-one that it meets. `who_sends` collects the statements that reach the database.
+one that it meets. Who asks is looked up early, by a statement of its own. Everything
+else happens in a **transaction**, which is committed as a whole: `who_sends` collects
+its statements.
 """
 
 # %%
@@ -174,8 +176,8 @@ def mended_step_by_step(client):
 
 # %% [markdown]
 """
-Predict: how many of the eight requests reach the database? Which is refused first, the
-wrong type of the body or the foreign page?
+Predict: how many of the eight requests get as far as the transaction? Which is refused
+first, the wrong type of the body or the foreign page?
 """
 
 # %% tags=["predict"]
@@ -193,9 +195,8 @@ there is no such row, with 404, so the row is read.
 
 ### From the route to the row
 
-Now the last request, the one that works. Its statements run in **transactions**, each
-committed as a whole. The table above counted them: four. Predict: in how many
-transactions?
+Now the last request, the one that works. The table above counted three statements of
+its transaction. Predict: what do they ask, and in which order?
 """
 
 # %% tags=["predict"]
@@ -204,10 +205,9 @@ show(table(walk[-1][3], columns))
 
 # %% [markdown]
 """
-The first transaction finds who asks. The second one reads what they may do, and writes.
-There the row is read, its tag compared, and the row changed. If another request changes
-the row meanwhile, the database refuses this commit. Then `transact` runs all of the
-second again, role and comparison included, and the client hears
+It begins with what they may do. Then the row is read, its tag compared, and the row
+changed. If another request changes the row meanwhile, the database refuses this commit.
+Then `transact` runs all of it again, role and comparison included, and the client hears
 [412](../glossary.md#precondition-failed).
 
 The answer leaves after the commit, and each layer adds its own on the way out: a
@@ -228,9 +228,9 @@ in the log.
 
 In production several processes serve Pantry. What one of them must know of the others
 is in the database. Ada signs up at the first server. `two_servers` returns whom the
-second one then sees, and, when she has signed out there, whom the first one sees. Here
-the question of who asks needs no transaction: it is one statement, sent by the
-[event loop](../glossary.md#event-loop).
+second one then sees, and, when she has signed out there, whom the first one sees. There
+the question of who asks is sent by the [event loop](../glossary.md#event-loop), without
+a thread.
 """
 
 
