@@ -380,7 +380,7 @@ async def graphql(query: str = Body(embed=True)):
     try:
         document, _ = admit(schema, query, Limits())
     except Refused as refused:
-        return {"errors": [str(refused)]}
+        return {"errors": [{"message": str(refused)}]}
     return await execute(schema, document, reads)
 
 
@@ -493,8 +493,10 @@ async def answer(body, root, limits):
     )
     if isawaitable(result):  # not when no resolver is `async`
         result = await result
-    errors = [error.formatted for error in result.errors or ()]
-    return {"data": result.data, "errors": errors}
+    found = {"data": result.data}
+    if result.errors:
+        found["errors"] = [error.formatted for error in result.errors]
+    return found
 ```
 
 Traps:

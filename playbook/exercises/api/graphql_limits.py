@@ -56,7 +56,8 @@ async def execute(schema: g.GraphQLSchema, document: g.DocumentNode, reads: Read
     result = g.execute(schema, document, context_value=(reads, {}))
     assert not isinstance(result, g.ExecutionResult)
     found: Any = await result
-    return {"data": found.data, "errors": [error.message for error in found.errors or ()]}
+    errors = [{"message": error.message} for error in found.errors or ()]
+    return {"data": found.data} | ({"errors": errors} if errors else {})
 
 
 def unlimited(schema: g.GraphQLSchema, reads: Reads) -> FastAPI:
@@ -68,7 +69,7 @@ def unlimited(schema: g.GraphQLSchema, reads: Reads) -> FastAPI:
         try:
             return await execute(schema, g.parse(query), reads)
         except g.GraphQLError as error:
-            return {"errors": [error.message]}
+            return {"errors": [{"message": error.message}]}
 
     return app
 
