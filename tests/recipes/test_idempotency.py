@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy as sa
@@ -250,6 +250,23 @@ def test_who_loses_the_race_for_the_first_row_hears_409(shop: Shop, error: type[
 
     calls = iter([other_is_first, shop.transact])
     assert status(lambda: once(lambda work: next(calls)(work), ASKED, shop.place, 0)) == 409
+
+
+def test_who_finds_the_key_in_the_index_and_no_row_hears_409(shop: Shop) -> None:
+    """DuckDB, 20 at once in a file: the INSERT is refused, looked for again, refused again."""
+
+    def refused(work: Any) -> NoReturn:
+        raise sa.exc.IntegrityError("INSERT", None, Exception("duplicate key"))
+
+    assert status(lambda: once(refused, ASKED, shop.place, 0)) == 409
+
+
+def test_another_error_that_stays_is_not_called_work(shop: Shop) -> None:
+    def gone(work: Any) -> NoReturn:
+        raise sa.exc.OperationalError("INSERT", None, Exception("no connection"))
+
+    with pytest.raises(sa.exc.OperationalError):
+        once(gone, ASKED, shop.place, 0)
 
 
 def test_a_process_that_lost_its_claim_commits_nothing(shop: Shop) -> None:
