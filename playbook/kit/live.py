@@ -194,8 +194,9 @@ class LiveServer:
         # Named, or uvicorn takes uvloop and httptools where they happen to be installed, and answers would depend on
         # that: httptools refuses an unknown method by itself, with 400 in plain text.
         app = _ClosingFailures(self.app) if callable(self.app) else self.app
+        # Idle connections stay: closed after uvicorn's five seconds, the client of a busy machine finds one reset.
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, http="h11", loop="asyncio"
+            app, log_config=None, access_log=False, server_header=False, http="h11", loop="asyncio", timeout_keep_alive=3600
         )  # fmt: skip
         self._server = _Server(config)
         self._errors = _Errors()

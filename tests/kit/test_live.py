@@ -1,6 +1,8 @@
 """A lesson's server is real, ready at once, and gone when its block ends, however it ends."""
 
+import asyncio
 import contextlib
+import http.client
 import logging
 import os
 import socket
@@ -322,3 +324,22 @@ def test_a_request_after_a_failure_gets_its_answer() -> None:
         for _ in range(50):
             assert client.post("/fails").status_code == 500
             assert client.post("/works").status_code == 204
+
+
+def test_a_connection_that_was_idle_for_half_an_hour_is_still_open() -> None:
+    """On a busy machine a client's pause was longer than the five seconds after which uvicorn closes: ECONNRESET."""
+    app = FastAPI()
+
+    @app.get("/later")
+    async def later() -> None:
+        loop = asyncio.get_running_loop()
+        loop.time = lambda: time.monotonic() + 1800  # type: ignore[method-assign]
+
+    with serving(app) as client:
+        idle = http.client.HTTPConnection("127.0.0.1", client.server.port, timeout=30)
+        for _ in range(2):
+            idle.request("GET", "/nothing")
+            assert idle.getresponse().read() == b'{"detail":"Not Found"}'
+            client.get("/later")
+            client.get("/later")  # the timers that are due have run
+        idle.close()
