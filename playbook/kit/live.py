@@ -196,8 +196,14 @@ class LiveServer:
         app = _ClosingFailures(self.app) if callable(self.app) else self.app
         # Idle connections stay: closed after uvicorn's five seconds, the client of a busy machine finds one reset.
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, http="h11", loop="asyncio", timeout_keep_alive=3600
-        )  # fmt: skip
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            http="h11",
+            loop="asyncio",
+            timeout_keep_alive=3600,
+        )
         self._server = _Server(config)
         self._errors = _Errors()
         self._thread = threading.Thread(target=self._run, name=f"uvicorn:{self.port}", daemon=True)

@@ -336,6 +336,7 @@ def test_a_connection_that_was_idle_for_half_an_hour_is_still_open() -> None:
         loop.time = lambda: time.monotonic() + 1800  # type: ignore[method-assign]
 
     with serving(app) as client:
+        assert client.server is not None
         idle = http.client.HTTPConnection("127.0.0.1", client.server.port, timeout=30)
         for _ in range(2):
             idle.request("GET", "/nothing")
