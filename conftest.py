@@ -4,6 +4,7 @@ Nothing here hides a failure: the only thing skipped is what needs a PostgreSQL 
 reason is shown.
 """
 
+import gc
 import os
 import shutil
 import subprocess
@@ -71,6 +72,18 @@ def pytest_configure(config: pytest.Config) -> None:
                     connection.execute(text("SELECT pg_reload_conf()"))
                 os.environ[postgres.SHARED] = shared.url
                 config.add_cleanup(shared.stop)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Ten thousand tests stay until the end: the collector of garbage need not go over them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_xdist_auto_num_workers() -> int:
