@@ -528,10 +528,11 @@ GUESSES = Allowance(burst=20, every=timedelta(hours=1))
 
 
 def password_is_right(db: Session, user: User, now: datetime) -> str:
-    if not has_second_factor(db, user.id):
-        return start(db, user.id, proven_at=None)
+    user_id = str(user.id)
     ten = timedelta(minutes=10)
-    return new_link(db, "second factor", user.id, user.email, now, ten)
+    if not has_second_factor(db, user_id):
+        return start(db, user_id, proven_at=None)
+    return new_link(db, "second factor", user_id, user.email, now, ten)
 
 
 def code_is_sent(db: Session, token: str, code: str, now: datetime) -> str | None:
