@@ -136,7 +136,7 @@ Each of 20 packages is a value, and has a name, an organization of two values, a
 releases of two. The numbers 20 and 3 can be literals, variables, or defaults of the
 schema. `rows_of` reads them by graphql-core's own rules, so it sees what the
 [resolver](../glossary.md#resolver) will see. `Scale` has what all functions below need;
-its fragments are explained there.
+fragments come later.
 """
 
 # %% tags=["export"]
@@ -144,7 +144,7 @@ from typing import Any
 
 import graphql as g
 
-SIZES = ("first", "last")
+SIZES = ("first", "last")  # add your own names
 Rows = int | None
 Names = tuple[str, ...]
 
@@ -221,8 +221,8 @@ for query in (screen, queries["aliases"], queries["100 levels"]):
 
 # %% [markdown]
 """
-A **fragment** is a selection with a name, and may be used many times. A chain of
-fragments, each of which uses the next one twice, makes a short text huge. So each is
+A **fragment** is a selection with a name, and may be used many times. In a chain where
+each uses the next one twice, every link doubles the work of weighing. So each is
 weighed once, and then looked up. `bomb(10)` is the query
 `{ packages { organization { ...f0 } } }`. Its fragment `f0` is `{ ...f1 ...f1 }`, and
 so on. The last one, `f9`, is `{ packages { name } }`. What is the cost?
@@ -255,9 +255,12 @@ print(weigh(scale, schema.query_type, query.selection_set, None, ()))
 
 # %% [markdown]
 """
-The text has 485 characters, and nothing of it was executed. A document can have several
-operations, and the request says which one is meant. `weight_of` weighs this one, with
-the request's variables:
+The text has 485 characters. GraphQL would merge fields of the same name, and answer
+with fewer values. The scale does not merge. So it may count too much, and not too
+little.
+
+A document can have several operations, and the request says which one is meant.
+`weight_of` weighs this one, with the request's variables:
 """
 
 
@@ -368,7 +371,7 @@ for document_id in by_id([screen, queries["large"]]):
 """
 ## See it work
 
-The service with limits. `execute` runs an admitted query with new loaders:
+`execute` runs an admitted query with new loaders:
 """
 
 # %%
@@ -396,7 +399,7 @@ ran = [cost.statements for cost in limited.values()]
 assert ran == [3, 0, 0, 0, 0], "a hostile query ran"
 assert limited["screen"].answer == naive["screen"].answer, "the screen has changed"
 assert "20100" in str(verdict(hidden, {"n": 100})), "a variable hides the size"
-assert "cost" in str(verdict(bomb(10))), "a bomb of fragments may run"
+assert "cost" in str(verdict(bomb(10))), "a fragment counts only once"
 print("Ada's screen as before; Mallory's queries: no statement")
 
 # %% [markdown]
@@ -407,7 +410,7 @@ print("Ada's screen as before; Mallory's queries: no statement")
 |---|---|---|
 | `times * (1 + below.cost)` | `1 + below.cost` | a hostile query ran |
 | `asked > most` | `asked > 9_999` | a hostile query ran |
-| `cost + one.cost` | `max(cost, one.cost)` | a bomb of fragments may run |
+| `cost + one.cost` | `max(cost, one.cost)` | a fragment counts only once |
 
 ## Your turn
 
@@ -467,8 +470,8 @@ assert check(attempts)
 | seam | what your project does |
 |---|---|
 | schema | graphql-core's: in Strawberry `schema._schema` |
-| sizes | each list has `first` or `last`, with a default |
-| limits | a little above the largest of your own screens |
+| sizes | each list has `first`, `last` or a name in `SIZES`, with a default |
+| limits | about twice the largest of your own screens |
 | statements | a loader for each relation; `also` has the other fields that ask |
 | refusal | answers `str(refused)` in `errors`; nothing has run |
 
@@ -501,8 +504,9 @@ async def answer(body, root, limits):
 
 Traps:
 
-- **A list without `first`** counts as `Limits.rows`, and its resolver has to keep to
-  that. A list of lists counts as one list.
+- **A list without a size** counts as `Limits.rows`, and its resolver has to keep to
+  that. A size in an input object, as in `page: {limit: 9}`, is not seen. A list
+  of lists counts as one list.
 - **Without loaders** a field asks once for each row above it, and `statements` is too
   low.
 - **Requests are not equal.** Count the weight against a caller's allowance.

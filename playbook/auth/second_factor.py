@@ -251,8 +251,7 @@ print(second_factors.columns.keys())
 ### Enrol
 
 Ada's app reads the address above. Then she types the first code. Only that shows that
-the app has the secret, so until then it does not count. The next cell prints the length
-of the secret, and whether it counts.
+the app has the secret, so until then the secret does not count.
 """
 
 
@@ -289,8 +288,7 @@ with engine.begin() as db:
 ### Once
 
 The row remembers the last step that was used. One UPDATE looks and writes: it changes
-the row only if the step of this code is later. So a code works once, and no older one
-works after it.
+the row only if the step of this code is later.
 """
 
 
@@ -319,21 +317,24 @@ def use_code(
 
 # %% [markdown]
 """
-Ada confirms the app at nine with the code `early`. In the next step her app shows
-`later`. She sends `later` twice, and then `early`. Predict: what does each of the four
+Ada confirms the app at nine. At once she signs in with the code that it still shows.
+Thirty seconds later she sends its next code, twice. Predict: what does each of the four
 calls return?
 """
 
 # %% tags=["predict"]
 half = nine + timedelta(seconds=STEP)
-early, later = hotp(secret, step_of(nine)), hotp(secret, step_of(half))
+first = hotp(secret, step_of(nine))
 with engine.begin() as db:
-    print(use_code(db, "ada", early, nine, keys, first=True))
-    for sent in (later, later, early):
-        print(use_code(db, "ada", sent, half, keys))
+    print(use_code(db, "ada", first, nine, keys, first=True))
+    for at in (nine, half, half):
+        sent = hotp(secret, step_of(at))
+        print(use_code(db, "ada", sent, at, keys))
 
 # %% [markdown]
 """
+No older code works after a newer one. The confirmation is a use too.
+
 ### Without the phone
 
 Phones get lost. **Recovery codes** lie on paper, and each works once. They have 120
@@ -527,10 +528,11 @@ GUESSES = Allowance(burst=20, every=timedelta(hours=1))
 
 
 def password_is_right(db: Session, user: User, now: datetime) -> str:
-    if not has_second_factor(db, user.id):
-        return start(db, user.id, proven_at=None)
+    user_id = str(user.id)
     ten = timedelta(minutes=10)
-    return new_link(db, "second factor", user.id, user.email, now, ten)
+    if not has_second_factor(db, user_id):
+        return start(db, user_id, proven_at=None)
+    return new_link(db, "second factor", user_id, user.email, now, ten)
 
 
 def code_is_sent(db: Session, token: str, code: str, now: datetime) -> str | None:
@@ -549,7 +551,8 @@ def may_switch_off(session: Login, now: datetime) -> bool:
     return proven is not None and now - proven < timedelta(minutes=10)
 ```
 
-The first function returns the token of a session, or of the next step.
+`start` is yours, and returns a session's token. The first function returns that, or the
+next step's.
 `GUESSES` are the account's, whatever the network. With one per hour Mallory needs 114
 years on average.
 

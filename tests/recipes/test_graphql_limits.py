@@ -10,7 +10,7 @@ from graphql import build_schema, execute
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from playbook.api.graphql_limits import Limits, Refused, Weight, admit, by_id
+from playbook.api.graphql_limits import SIZES, Limits, Refused, Weight, admit, by_id, rows_of
 
 SHOP = build_schema("""
 type Query { orders(first: Int! = 10): [Order!]! }
@@ -148,6 +148,15 @@ def test_depth_cost_statements_and_tokens_have_their_limits() -> None:
     assert refusal(text, Limits(cost=29)) == "cost: 30, at most 29"
     assert refusal(text, Limits(statements=1)) == "statements: 2, at most 1"
     assert "more than 13 tokens" in refusal(text, Limits(tokens=13))
+
+
+def test_a_size_of_another_name_is_seen_when_it_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = build_schema("type Query { songs(limit: Int! = 10): [Song!]! } type Song { title: String! }")
+    text = "{ songs(limit: 3000) { title } }"
+    assert admit(schema, text, Limits())[1].cost == 200  # as many as `rows`, whatever the client asks for
+    monkeypatch.setitem(rows_of.__globals__, "SIZES", (*SIZES, "limit"))
+    with pytest.raises(Refused, match="cost: 6000, at most 5000"):
+        admit(schema, text, Limits())
 
 
 def test_a_thousand_levels_are_refused_however_they_are_written() -> None:
