@@ -81,7 +81,7 @@ crack(salted, common[:100])
 Mallory turns no hash back: she hashes guesses. Without a salt she computes the list
 once. With salts she computes it once per account; even then 100 guesses find a third of
 the people. A graphics card computes billions of MD5 in a second. So a salt is not
-enough: the hash itself is too cheap.
+enough: the hash is too cheap.
 
 ## The decision
 
@@ -136,9 +136,10 @@ measure on your servers.
 The letter `ä` is one character on one keyboard, and `a` with dots on another. **NFKC**
 gives both one form, so a password is normalized before it is hashed.
 
-`flood(sign_up)` serves a route that calls `sign_up(password)`, and sends it `½` five
-million times, ten megabytes. It returns the status, the number of characters
-normalized, and how many *other* requests were answered meanwhile. What does it give?
+`flood(sign_up)` serves a route that calls `sign_up(password)`, and sends it `½` 500,000
+times: a megabyte, nginx's default limit. It returns the status, the number of
+characters normalized, and how many *other* requests were answered meanwhile. What does
+it give?
 """
 
 # %% tags=["predict"]
@@ -190,7 +191,7 @@ def hash_password(password: str) -> str:
 
 # %%
 flooded = flood(hash_password)
-at_once = most_at_once(lambda: hash_password(PHRASE), number=12)
+at_once = most_at_once(lambda: hash_password(PHRASE), number=CORES + 4)
 print(*flooded[:2], "more hashes at once than cores:", at_once > CORES)
 
 # %% [markdown]
@@ -515,7 +516,7 @@ print("the same" if there == (statuses, replaced) else there)
 typed = check_password("Zwo\u0308lf Kekse", hash_password("Zw\u00f6lf Kekse"))
 assert MEMORY >= 19_456 and PASSES >= 2, "cheaper than OWASP's minimum"
 assert typed == Verdict(True, False), "the keyboard matters"
-assert flooded == (400, 0, 0), "ten megabytes were normalized"
+assert flooded == (400, 0, 0), "a megabyte was normalized"
 assert works[0] == works[2], "an unknown user costs less"
 assert statuses == [200, 401, 200], "a sign-in brought the old password back"
 assert there in ((statuses, replaced), None), "PostgreSQL decides otherwise"
@@ -629,8 +630,8 @@ Hand it over:
 
 ## In short
 
-You can explain why a salt is not enough, why a hash takes memory, and what ten
-megabytes do. You can replace a hash without undoing a change.
+You can explain why a salt is not enough, why a hash takes memory, and what a megabyte
+does. You can replace a hash without undoing a change.
 
 ## Sources
 

@@ -68,7 +68,7 @@ The shop accepts the codes of three steps, because clocks differ and people type
 1. She sends no code.
 2. She looks over Ada's shoulder, and sends the code that Ada has just sent.
 3. Fifty of her programs send one such code at once.
-4. She sends 200 guesses from 200 networks. How many does the shop compare?
+4. She sends 50 guesses from 50 networks. How many does the shop compare?
 5. She also reads Ada's mail, and resets the password.
 
 Predict: what does Mallory hear each time?

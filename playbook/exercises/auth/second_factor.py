@@ -91,7 +91,7 @@ def fifty(shop: Shop, sign_in: SignIn) -> int:
     return list(together(**work).values()).count("signed in")
 
 
-def compared(shop: Shop, sign_in: SignIn, guesses: int = 200) -> int:
+def compared(shop: Shop, sign_in: SignIn, guesses: int = 50) -> int:
     """How many wrong codes are compared. Each comes from another network: a botnet has thousands."""
     shop.now += DAY
     answers = []
