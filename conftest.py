@@ -37,6 +37,10 @@ WORKER = "PYTEST_XDIST_WORKER" in os.environ
 hypothesis.settings.register_profile("no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("no clock")
 
+# Half a million objects live as long as a worker: modules, tests, cells. Going over them while they come would be a
+# third of collecting, and later most of each full collection: `pytest_runtestloop` takes them out.
+gc.disable()
+
 sys.path.append(str(Path(__file__).parent / "tests"))  # for `pytest notebooks`, which loads nothing of it
 
 if (given := postgres.given_url()) is not None:
@@ -157,6 +161,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = filter(uses_postgresql, items)
     with_second_runs(items)
     items.sort(key=lambda item: next((n for n, name in enumerate(LONG) if item.path.name.endswith(name)), len(LONG)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """From here on, garbage is what tests leave: looked for at 5,000 new objects, not at 700 as by default."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5000, 10, 10)
+    gc.enable()
 
 
 @cache
