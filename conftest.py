@@ -78,18 +78,6 @@ def pytest_configure(config: pytest.Config) -> None:
                 config.add_cleanup(shared.stop)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Ten thousand tests stay until the end: the collector of garbage need not go over them again and again."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.enable()
-        gc.collect()
-        gc.freeze()
-
-
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than cores: some wait for a server or a process meanwhile."""
     return (os.cpu_count() or 1) + 1
