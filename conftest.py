@@ -39,8 +39,7 @@ hypothesis.settings.load_profile("no clock")
 
 # Half a million objects live as long as a worker: modules, tests, cells. Going over them while they come would be a
 # third of collecting, and later most of each full collection: `pytest_runtestloop` takes them out.
-if WORKER:  # the controller collects nothing
-    gc.disable()
+gc.disable()
 
 sys.path.append(str(Path(__file__).parent / "tests"))  # for `pytest notebooks`, which loads nothing of it
 
