@@ -169,7 +169,7 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop, share: Share = ALONE) -> None
 
     def stack() -> ASGIApp:
         resources = AnswerCookies(build_stack())
-        service = QuickWay(Handover(resources, "/api/auth", auth_part), app, limits)
+        service: ASGIApp = QuickWay(Handover(resources, "/api/auth", auth_part), app, limits)
         service = SessionLookup(service, quick, limits)
         return RequestTarget(RequestLimits(service, networks, auth.ids.new))
 

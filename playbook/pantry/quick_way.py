@@ -28,9 +28,8 @@ from playbook.pantry.policy import sees
 
 OK, OK_BODY = f"{liveness.prefix}/ok".encode(), b'{"ok":true}'
 LIST = b"/packages"
-ASKED_MOST = re.compile(
-    rb"/api/auth/ok|/packages(?:/[A-Za-z0-9._-]{1,200})?"
-)  # names that are spelled as they are sent
+# Names that are spelled as they are sent.
+ASKED_MOST = re.compile(rb"/api/auth/ok|/packages(?:/[A-Za-z0-9._-]{1,200})?")
 NOT_PLAIN = {b"content-length", b"transfer-encoding", b"content-type"}  # a body, or the look of one
 FIRST = PackageQuery()
 
