@@ -28,7 +28,7 @@ from playbook.pantry.conditions import (
     representation,
 )
 from playbook.pantry.fields import PackageName, Slug, Text
-from playbook.pantry.first_page import first_page, note_end
+from playbook.pantry.first_page import first_page, note_end, one_package
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
 from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging, kept
 from playbook.pantry.policy import VisiblePackages, seen
@@ -166,6 +166,18 @@ async def quick_page(read: Reader, query: PackageQuery, visible: Clause) -> list
     return await read.look_up(lambda plans: first_page(plans, visible, query.limit))
 
 
+async def quick_one(read: Reader, name: str, visible: Clause) -> Any:
+    """A row like one of PACKAGES, with the least that the database takes for it; None where that does not work.
+
+    HTTPException 404 for one that is not there, or not visible.
+    """
+    key = canonicalize_name(name)
+    found: Sequence[Any] | None = await read.rows(seen(ONE, visible), {"key": key})
+    if found is None:
+        found = await read.look_up(lambda plans: one_package(plans, visible, key))
+    return None if found is None else one_or_404(found, name)
+
+
 async def note_page(read: Reader, query: PackageQuery, visible: Clause, last: str | None) -> None:
     if is_first(query):
         await read.look_up(lambda plans: note_end(plans, visible, query.limit, last))
@@ -184,13 +196,14 @@ CHANGE = TABLE.update().where(TABLE.c.id == sa.bindparam("of")).values(version=T
 
 def package_or_404(db: Any, name: str, visible: Clause, found: Any = ONE) -> Any:
     """A row of PACKAGES, or of `found`, which begins like it. HTTPException 404 also for one that is not visible."""
-    return one_or_404(db.execute(seen(found, visible), {"key": canonicalize_name(name)}), name)
+    return one_or_404(db.execute(seen(found, visible), {"key": canonicalize_name(name)}).all(), name)
 
 
-def one_or_404(found: Any, name: str) -> Any:
-    row = found.one_or_none()
-    if row is None:
+def one_or_404(found: Sequence[Any], name: str) -> Any:
+    """The only row of those of a unique name. HTTPException 404 for none."""
+    if not found:
         raise HTTPException(404, f"there is no package {name!r}")
+    (row,) = found
     return row
 
 
@@ -219,9 +232,8 @@ async def list_packages(
     openapi_extra=IF_NONE_MATCH,
 )
 async def read_package(name: str, visible: VisiblePackages, read: Read, conditions: Reading) -> Response:
-    found = await read.rows(seen(ONE, visible), {"key": canonicalize_name(name)})
-    row = await read(lambda db: package_or_404(db, name, visible)) if found is None else one_or_404(found, name)
-    return conditions.answer_bytes(shown(tuple(row)))
+    row = await quick_one(read, name, visible) or await read(lambda db: package_or_404(db, name, visible))
+    return conditions.answer_bytes(shown(tuple(row[: len(SHOWN)])))
 
 
 def held(db: Any, organization: UUID) -> bool:
