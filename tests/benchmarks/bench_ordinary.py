@@ -302,17 +302,18 @@ def script_of_post(server: Server, folder: Path, label: str) -> list[str]:
 
 
 def script_of_patch(server: Server, folder: Path, label: str) -> list[str]:
-    """A file with packages of its own for wrk, and their tags; more of them than there are connections."""
+    """A file with new packages and their tags; more of them than there are connections.
+
+    New ones, since wrk leaves with requests under way, and these change the packages of the run before a little later.
+    """
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     lines = []
     try:
         for lane in range(4 * CONNECTIONS):
-            path = f"/packages/zz-wrk-{lane}"
-            if path not in server.tags:
-                make(server, connection, lane, f"wrk-{lane}")
-                server.tags[path] = ""  # wrk knows the last one: it is asked for again
-            tag = exchange(connection, "GET", path, server.headers, None, 200)[0]["etag"]
-            lines.append(f"zz-wrk-{lane} {tag}\n")
+            make(server, connection, lane, f"{label}-{lane}")
+            name = f"zz-{label}-{lane}"
+            tag = exchange(connection, "GET", f"/packages/{name}", server.headers, None, 200)[0]["etag"]
+            lines.append(f"{name} {tag}\n")
     finally:
         connection.close()
     (folder / "tags").write_text("".join(lines), encoding="ascii")
@@ -427,9 +428,12 @@ class Rate:
                 done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=seconds + 60)
             except subprocess.TimeoutExpired:  # it was ended
                 raise Failed(f"wrk took longer than {seconds + 60} s") from None
-        if done.returncode:
-            raise Failed(f"wrk: {done.stderr.strip()[-300:]}")
-        rate, slow = read_wrk(done.stdout)
+        try:
+            if done.returncode:
+                raise Failed(f"wrk: {done.stderr.strip()[-300:]}")
+            rate, slow = read_wrk(done.stdout)
+        except Failed as failed:
+            raise Failed(f"{self.server.name}, {route.name}: {failed}") from None
         self.rates.append(rate)
         self.slow.append(slow)
 
