@@ -9,9 +9,9 @@ The peer (`peer/peer.mjs`) is Hono, better-auth and Drizzle doing the same from 
 which puts its packages into the user's cache; without them it is left out. `--beside FOLDER` measures another checkout,
 `--routes` and `--engines` less. Linux only: it reads the times of other processes.
 
-`--rates` measures requests per second and the 99th percentile of what they wait, by wrk, in rounds of the same kind.
+Then requests per second and the 99th percentile of what they wait, by wrk, in rounds of the same kind (`--no-rates`).
 These do depend on what else the machine does, wrk and the database among it. Aim: at least the peer's rate and no worse
-percentile, then 1.5 times. It needs `wrk`, and says where that comes from when there is none.
+percentile, then 1.5 times. Without `wrk` they are left out, which is said.
 """
 
 import http.client
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from argparse import BooleanOptionalAction
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -518,13 +519,17 @@ def work() -> None:
     arguments.add_argument("--beside", type=Path, action="append", default=[], help="another checkout; repeatable")
     arguments.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES))
     arguments.add_argument("--engines", nargs="+", choices=["PostgreSQL", "DuckDB"], default=["PostgreSQL", "DuckDB"])
-    arguments.add_argument("--rates", action="store_true", help="also requests per second and p99, by wrk")
+    arguments.add_argument("--rates", action=BooleanOptionalAction, help="requests per second and p99, by wrk")
     arguments.add_argument(
-        "--seconds", type=at_least_one, default=4, help="of one round and route, of --rates (default: 4)"
+        "--seconds", type=at_least_one, default=2, help="of one round and route, of --rates (default: 2)"
     )
     chosen = arguments.parse_args()
-    if chosen.rates and shutil.which("wrk") is None:
-        raise Failed(WRK)
+    if shutil.which("wrk") is None and chosen.rates is not False:
+        if chosen.rates:
+            raise Failed(WRK)
+        print(f"the rates are left out: {WRK}")
+        chosen.rates = False
+    chosen.rates = chosen.rates is not False
     if not sys.platform.startswith("linux"):
         raise Failed("this reads the processor times of other processes, which only Linux shows to everybody")
     seconds = 1 if chosen.quick else chosen.seconds
