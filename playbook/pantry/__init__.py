@@ -11,6 +11,7 @@ Map
                       what stands between the socket and the application
 `workers`, `memory`   several processes behind one socket, and what they count together
 `http`                one transaction, a caller or none, a request id: what every route has
+`quick_way`           what is asked most, answered without FastAPI: `ok`, the first page of the packages, one package
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
 `writes`              how an endpoint writes: a few statements of Core, where it can be on the event loop
 `plans`               how a look-up is asked of DuckDB: by a plan that is kept, mostly on the event loop
@@ -58,8 +59,9 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
     networks that the operator has named, and `access_log` starts its line.
 2.  `headers.SecurityHeaders` will complete the answer. `target.RequestTarget` has made the target a path.
     `limits.RequestLimits` refuses a head that is too large, and a network that asks too often: 431, 429.
-3.  `SessionLookup` answers `GET /api/auth/get-session` by itself; this request it hands on. `Handover` looks at the
-    path: `/api/auth` is the other application, so the request goes on to the resources.
+3.  `SessionLookup` answers `GET /api/auth/get-session` by itself, and `QuickWay` a plain GET of what is asked most, by
+    the endpoint that FastAPI would call; this request they hand on. `Handover` looks at the path: `/api/auth` is the
+    other application, so the request goes on to the resources.
 4.  `AnswerCookies` opens a place for cookies that must reach the browser whatever the answer will be.
 5.  The middleware, from the outside: `OnlyProblems` (no error leaves in another form), `RequestId`, `HeadAsGet`,
     `CallerFirst` (of a stranger's body nothing is read), `StrictInput` (no body that two readers could read

@@ -48,6 +48,7 @@ from playbook.pantry.mailboxes import REMEMBERED, PerMailbox, proven_in
 from playbook.pantry.memory import ALONE, Share
 from playbook.pantry.policy import may
 from playbook.pantry.postbox import Postbox
+from playbook.pantry.quick_way import QuickWay
 from playbook.pantry.reads import Reader, reader_of
 from playbook.pantry.settings import Settings
 from playbook.pantry.stop import Stop
@@ -168,7 +169,8 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop, share: Share = ALONE) -> None
 
     def stack() -> ASGIApp:
         resources = AnswerCookies(build_stack())
-        service = SessionLookup(Handover(resources, "/api/auth", auth_part), quick, limits)
+        service: ASGIApp = QuickWay(Handover(resources, "/api/auth", auth_part), app, limits)
+        service = SessionLookup(service, quick, limits)
         return RequestTarget(RequestLimits(service, networks, auth.ids.new))
 
     @asynccontextmanager

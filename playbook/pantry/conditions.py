@@ -41,7 +41,10 @@ class Conditions:
         you use it. `private`, because a permission was checked, and a shared cache checks none. Raises Problem: 412 or
         400 for who sends `If-Match` to a GET.
         """
-        body = representation(result)
+        return self.answer_bytes(representation(result))
+
+    def answer_bytes(self, body: bytes) -> Response:
+        """`answer`, of the `representation` of a result."""
         current = etag(body)
         self.refuse_unless(check_match, current)
         headers = self.response.headers

@@ -1,4 +1,4 @@
-"""The first page of the packages by name, on DuckDB by look-ups: what most people ask for who ask for the list.
+"""The first page of the packages by name, and one package, on DuckDB by look-ups: what most people ask for.
 
 DuckDB reads no index in order: for twenty packages it sorts all of them. But an index it asks for what is `<=` a name.
 So the name at the end of the page, as it was last time, is a hint: when enough packages come before it, the page is
@@ -15,10 +15,12 @@ from playbook.pantry.plans import Plans, condition_of, literal, one_of
 
 TABLE = Package.metadata.tables["packages"]
 # As text and as numbers: DuckDB gives these to Python in a fifth of the time of UUIDs and of times with a zone.
-PACKAGES = (
+SHOWN = (
     "SELECT normalized_name, organization_id::VARCHAR, summary, private, popularity_rank, id::VARCHAR,"
-    " epoch_us(created_at), epoch_us(updated_at) FROM packages WHERE normalized_name <= {} AND ({})"
+    " epoch_us(created_at), epoch_us(updated_at) FROM packages"
 )
+PACKAGES = SHOWN + " WHERE normalized_name <= {} AND ({})"
+PACKAGE = SHOWN + " WHERE normalized_name = {} AND ({})"
 OWNERS = "SELECT id::VARCHAR, slug FROM organizations WHERE id IN "
 # Its condition is on one column, or the index would not be asked: the yanked ones are left out here.
 RELEASES = (
@@ -55,8 +57,24 @@ def first_page(plans: Plans, visible: Clause, limit: int) -> list[tuple[Any, ...
         if len(found) > 4 * (limit + 1):
             plans.hints[first_page, limit] = found[2 * limit][0]
         found = found[: limit + 1]
-        owners: dict[str, str] = dict(plans.rows(OWNERS + one_of(sorted({row[1] for row in found}))))
-        newest = newest_of(plans, [row[5] for row in found])
+        return completed(plans, found)
+
+
+def one_package(plans: Plans, visible: Clause, name: str) -> list[tuple[Any, ...]] | None:
+    """The package with the normalized `name`, as `first_page` gives its rows; none when it does not exist."""
+    with plans.snapshot():
+        condition = condition_of(visible, TABLE).text(plans)
+        if condition is None:
+            return None
+        return completed(plans, plans.rows(PACKAGE.format(literal(name), condition)))
+
+
+def completed(plans: Plans, found: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]] | None:
+    """Rows of SHOWN with their owners and newest versions. None when an owner is not there."""
+    if not found:
+        return []
+    owners: dict[str, str] = dict(plans.rows(OWNERS + one_of(sorted({row[1] for row in found}))))
+    newest = newest_of(plans, [row[5] for row in found])
     if any(row[1] not in owners for row in found):
         return None
     return [

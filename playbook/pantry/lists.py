@@ -101,6 +101,7 @@ def sign_cursors(app: FastAPI, secret: str) -> None:
 # The first page is asked for again and again, and to see that a statement is a known one takes longer than to send it.
 # So its statement is kept, by all that it is made of. Behind a cursor each statement has its own key in it.
 FIRST: LRUCache[Any, Any] = LRUCache(500)
+LINKS: LRUCache[Any, Any] = LRUCache(500)  # the same for what leads on from there: to encode and sign takes its time
 
 
 class Kept:
@@ -114,6 +115,15 @@ class Kept:
         if kept is None:
             kept = FIRST[self.key] = statement
         return self.db.execute(kept)
+
+
+def key_of(listing: Listing, query: PageQuery, visible: Any) -> tuple[Any, ...]:
+    return (listing.select, *sorted(query.parameters().items()), query.limit, visible)
+
+
+def kept(listing: Listing, query: PageQuery, visible: Any) -> Any:
+    """The statement for a first page that was asked for before; None for another one."""
+    return FIRST.get(key_of(listing, query, visible)) if query.cursor is None else None
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,7 @@ class Pager:
         """
         asked, wanted = listing.asked(self.path, query), listing.filtered(query).where(visible)
         if query.cursor is None:
-            db = Kept(db, (listing.select, *sorted(asked.parameters.items()), query.limit, visible))
+            db = Kept(db, key_of(listing, query, visible))
         try:
             found, links = read_list(db, wanted, asked, query.limit, self.cursors, query.cursor)
         except HTTPException:  # of the cursor: the code over it and its list is wrong, and that is all that is known
@@ -142,10 +152,24 @@ class Pager:
         return self.linked(found, asked, links)
 
     def first_page(self, listing: Listing, query: PageQuery, found: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        """The same for the first page, of rows that were found otherwise: with their key, and one more than fit."""
+        """The same for the first page, of rows that were found otherwise: with their key, and one more than fit.
+
+        Raises ValueError for two rows with one key, as `read_page` does.
+        """
         asked, rows = listing.asked(self.path, query), found[: query.limit]
-        further = link("next", rows, asked, query.limit, self.cursors) if len(found) > query.limit else None
+        keys = [row[-len(asked.order.columns) :] for row in found]
+        if len(set(keys)) < len(keys):
+            raise ValueError("two rows have one key: does a join repeat rows?")
+        further = self.next_link(rows, asked, query.limit) if len(found) > query.limit else None
         return self.linked(rows, asked, {"next": further, "prev": None})
+
+    def next_link(self, rows: Sequence[Any], asked: recipe.Listing, limit: int) -> str:
+        """The recipe's `link`, which makes the same one for the same page: nothing in it is of the moment."""
+        page = (self.path, asked.order.name, *sorted(asked.parameters.items()), limit, asked.order.key_of(rows[-1]))
+        key = (*self.cursors.secrets, *page)
+        if (found := LINKS.get(key)) is None:
+            found = LINKS[key] = link("next", rows, asked, limit, self.cursors)
+        return str(found)
 
     def linked(
         self, found: Sequence[Any], asked: recipe.Listing, links: dict[str, str | None]

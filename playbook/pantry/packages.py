@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,11 +17,20 @@ from playbook.auth.authorization import Clause
 from playbook.foundations.transactions import is_conflict
 from playbook.foundations.write_skew import hold
 from playbook.pantry.catalog import NO_RANK, Package, Release
-from playbook.pantry.conditions import IF_MATCH, IF_NONE_MATCH, ON_DELETE, ON_READ, ON_WRITE, Reading, Writing
+from playbook.pantry.conditions import (
+    IF_MATCH,
+    IF_NONE_MATCH,
+    ON_DELETE,
+    ON_READ,
+    ON_WRITE,
+    Reading,
+    Writing,
+    representation,
+)
 from playbook.pantry.fields import PackageName, Slug, Text
-from playbook.pantry.first_page import first_page, note_end
+from playbook.pantry.first_page import first_page, note_end, one_package
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
-from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging
+from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging, kept
 from playbook.pantry.policy import VisiblePackages, seen
 from playbook.pantry.reads import Reader
 from playbook.schema.identity import Organization
@@ -109,6 +119,17 @@ def package_out(row: Any) -> PackageOut:
     return PackageOut(**dict(zip(SHOWN, row, strict=False)))
 
 
+@lru_cache(2000)
+def shown(row: tuple[Any, ...]) -> bytes:
+    """What is sent for a row of PACKAGES. Kept is how it is written: the row was read just now, by whoever asks."""
+    return representation(package_out(row))
+
+
+def page_shown(rows: Sequence[Any], links: dict[str, Any]) -> bytes:
+    """What is sent for a PackagePage."""
+    return b'%s,"items":[%s]}' % (representation(PageOut(**links))[:-1], b",".join([shown(tuple(row)) for row in rows]))
+
+
 def newest_of(session: orm.Session, ids: Sequence[UUID]) -> dict[UUID, str]:
     """The newest version of each package, by the rule of NEWEST."""
     versions = sa.select(Release.package_id, Release.version)
@@ -135,10 +156,26 @@ def is_first(query: PackageQuery) -> bool:
 
 
 async def quick_page(read: Reader, query: PackageQuery, visible: Clause) -> list[Any] | None:
-    """What `first_page` finds; None for another page, and where it does not work."""
-    if not is_first(query):
-        return None
+    """The rows of a first page, with one more, by its statement if it is kept, or else as `first_page` finds them; None
+    for another page, and where neither works.
+    """
+    statement = kept(PACKAGE_LIST, query, visible)
+    found = None if statement is None else await read.rows(statement)
+    if found is not None or not is_first(query):
+        return found
     return await read.look_up(lambda plans: first_page(plans, visible, query.limit))
+
+
+async def quick_one(read: Reader, name: str, visible: Clause) -> Any:
+    """A row like one of PACKAGES, with the least that the database takes for it; None where that does not work.
+
+    HTTPException 404 for one that is not there, or not visible.
+    """
+    key = canonicalize_name(name)
+    found: Sequence[Any] | None = await read.rows(seen(ONE, visible), {"key": key})
+    if found is None:
+        found = await read.look_up(lambda plans: one_package(plans, visible, key))
+    return None if found is None else one_or_404(found, name)
 
 
 async def note_page(read: Reader, query: PackageQuery, visible: Clause, last: str | None) -> None:
@@ -159,9 +196,14 @@ CHANGE = TABLE.update().where(TABLE.c.id == sa.bindparam("of")).values(version=T
 
 def package_or_404(db: Any, name: str, visible: Clause, found: Any = ONE) -> Any:
     """A row of PACKAGES, or of `found`, which begins like it. HTTPException 404 also for one that is not visible."""
-    row = db.execute(seen(found, visible), {"key": canonicalize_name(name)}).one_or_none()
-    if row is None:
+    return one_or_404(db.execute(seen(found, visible), {"key": canonicalize_name(name)}).all(), name)
+
+
+def one_or_404(found: Sequence[Any], name: str) -> Any:
+    """The only row of those of a unique name. HTTPException 404 for none."""
+    if not found:
         raise HTTPException(404, f"there is no package {name!r}")
+    (row,) = found
     return row
 
 
@@ -176,11 +218,11 @@ async def list_packages(
 ) -> Response:
     found = await quick_page(read, query, visible)
     if found is not None:
-        rows, links = pager.first_page(PAGE_LIST, query, found)
+        rows, links = pager.first_page(PACKAGE_LIST, query, found)
     else:
         rows, links = await read(lambda db: page_of(db, pager, query, visible))
         await note_page(read, query, visible, rows[-1][0] if links["next"] else None)
-    return conditions.answer(PackagePage(items=[package_out(row) for row in rows], **links))
+    return conditions.answer_bytes(page_shown(rows, links))
 
 
 @router.get(
@@ -190,7 +232,8 @@ async def list_packages(
     openapi_extra=IF_NONE_MATCH,
 )
 async def read_package(name: str, visible: VisiblePackages, read: Read, conditions: Reading) -> Response:
-    return conditions.answer(package_out(await read(lambda db: package_or_404(db, name, visible))))
+    row = await quick_one(read, name, visible) or await read(lambda db: package_or_404(db, name, visible))
+    return conditions.answer_bytes(shown(tuple(row[: len(SHOWN)])))
 
 
 def held(db: Any, organization: UUID) -> bool:

@@ -89,12 +89,17 @@ def seen(found: sa.Select[Any], visible: Clause) -> sa.Select[Any]:
     return found.where(visible)
 
 
+def sees(caller: Caller, action: str) -> Clause:
+    """`visible_to`; 403 for a token without the scope `action`."""
+    refuse_out_of_scope(caller, action)
+    return visible_to(caller, action)
+
+
 def sight(action: str) -> Any:
-    """A dependency of a route that reads: `visible_to` for the caller. 403 for a token without the scope `action`."""
+    """A dependency of a route that reads: what the caller `sees`."""
 
     async def visible(caller: CurrentCaller) -> Clause:
-        refuse_out_of_scope(caller, action)
-        return visible_to(caller, action)
+        return sees(caller, action)
 
     visible.__name__ = SIGHT + action
     return Depends(visible)

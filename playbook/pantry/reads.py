@@ -8,7 +8,7 @@ database is away, or does not answer in time, is done again in the long one, whi
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -34,6 +34,9 @@ class Reader(Protocol):
 
     async def __call__(self, work: Callable[[Any], T]) -> T: ...
 
+    async def rows(self, statement: Any, values: Mapping[str, Any] | None = None) -> "Rows | None":
+        """The rows of a SELECT, with the least that it takes; None where there is no such way, or it does not work."""
+
     async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
         """What `work(plans)` returns, see `plans`; None where there are none, or they do not answer."""
 
@@ -54,6 +57,9 @@ class InThread:
 
     async def __call__(self, work: Callable[[Any], T]) -> T:
         return await run_in_threadpool(transaction, self.engine, work)
+
+    async def rows(self, statement: Any, values: Mapping[str, Any] | None = None) -> "Rows | None":
+        return None
 
     async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
         return None
@@ -162,9 +168,23 @@ class OneStatement:
         return await_only(self.ask(*sql_of(statement, values)))  # `work` runs in a greenlet
 
     async def ask(self, sql: str, values: dict[str, Any]) -> Rows:
-        async with asyncio.timeout(PATIENCE):
-            await self.cursor.execute(sql, values)
-            return Rows(map(in_utc, await self.cursor.fetchall()))
+        return await rows_of(self.cursor, sql, values)
+
+
+async def rows_of(cursor: psycopg.AsyncCursor[Any], sql: str, values: dict[str, Any]) -> Rows:
+    """What the statement finds, in UTC. TimeoutError after PATIENCE."""
+    async with asyncio.timeout(PATIENCE):
+        await cursor.execute(sql, values)
+        found = await cursor.fetchall()
+    return Rows(found if cursor.connection.info.timezone is UTC else map(in_utc, found))
+
+
+async def open_in_utc(conninfo: str) -> psycopg.AsyncCursor[Any]:
+    """A cursor whose times need not be moved to UTC. Where a pooler is between, others get the connection, too."""
+    cursor = await open_cursor(conninfo)
+    if cursor.connection.prepare_threshold is not None:
+        await cursor.execute("SET TIME ZONE 'UTC'")
+    return cursor
 
 
 class OnLoop:
@@ -177,21 +197,32 @@ class OnLoop:
         self.rest_until = 0.0
 
     async def __call__(self, work: Callable[[Any], T]) -> T:
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self.rest_until:
-            try:
-                async with self.places:
-                    return await self.on_connection(work)
-            except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
-                if not isinstance(error, psycopg.DataError):  # of a bad value: others can be read
-                    self.rest_until = loop.time() + REST
-                log.warning("read on the loop: %s", type(error).__name__)
-        return await self.otherwise(work)
+        found = await self.quickly(lambda cursor: greenlet_spawn(work, OneStatement(cursor)))
+        return await self.otherwise(work) if found is None else found[0]
 
-    async def on_connection(self, work: Callable[[Any], T]) -> T:
-        cursor = self.idle.pop() if self.idle else await open_cursor(self.conninfo)
+    async def rows(self, statement: Any, values: Mapping[str, Any] | None = None) -> Rows | None:
+        sql, all_values = sql_of(statement, values)
+        found = await self.quickly(lambda cursor: rows_of(cursor, sql, all_values))
+        return None if found is None else found[0]
+
+    async def quickly(self, ask: Callable[[psycopg.AsyncCursor[Any]], Awaitable[T]]) -> tuple[T] | None:
+        """What `ask` returns; None when the database is away, or has been a moment ago."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self.rest_until:
+            return None
         try:
-            result = await greenlet_spawn(work, OneStatement(cursor))
+            async with self.places:
+                return (await self.on_connection(ask),)
+        except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
+            if not isinstance(error, psycopg.DataError):  # of a bad value: others can be read
+                self.rest_until = loop.time() + REST
+            log.warning("read on the loop: %s", type(error).__name__)
+        return None
+
+    async def on_connection(self, ask: Callable[[psycopg.AsyncCursor[Any]], Awaitable[T]]) -> T:
+        cursor = self.idle.pop() if self.idle else await open_in_utc(self.conninfo)
+        try:
+            result = await ask(cursor)
         except (psycopg.Error, OSError, asyncio.CancelledError):
             await cursor.connection.close()
             raise

@@ -29,6 +29,7 @@ from playbook.foundations.deny_by_default import anyone, refuse_undeclared
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.kit.live import LiveClient, serving
+from playbook.pantry import reads
 from playbook.pantry.catalog import Package, Release
 from playbook.pantry.errors import BAD_CURSOR
 from playbook.pantry.http import DOCUMENTATION, Caller, Transaction, create_app, current_caller
@@ -42,7 +43,7 @@ from playbook.pantry.lists import (
 )
 from playbook.pantry.organizations import ORGANIZATION_LIST, OrganizationQuery
 from playbook.pantry.packages import PACKAGE_LIST, PACKAGE_SORTS, PACKAGES, PackageQuery
-from playbook.pantry.reads import InThread, OneStatement
+from playbook.pantry.reads import InThread
 from playbook.pantry.settings import Settings
 from playbook.schema.identity import Organization, add_user
 from playbook.schema.relationships import at_most
@@ -282,9 +283,9 @@ def test_a_page_costs_one_statement_on_duckdb_two(client: LiveClient, monkeypatc
     from playbook.kit.stage import capture_sql
 
     on_the_loop: list[str] = []
-    ask = OneStatement.ask
+    ask = reads.rows_of  # all that is asked there goes through it
     monkeypatch.setattr(
-        OneStatement, "ask", lambda self, sql, values: on_the_loop.append(sql) or ask(self, sql, values)
+        reads, "rows_of", lambda cursor, sql, values: on_the_loop.append(sql) or ask(cursor, sql, values)
     )
     engine = client.server.app.state.engine  # type: ignore[union-attr]
     with capture_sql(engine) as statements:

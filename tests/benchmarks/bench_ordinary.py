@@ -8,16 +8,23 @@ and highest show the noise, and a ratio whose range includes 1 is none. Aim: at 
 The peer (`peer/peer.mjs`) is Hono, better-auth and Drizzle doing the same from the same tables. It needs Node and npm,
 which puts its packages into the user's cache; without them it is left out. `--beside FOLDER` measures another checkout,
 `--routes` and `--engines` less. Linux only: it reads the times of other processes.
+
+Then requests per second and the 99th percentile of what they wait, by wrk, in rounds of the same kind (`--no-rates`).
+These do depend on what else the machine does, wrk and the database among it. Aim: at least the peer's rate and no worse
+percentile, then 1.5 times. Without `wrk` they are left out, which is said.
 """
 
 import http.client
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from argparse import BooleanOptionalAction
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -257,17 +264,22 @@ def sign_up(server: Server) -> None:
 
 @dataclass
 class Route:
-    """One request. `ask(server, connection, lane, number)`: `lane` is its connection's number, `number` its own."""
+    """One request. `ask(server, connection, lane, number)`: `lane` is its connection's number, `number` its own.
+
+    wrk asks for `path`, or for what `writes.lua` makes of the arguments that `script(server, folder, label)` gives.
+    """
 
     name: str
     ask: Callable[[Server, http.client.HTTPConnection, int, str], None]
+    path: str = ""
+    script: Callable[[Server, Path, str], list[str]] | None = None
 
 
 def get(path: str) -> Route:
     def ask(server: Server, connection: http.client.HTTPConnection, lane: int, number: str) -> None:
         exchange(connection, "GET", path, server.headers, None, 200)
 
-    return Route(f"GET {path}", ask)
+    return Route(f"GET {path}", ask, path)
 
 
 def make(server: Server, connection: http.client.HTTPConnection, lane: int, number: str) -> None:
@@ -286,13 +298,36 @@ def change(server: Server, connection: http.client.HTTPConnection, lane: int, nu
     server.tags[path] = answer["etag"]
 
 
+def script_of_post(server: Server, folder: Path, label: str) -> list[str]:
+    return ["post", label]
+
+
+def script_of_patch(server: Server, folder: Path, label: str) -> list[str]:
+    """A file with new packages and their tags; more of them than there are connections.
+
+    New ones, since wrk leaves with requests under way, and these change the packages of the run before a little later.
+    """
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    lines = []
+    try:
+        for lane in range(4 * CONNECTIONS):
+            make(server, connection, lane, f"{label}-{lane}")
+            name = f"zz-{label}-{lane}"
+            tag = exchange(connection, "GET", f"/packages/{name}", server.headers, None, 200)[0]["etag"]
+            lines.append(f"{name} {tag}\n")
+    finally:
+        connection.close()
+    (folder / "tags").write_text("".join(lines), encoding="ascii")
+    return ["patch", str(folder / "tags")]
+
+
 ROUTES = {
     "ok": get("/api/auth/ok"),
     "session": get("/api/auth/get-session"),
     "list": get("/packages"),
     "one": get("/packages/numpy"),
-    "post": Route("POST /packages", make),
-    "patch": Route("PATCH /packages/{name}", change),
+    "post": Route("POST /packages", make, script=script_of_post),
+    "patch": Route("PATCH /packages/{name}", change, script=script_of_patch),
 }
 
 
@@ -352,6 +387,85 @@ def measure(servers: Sequence[Server], route: Route, count: int, rounds: int) ->
     return costs
 
 
+# ---------------------------------------------------------------- rates, by wrk
+
+WRK = "wrk is not installed: on Debian and Ubuntu `apt-get install wrk`, on Fedora `dnf install wrk`"
+UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+
+
+def read_wrk(said: str) -> tuple[float, float]:
+    """Requests per second and the 99th percentile, in seconds, of what wrk printed.
+
+    Raises Failed when something was refused, timed out or not read: what was fast then was no answer.
+    """
+    faults = re.findall(r"(?m)^ *(?:Non-2xx or 3xx responses|Socket errors): .*", said)
+    rate = re.search(r"Requests/sec: +([0-9.]+)", said)
+    slow = re.search(r"(?m)^ +99% +([0-9.]+)(us|ms|s|m)$", said)
+    if faults or rate is None or slow is None or float(rate[1]) == 0:
+        raise Failed(f"wrk: {'; '.join(map(str.strip, faults)) or said.strip()[-300:] or 'no output'}")
+    return float(rate[1]), float(slow[1]) * UNITS[slow[2]]
+
+
+@dataclass
+class Rate:
+    """What one server answers on one route: requests per second, 99th percentiles in seconds, one entry a round."""
+
+    server: Server
+    rates: list[float] = field(default_factory=list)
+    slow: list[float] = field(default_factory=list)
+
+    def take(self, route: Route, seconds: int, label: str) -> None:
+        program = shutil.which("wrk")
+        if program is None:
+            raise Failed(WRK)
+        with tempfile.TemporaryDirectory(prefix="playbook-wrk-") as folder:
+            script = route.script(self.server, Path(folder), label) if route.script else []
+            headers = self.server.headers | (JSON if script else {})
+            command = [program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
+            command += [part for name, value in headers.items() for part in ("-H", f"{name}: {value}")]
+            command += ["--script", str(Path(__file__).with_name("writes.lua"))] if script else []
+            command += [self.server.url + route.path, *(["--", *script] if script else [])]
+            try:
+                done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=seconds + 60)
+            except subprocess.TimeoutExpired:  # it was ended
+                raise Failed(f"wrk took longer than {seconds + 60} s") from None
+        try:
+            if done.returncode:
+                raise Failed(f"wrk: {done.stderr.strip()[-300:]}")
+            rate, slow = read_wrk(done.stdout)
+        except Failed as failed:
+            raise Failed(f"{self.server.name}, {route.name}: {failed}") from None
+        self.rates.append(rate)
+        self.slow.append(slow)
+
+
+def measure_rates(servers: Sequence[Server], route: Route, seconds: int, rounds: int) -> list[Rate]:
+    """In turns, as `measure` does it, after a second each to warm up."""
+    word = route.name.split()[0].lower()
+    for server in servers:
+        Rate(server).take(route, 1, f"{word}-wrk-warm")
+    found = [Rate(server) for server in servers]
+    for number in range(rounds):
+        for each in found if number % 2 == 0 else found[::-1]:
+            each.take(route, seconds, f"{word}-wrk-{number}")
+    return found
+
+
+def add_rates(table: Any, title: str, found: Sequence[Rate]) -> None:
+    table.add_section()
+    table.add_row(title, style="bold")
+    mine = found[0]
+    for each in found:
+        span = f"{min(each.rates):,.0f} to {max(each.rates):,.0f}"
+        quotients = sorted(a / b for a, b in zip(mine.rates, each.rates, strict=True))
+        ratio = f"{median(quotients):.2f} ({quotients[0]:.2f} to {quotients[-1]:.2f})" if each is not mine else ""
+        slow = f"{median(each.slow) * 1000:,.1f}"
+        table.add_row(each.server.name, f"{median(each.rates):,.0f}", span, slow, ratio)
+
+
+# ---------------------------------------------------------------- the tables
+
+
 def ms(seconds: float) -> str:
     return f"{seconds * 1000:.2f}"
 
@@ -405,12 +519,25 @@ def work() -> None:
     arguments.add_argument("--beside", type=Path, action="append", default=[], help="another checkout; repeatable")
     arguments.add_argument("--routes", nargs="+", choices=ROUTES, default=list(ROUTES))
     arguments.add_argument("--engines", nargs="+", choices=["PostgreSQL", "DuckDB"], default=["PostgreSQL", "DuckDB"])
+    arguments.add_argument("--rates", action=BooleanOptionalAction, help="requests per second and p99, by wrk")
+    arguments.add_argument(
+        "--seconds", type=at_least_one, default=2, help="of one round and route, of --rates (default: 2)"
+    )
     chosen = arguments.parse_args()
+    if shutil.which("wrk") is None and chosen.rates is not False:
+        if chosen.rates:
+            raise Failed(WRK)
+        print(f"the rates are left out: {WRK}")
+        chosen.rates = False
+    chosen.rates = chosen.rates is not False
     if not sys.platform.startswith("linux"):
         raise Failed("this reads the processor times of other processes, which only Linux shows to everybody")
+    seconds = 1 if chosen.quick else chosen.seconds
     count, rounds = (80, 2) if chosen.quick else (chosen.requests, chosen.rounds)
     headings = ["measured", "ms", "lowest to highest", "PostgreSQL", "Pantry's ratio to it"]
     table = new_table("Processor time of one request", headings, headings[1:])
+    columns = ["measured", "requests/s", "lowest to highest", "p99 ms", "Pantry's ratio to it"]
+    rates = new_table("Requests per second", columns, columns[1:])
     for engine in chosen.engines:
         try:
             with ExitStack() as stack:
@@ -426,6 +553,8 @@ def work() -> None:
                         backends = ms(median(cost.database)) if engine == "PostgreSQL" and any(cost.database) else ""
                         ratio = "" if cost is costs[0] else ratios(costs[0], cost)
                         table.add_row(cost.server.name, ms(median(cost.own)), span, backends, ratio)
+                    if chosen.rates:
+                        add_rates(rates, f"{engine}, {route.name}", measure_rates(those, route, seconds, rounds))
         except postgres.PostgresUnavailable as error:
             print(f"PostgreSQL is left out: {error}")
     remarks = [
@@ -434,6 +563,12 @@ def work() -> None:
         "The floor, bare FastAPI, answers the list's bytes to everybody. On DuckDB also when it has asked, by the",
         "driver alone, for the session and for 21 packages in order: not who may see them, nor their versions.",
     ]
+    if chosen.rates:
+        print_all(
+            PACKAGES,
+            rates,
+            [f"wrk -t1 -c{CONNECTIONS}, {seconds} s in each of {rounds} rounds; medians of the rounds."],
+        )
     print_all(PACKAGES, table, remarks)
 
 

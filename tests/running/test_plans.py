@@ -22,15 +22,16 @@ from tables import make_tables
 from playbook.foundations.engines import make_engine
 from playbook.foundations.transactions import transaction
 from playbook.pantry import first_page as first
+from playbook.pantry import packages
 from playbook.pantry import plans as module
 from playbook.pantry.auth.session_lookup import SESSION_OF, USER_OF
 from playbook.pantry.catalog import Package, PackageRole, Release
 from playbook.pantry.connections import suit_look_ups
-from playbook.pantry.first_page import first_page, note_end
+from playbook.pantry.first_page import first_page, note_end, one_package
 from playbook.pantry.lists import Pager, cursors_of
 from playbook.pantry.packages import PAGE_LIST, PackageQuery, page_of
 from playbook.pantry.plans import LookUps, Plans, condition_of, literal, one_of
-from playbook.pantry.policy import condition
+from playbook.pantry.policy import condition, seen
 from playbook.schema.identity import Member, Organization
 
 NOW = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -85,6 +86,10 @@ ASKED = {
 }
 
 
+# A package by its name, too.
+ONE = ("packages", first.PACKAGE.format(literal("a"), f"private IS false OR id IN {one_of([ID])}"))
+
+
 def other(number: int, value: Any) -> Any:
     """Another value than `value`, and than that of any other number."""
     if isinstance(value, UUID):
@@ -93,9 +98,9 @@ def other(number: int, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("others", [0, 50])
-@pytest.mark.parametrize("table", ASKED)
+@pytest.mark.parametrize(("table", "sql"), [*ASKED.items(), ONE], ids=[*ASKED, "one"])
 def test_a_kept_plan_finds_what_came_after_it_was_made(
-    engine: sa.Engine, plans: Plans, table: str, others: int
+    engine: sa.Engine, plans: Plans, table: str, sql: str, others: int
 ) -> None:
     """Whether the table was empty then, or full of rows that all are others."""
     columns = TABLES[table].columns
@@ -110,13 +115,13 @@ def test_a_kept_plan_finds_what_came_after_it_was_made(
         with engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("CHECKPOINT")
     for _ in range(3):
-        assert plans.rows(ASKED[table]) == []
-    assert plans.known[ASKED[table]] is not None
+        assert plans.rows(sql) == []
+    assert plans.known[sql] is not None
     insert(engine, TABLES[table], **row)
-    assert len(plans.rows(ASKED[table])) == 1
+    assert len(plans.rows(sql)) == 1
     with engine.begin() as connection:
         connection.execute(sa.delete(TABLES[table]).where(*[columns[k] == v for k, v in row.items() if v is not None]))
-    assert plans.rows(ASKED[table]) == []
+    assert plans.rows(sql) == []
 
 
 def test_the_setting_is_as_it_was(engine: sa.Engine, plans: Plans) -> None:
@@ -236,6 +241,10 @@ class Both:
         assert found is not None, "the long way's hint is too low"
         assert pagers[1].first_page(PAGE_LIST, query, found) == expected
         assert pagers[0].response.headers.items() == pagers[1].response.headers.items()
+        for name in (f"p{2 * limit}", "'"):
+            one = seen(packages.ONE, visible)
+            alone = transaction(self.engine, lambda db: db.execute(one, {"key": name}).all())  # noqa: B023, done at once
+            assert [row[:-1] for row in one_package(self.plans, visible, name) or ()] == [tuple(row) for row in alone]
 
 
 @pytest.fixture(scope="module")

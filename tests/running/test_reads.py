@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from psycopg.conninfo import make_conninfo
 from tables import make_tables
 
 from playbook.foundations.engines import make_engine
@@ -158,6 +159,48 @@ def test_no_database_is_what_the_long_way_says() -> None:
         with pytest.raises(sa.exc.OperationalError):
             await read(one("acme"))
         assert long.taken == 1
+
+    run(engine, story)
+
+
+# ---------------------------------------------------------------- rows, with the least that it takes
+
+
+def test_rows_are_found_without_the_long_way_or_not_at_all(engine: sa.Engine) -> None:
+    async def story(read: OnLoop, long: Noted) -> None:
+        by_slug = READ.where(Organization.slug == sa.bindparam("slug"))
+        assert await read.rows(by_slug, {"slug": "acme"}) == [("Acme", NOW)]
+        assert await read.rows(by_slug, {"slug": "nobody"}) == []
+        assert await read.rows(by_slug, {"slug": "a\0b"}) is None
+        assert read.rest_until == 0
+        assert await read.rows(READ) == [("Acme", NOW)]
+        with engine.connect() as connection:
+            pid = read.idle[0].connection.info.backend_pid
+            connection.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        assert await read.rows(READ) is None
+        assert read.idle == []
+        assert await read.rows(READ) is None, "it rests"
+        read.rest_until = 0
+        assert await read.rows(READ) == [("Acme", NOW)]
+        assert long.taken == 0
+        assert await long.rows(READ) is None
+
+    run(engine, story)
+
+
+def test_times_are_in_utc_whatever_zone_the_connection_has(engine: sa.Engine) -> None:
+    """Behind a pooler another client may have left its own; otherwise the connection is told at its beginning."""
+
+    async def story(read: OnLoop, long: Noted) -> None:
+        read.conninfo = make_conninfo(read.conninfo, options="-c timezone=Asia/Kathmandu")
+        assert await read.rows(READ) is not None
+        assert read.idle[0].connection.info.timezone is UTC, "each time would be moved"
+        for zone in ("UTC", "Asia/Kathmandu"):
+            await read.idle[0].execute(f"SET TIME ZONE '{zone}'")
+            found = await read.rows(READ)
+            assert found == [("Acme", NOW)]
+            assert found[0][1].tzinfo is UTC
+            assert (await read(one("acme")))[1].tzinfo is UTC
 
     run(engine, story)
 
