@@ -67,6 +67,7 @@ Predict: which attacks make Mallory Ada?
 """
 
 # %% tags=["stage"]
+import ssl
 from datetime import UTC, datetime
 
 import httpx
@@ -74,11 +75,12 @@ import httpx
 from playbook.kit.lesson import lesson_url, serving, show, table
 
 monday = datetime(2026, 11, 2, tzinfo=UTC)
+TLS = ssl.create_default_context()  # reads all certificates, so only once
 
 
 def browser(url, cookie=None):
     headers = {} if cookie is None else {"cookie": cookie}
-    return httpx.Client(base_url=url, headers=headers, trust_env=False)
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, verify=TLS)
 
 
 def sign_in(client, name):

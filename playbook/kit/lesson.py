@@ -38,6 +38,7 @@ __all__ = [
 
 surroundings.refuse_without_asserts()
 surroundings.escape_what_cannot_be_shown()
+surroundings.do_without_pandas()
 
 # DuckDB wakes its other threads for statements that touch one row: more than their work in a lesson costs.
 ALONE = "?threads=1"

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from importlib.util import find_spec
 
 NO_ASSERTS = (
     "asserts are switched off (`python -O` or PYTHONOPTIMIZE), so this page would check nothing: run it without"
@@ -17,6 +18,15 @@ def escape_what_cannot_be_shown() -> None:
         # "surrogateescape" is Python's own choice with `LANG=C`, and ends a program as "strict" does.
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def do_without_pandas() -> None:
+    """Say once that there is no pandas. DuckDB looks for it at each statement with values, on all of `sys.path`.
+
+    Not in a notebook, where a reader may install it and go on.
+    """
+    if not {"pandas", "IPython"} & set(sys.modules) and find_spec("pandas") is None:
+        sys.modules["pandas"] = None  # type: ignore[assignment]  # `import pandas` fails as before, at once
 
 
 def refuse_without_asserts() -> None:

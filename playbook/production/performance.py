@@ -430,7 +430,8 @@ def load(listed, url):
 
         async def send_all():
             limits = httpx.Limits(max_connections=None)
-            options = {"base_url": str(server.base_url), "trust_env": False}
+            url = str(server.base_url)
+            options = {"base_url": url, "trust_env": False, "verify": False}
             async with httpx.AsyncClient(
                 timeout=60, limits=limits, **options
             ) as client:

@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import small_course
 
-from playbook.kit import answers
+from playbook.kit import answers, surroundings
 from playbook.kit.course import Course
 from playbook.kit.data import ROOT
 from playbook.kit.surroundings import NO_ASSERTS
@@ -46,6 +48,32 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small course that the test may spoil; its pages import kit and exercises from there."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "course"))
     return Path(shutil.copytree(made, tmp_path / "course"))
+
+
+# ---------------------------------------------------------------- pandas
+
+
+@pytest.mark.parametrize(
+    ("loaded", "installed", "said"),
+    [((), False, True), ((), True, False), (("IPython",), False, False), (("pandas",), False, False)],
+    ids=["script", "installed", "notebook", "imported"],
+)
+def test_only_a_script_without_pandas_says_so(
+    monkeypatch: pytest.MonkeyPatch, loaded: tuple[str, ...], installed: bool, said: bool
+) -> None:
+    for name in ("pandas", "IPython"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))  # put back as it was, at the end
+        del sys.modules[name]
+    for name in loaded:
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    spec = ModuleSpec("pandas", None) if installed else None
+    monkeypatch.setattr(surroundings, "find_spec", lambda name: spec)
+    before = sys.modules.get("pandas", "not looked for")
+    surroundings.do_without_pandas()
+    assert sys.modules.get("pandas", "not looked for") is (None if said else before)
+    if said:
+        with pytest.raises(ModuleNotFoundError):
+            __import__("pandas")
 
 
 # ---------------------------------------------------------------- asserts

@@ -291,9 +291,16 @@ WALKS = (
 )
 
 
-def walk(act: Callable[[Shop, str, dict[str, Any]], object], steps: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    """Ada asks for another address, then `act(shop, step, tokens)` does each step: what was before, the step, after."""
-    shop, tokens, seen = Shop(lesson_url(), "ada"), dict[str, Any](), []
+def walk(
+    shop: Shop, act: Callable[[Shop, str, dict[str, Any]], object], steps: tuple[str, ...]
+) -> list[tuple[str, str, str]]:
+    """A new Ada asks for another address, then `act(shop, step, tokens)` does each step: what was before, the step,
+    after."""
+    tokens, seen = dict[str, Any](), []
+    shop.now = START
+    for rows in (users, sessions, links):
+        shop.run(lambda db, rows=rows: db.execute(rows.delete()))
+    shop.join("ada")
 
     def state() -> str:
         good = links_of(shop, "ada")
@@ -308,13 +315,14 @@ def walk(act: Callable[[Shop, str, dict[str, Any]], object], steps: tuple[str, .
         elif not act(shop, step, tokens):
             label = f"{step} gives None"
         seen.append((before, label, state()))
-    shop.engine.dispose()
     return seen
 
 
 def drawn(act: Callable[[Shop, str, dict[str, Any]], object]) -> tuple[Shown, list[tuple[str, str, str]]]:
     """The diagram of what happened on six walks, and its arrows."""
-    arrows = list(dict.fromkeys(arrow for steps in WALKS for arrow in walk(act, steps)))
+    shop = Shop(lesson_url())
+    arrows = list(dict.fromkeys(arrow for steps in WALKS for arrow in walk(shop, act, steps)))
+    shop.engine.dispose()
     lines = [f"  {before} --> {after}: {step}" for before, step, after in arrows]
     return mermaid("\n".join(["stateDiagram-v2", *lines])), arrows
 
