@@ -250,6 +250,7 @@ def serve(number: int, libraries: list[str]) -> None:
         sys.modules["pandas"] = None  # type: ignore[assignment]  # DuckDB looks for it at each statement with values
     assert threading.active_count() == 1, "a library has started a thread: a fork would lose it"
     gc.collect()
+    gc.set_threshold(5000, 10, 10)  # forks inherit it
     gc.freeze()  # or each fork's collector would go over all of it, and copy its memory by that
     while True:
         asked, files, _, _ = socket.recv_fds(channel, LARGEST, 3)

@@ -1,14 +1,17 @@
-"""Pantry's `prepare` on an empty database: what Alembic sent the first time in this process, sent again as one text.
+"""What each start of Pantry would find again, found once in a process: its schema's statements, functions' signatures.
 
 Some thousand tests begin with the service on a database of its own. Alembic imports ten revisions, renders their
 statements and notes each in its table: more than half of a start. That it makes what the models say is proven in
 `tests/migrations`, which does not come here.
 """
 
+import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import sqlalchemy as sa
+from fastapi.dependencies import utils as dependencies
 
 from playbook.pantry import history
 
@@ -60,3 +63,20 @@ class Remembered:
         finally:
             sa.event.remove(engine, "before_cursor_execute", hear)
         return ";\n".join(sent)
+
+
+def remember_signatures() -> None:
+    """FastAPI reads that of every function of every route, and of all that it depends on, for each app that is made.
+
+    Only functions of modules are remembered: one that is made for an app would keep that app.
+    """
+    read, known = dependencies.get_typed_signature, dict[Any, inspect.Signature]()
+
+    def remembered(call: Callable[..., Any]) -> inspect.Signature:
+        if not isinstance(call, FunctionType) or call.__closure__ is not None or "<locals>" in call.__qualname__:
+            return read(call)
+        if call not in known:
+            known[call] = read(call)
+        return known[call]
+
+    dependencies.get_typed_signature = remembered
