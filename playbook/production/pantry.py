@@ -119,9 +119,10 @@ show(table(own_layers(app), ["layer", "module"]))
 """
 `Handover` gives requests under `/api/auth` to the other application. All others go on
 inward. The layers above it in the table serve both contracts: security headers, the
-format of the path, limits, the session. Those below serve the resources only. Some
-layers are recipes: their module begins with the name of a track. FastAPI and Starlette
-have layers too, which the table leaves out.
+format of the path, limits, the session. `QuickWay` calls the route of what is asked
+most without the layers below. Those serve the resources only. Some layers are
+recipes: their module begins with the name of a track. FastAPI and Starlette have layers
+too, which the table leaves out.
 
 ### One request
 

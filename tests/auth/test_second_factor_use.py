@@ -110,7 +110,7 @@ KEY = '("second factor", "ada")'  # by what the page's shop counts guesses
     ("counted", "compared"),
     [
         (KEY, "20 compared"),
-        ('("second factor", "ada", shop.network)', "200 compared"),  # a botnet has many networks
+        ('("second factor", "ada", shop.network)', "50 compared"),  # a botnet has many networks
     ],
 )
 def test_a_shop_that_counts_guesses_by_network_is_found_out(counted: str, compared: str) -> None:

@@ -358,7 +358,9 @@ def supervised(
                 sys.stdout = sys.stderr = open(1, "w", 1, "utf-8", closefd=False)  # noqa: SIM115
                 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # as `playbook` has it
                 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-                workers.log.handlers, workers.log.propagate = [], True  # whatever this process has made of it
+                logging.disable(logging.NOTSET)  # whatever this process has made of it
+                workers.log.handlers, workers.log.propagate, workers.log.disabled = [], True, False
+                workers.log.setLevel(logging.NOTSET)
                 workers.FIRST_PAUSE = workers.LONGEST_PAUSE = 0.01
                 code = supervise()
         finally:

@@ -5,6 +5,7 @@
 
 import random
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -374,10 +375,12 @@ def test_an_old_password_opens_no_session_while_it_changes(engine: sa.Engine) ->
 
 # ---------------------------------------------------------------- attacks on any service
 
+TLS = ssl.create_default_context()  # reads all certificates, so only once
+
 
 def browser(url: str, cookie: str | None = None) -> httpx.Client:
     headers = {} if cookie is None else {"cookie": cookie}
-    return httpx.Client(base_url=url, headers=headers, trust_env=False)
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, verify=TLS)
 
 
 def sign_in(client: httpx.Client, name: str) -> None:
