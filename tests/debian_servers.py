@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from ports import free_port
 from sqlalchemy.engine import make_url
 
 USER = "postgres"
@@ -43,13 +43,6 @@ def pgbouncer_program() -> str:
     if found is None:
         raise Missing("Debian's package `pgbouncer` is not installed: nothing ran behind a pooler")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Skipped where they are not installed (Debian: apache2, nginx). Each runs on loop
 """
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from before_sign_in import pantry
+from ports import free_port
 
 from playbook.api.representations import MERGE_PATCH
 from playbook.kit.live import LiveClient, serving
@@ -52,11 +52,6 @@ def program(name: str) -> str:
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 @contextmanager

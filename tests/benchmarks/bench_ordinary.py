@@ -35,7 +35,10 @@ from typing import Any
 import psutil
 from measure import ROOT, Failed, at_least_one, main, new_table, parser, print_all
 
+sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tests" / "contract"))
+
+from ports import free_port
 
 PACKAGES = ["uvicorn", "httptools", "fastapi", "starlette", "pydantic", "sqlalchemy", "psycopg", "duckdb"]
 CONNECTIONS = 16
@@ -100,8 +103,6 @@ def answers(url: str) -> bool:
 @contextmanager
 def pantry(name: str, folder: Path, database: str, options: Sequence[str] = ()) -> Iterator[Server]:
     """Pantry of the checkout in `folder`, with a user who owns an organization and its packages."""
-    from better_auth_server import free_port
-
     from playbook.kit.running import environment
 
     port = free_port()
@@ -121,7 +122,7 @@ def pantry(name: str, folder: Path, database: str, options: Sequence[str] = ()) 
 def peer(database: str) -> Iterator[Server]:
     """The peer on a database that Pantry has filled."""
     import psycopg
-    from better_auth_server import for_node, free_port, node, packages, plain_environment
+    from better_auth_server import for_node, node, packages, plain_environment
 
     source = Path(__file__).parent / "peer"
     program, installed = node(), packages(source)
@@ -199,7 +200,6 @@ BARE, ASKING = "bare FastAPI", "bare, two statements"
 @contextmanager
 def bare(body: bytes, database: Path | None = None) -> Iterator[Server]:
     """Bare FastAPI, or with `database` the one that asks DuckDB."""
-    from better_auth_server import free_port
 
     port = free_port()
     with tempfile.NamedTemporaryFile(prefix="playbook-bench-") as file:

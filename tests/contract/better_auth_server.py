@@ -11,8 +11,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))  # for the scripts here, which pytest does not start
+
+from ports import free_port
 from replay import Deviation, Forms, Target, forged_jwt
 
 SOURCE = Path(__file__).parent / "better_auth"
@@ -94,12 +97,6 @@ def workplace() -> Iterator[Path]:
         for script in [*SOURCE.glob("*.mjs"), *Path(__file__).parent.glob("*.mjs")]:
             shutil.copy2(script, folder)
         yield folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def plain_environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import forked
 import httpx
-from better_auth_server import free_port
+from ports import free_port
 
 from playbook.kit.data import ROOT
 from playbook.kit.running import environment

@@ -22,6 +22,7 @@ import forked
 import new_page
 import pytest
 import small_course
+from ports import free_port
 from typer.testing import CliRunner
 
 from playbook.kit import binder, book, cli, ready
@@ -85,11 +86,6 @@ def started(*arguments: str | Path, env: dict[str, str] | None = None) -> Iterat
 def taken_port() -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
-
-
-def free_port() -> int:
-    with taken_port() as port:
-        return port
 
 
 @pytest.fixture(scope="module")

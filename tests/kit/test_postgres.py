@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from ports import free_port
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
@@ -247,12 +247,6 @@ def test_without_it_lessons_are_embedded(monkeypatch: pytest.MonkeyPatch) -> Non
         folder = Path(urls[2].removeprefix("duckdb:///")).parent
         assert folder.is_dir()
     assert not folder.exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize(
