@@ -400,7 +400,7 @@ def read_wrk(said: str) -> tuple[float, float]:
     """
     faults = re.findall(r"(?m)^ *(?:Non-2xx or 3xx responses|Socket errors): .*", said)
     rate = re.search(r"Requests/sec: +([0-9.]+)", said)
-    slow = re.search(r"(?m)^ +99% +([0-9.]+)(us|ms|s|m)$", said)
+    slow = re.search(r"(?m)^ +99% +([0-9.]+)(us|ms|s|m) *$", said)
     if faults or rate is None or slow is None or float(rate[1]) == 0:
         raise Failed(f"wrk: {'; '.join(map(str.strip, faults)) or said.strip()[-300:] or 'no output'}")
     return float(rate[1]), float(slow[1]) * UNITS[slow[2]]

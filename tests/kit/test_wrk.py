@@ -25,7 +25,10 @@ Transfer/sec:      1.31MB
 """
 
 
-@pytest.mark.parametrize(("slow", "seconds"), [("812.00us", 8.12e-4), ("154.37ms", 0.15437), ("1.02s", 1.02)])
+@pytest.mark.parametrize(
+    ("slow", "seconds"),
+    [("812.00us", 8.12e-4), ("154.37ms", 0.15437), ("1.02s ", 1.02)],  # as wrk pads them
+)
 def test_rate_and_percentile_are_read(slow: str, seconds: float) -> None:
     assert read_wrk(SAID.format(slow=slow, rate="1506.42", fault="")) == (1506.42, pytest.approx(seconds))
 
