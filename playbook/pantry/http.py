@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
@@ -48,7 +48,6 @@ FindCaller = Callable[[Request], Caller | None]  # runs in a thread: it may ask 
 QuickCaller = Callable[[HTTPConnection], Awaitable[Caller | None]]  # on the event loop; None: ask `find_caller`
 # Session, caller, action ("packages:write"), path parameters. It runs in the transaction of the work that it permits.
 May = Callable[[Any, Caller, str, Mapping[str, Any]], bool]
-Permission = Callable[[Any, str, Mapping[str, Any]], None]
 
 
 def nobody(request: Request) -> Caller | None:
@@ -154,19 +153,21 @@ def refuse_unscoped(app: FastAPI) -> None:
         raise ValueError(f"say which scope a token needs, or `SessionCaller`: {', '.join(silent)}")
 
 
+class Permission(NamedTuple):
+    """`permit(session, action, target)`, or 403: by `may`, of `caller`."""
+
+    may: May
+    caller: Caller
+
+    def __call__(self, session: Any, action: str, target: Mapping[str, Any]) -> None:
+        refuse_out_of_scope(self.caller, action)
+        if not self.may(session, self.caller, action, target):
+            raise HTTPException(403, f"{self.caller.name} may not do this: {action}")
+
+
 async def permit_of(request: Request, caller: CurrentCaller) -> Permission:
-    """For work whose body, not its path, names what is acted on: `permit(session, action, target)`, or 403."""
-
-    return permission_for(request.app.state.may, caller)
-
-
-def permission_for(may: May, caller: Caller) -> Permission:
-    def permit(session: Any, action: str, target: Mapping[str, Any]) -> None:
-        refuse_out_of_scope(caller, action)
-        if not may(session, caller, action, target):
-            raise HTTPException(403, f"{caller.name} may not do this: {action}")
-
-    return permit
+    """For work whose body, not its path, names what is acted on."""
+    return Permission(request.app.state.may, caller)
 
 
 Permit = Annotated[Permission, Depends(permit_of)]
@@ -184,7 +185,7 @@ def permission(action: str) -> Any:
 
     async def declare(request: Request, caller: CurrentCaller) -> None:
         refuse_out_of_scope(caller, action)  # before the work, since it needs no question
-        permit = permission_for(request.app.state.may, caller)  # no dependency: FastAPI takes its time for each
+        permit = Permission(request.app.state.may, caller)  # no dependency: FastAPI takes its time for each
         target = request.path_params  # and not the request: a scope that leads to itself is left to the collector
 
         def ask(session: Any) -> None:
@@ -260,12 +261,21 @@ async def write_of(request: Request) -> Writes:
     Each of its transactions begins with the permissions that the route names, too.
     """
     given: Transact | None = request.scope.get("transact")
-    writer: Writer = request.app.state.write if given is None else InThread(given)
+    return Permitted(request, request.app.state.write if given is None else InThread(given))
 
-    async def write(work: Callable[[Any], T]) -> T:
-        return await writer(permitted(request, work))
 
-    return write
+class Permitted(NamedTuple):
+    """Writes of one request."""
+
+    request: Request
+    writer: Writer
+
+    async def __call__(self, work: Callable[[Any], T]) -> T:
+        return await self.writer(permitted(self.request, work))
+
+    async def one(self, statement: Any, values: Mapping[str, Any]) -> bool:
+        """As `Writes.one`. The route's permissions are not asked: they are conditions of the statement."""
+        return await self.writer.one(statement, values)
 
 
 Read = Annotated[Reader, Depends(read_of)]

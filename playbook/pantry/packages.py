@@ -31,7 +31,7 @@ from playbook.pantry.fields import PackageName, Slug, Text
 from playbook.pantry.first_page import first_page, note_end, one_package
 from playbook.pantry.http import NewIds, Now, Permit, Read, Transaction, Write, permission
 from playbook.pantry.lists import MOST, NOT_THIS_LIST, Listing, PageOut, PageQuery, Pager, Paging, kept
-from playbook.pantry.policy import VisiblePackages, seen
+from playbook.pantry.policy import VisiblePackages, allowed, seen
 from playbook.pantry.reads import Reader
 from playbook.schema.identity import Organization
 from playbook.schema.relationships import delete_rows
@@ -186,12 +186,33 @@ async def note_page(read: Reader, query: PackageQuery, visible: Clause, last: st
 # Built once: to put a statement together takes as long as to send it.
 BY_NAME = Package.normalized_name == sa.bindparam("key")
 ONE = PACKAGES.where(BY_NAME)
-ONE_WITH_ID = PACKAGES.add_columns(Package.id).where(BY_NAME)
+ONE_TO_CHANGE = PACKAGES.add_columns(Package.id, Package.version).where(BY_NAME)
 OWNER = sa.select(Organization.id, Organization.slug).where(Organization.slug == sa.bindparam("slug"))
 TABLE = Package.metadata.tables["packages"]
 INSERT = TABLE.insert().values({column.name: sa.bindparam(column.name) for column in TABLE.columns})
 CHANGED: dict[str, Any] = {name: sa.bindparam(f"to_{name}") for name in ("summary", "private", "updated_at")}
 CHANGE = TABLE.update().where(TABLE.c.id == sa.bindparam("of")).values(version=TABLE.c.version + 1, **CHANGED)
+
+
+# Who may, and what must not have changed, as conditions of the one statement that writes: see `Writes.one`.
+
+
+@lru_cache(500)
+def creation(may_create: Clause) -> sa.Insert:
+    """INSERT of a package into the organization `slug`, on the condition `may_create`."""
+    owner, columns = Organization.id, TABLE.columns
+    row = [
+        owner if column.name == "organization_id" else sa.bindparam(column.name, type_=column.type)
+        for column in columns
+    ]
+    rows = sa.select(*row).where(Organization.slug == sa.bindparam("slug"), may_create)
+    return TABLE.insert().from_select(columns.keys(), rows).returning(TABLE.c.id)
+
+
+@lru_cache(500)
+def change(may_change: Clause) -> sa.Update:
+    """CHANGE, on the condition `may_change`, and that the version is still the one that was `read`."""
+    return CHANGE.where(TABLE.c.version == sa.bindparam("read"), may_change).returning(TABLE.c.id)
 
 
 def package_or_404(db: Any, name: str, visible: Clause, found: Any = ONE) -> Any:
@@ -247,27 +268,28 @@ async def create_package(
 ) -> PackageOut:
     key = canonicalize_name(new.name)
 
-    def work(db: Any) -> PackageOut:
+    now = clock.now()
+    row = {"id": ids.new(), "name": new.name, "normalized_name": key, "version": 1, "summary": new.summary}
+    row |= {"private": new.private, "popularity_rank": None, "created_at": now, "updated_at": now}
+
+    def work(db: Any) -> None:
         # It depends on the organization, and what a route declares is asked for the path, not for the body.
         permit(db, "packages:create", {"organization": new.organization})
         owner = db.execute(OWNER, {"slug": new.organization}).one_or_none()
         if owner is None or not held(db, owner[0]):
             raise HTTPException(409, f"there is no organization {new.organization!r} to own the package")
-        now = clock.now()
-        row = {"id": ids.new(), "organization_id": owner[0], "name": new.name, "normalized_name": key, "version": 1}
-        row |= {"summary": new.summary, "private": new.private, "popularity_rank": None}
-        row |= {"created_at": now, "updated_at": now}
         try:
-            db.execute(INSERT, row)
+            db.execute(INSERT, row | {"organization_id": owner[0]})
         except sa.exc.IntegrityError as error:
             if is_conflict(error):  # the organization was deleted meanwhile: the next attempt finds none
                 raise
             raise HTTPException(409, f"the name {new.name!r} is taken by package {key!r}") from None
-        return package_out((key, owner[1], new.summary, new.private, None, None, now, now))
 
-    created = await write(work)
+    may_create = allowed(permit, "packages:create", "organizations:read")
+    if may_create is None or not await write.one(creation(may_create), row | {"slug": new.organization}):
+        await write(work)  # it says why not
     response.headers["Location"] = f"/packages/{key}"
-    return created
+    return package_out((key, new.organization, new.summary, new.private, None, None, now, now))
 
 
 @router.patch(
@@ -281,22 +303,38 @@ async def change_package(
     changes: Annotated[PackagePatch, Body(media_type=MERGE_PATCH)],
     permit: Permit,
     visible: VisiblePackages,
+    read: Read,
     write: Write,
     clock: Now,
     conditions: Writing,
 ) -> PackageOut:
+    def patched(row: Any) -> tuple[PackageOut, dict[str, Any] | None]:
+        """The package afterwards, and what is to be written; None for nothing."""
+        after = (before := package_out(row)).model_copy()
+        conditions.check(before)
+        if not apply_patch(after, changes):
+            return after, None
+        after.updated_at = clock.now()
+        return after, {f"to_{name}": getattr(after, name) for name in CHANGED}
+
     def work(db: Any) -> PackageOut:
         if "private" in changes.model_fields_set:
             permit(db, "packages:publish", {"name": name})
-        *row, package = package_or_404(db, name, visible, ONE_WITH_ID)
-        before = package_out(row)
-        conditions.check(before)
-        after = before.model_copy()
-        if apply_patch(after, changes):
-            after.updated_at = clock.now()
-            db.execute(CHANGE, {"of": package} | {f"to_{name}": getattr(after, name) for name in CHANGED})
+        *row, package, _ = package_or_404(db, name, visible, ONE_TO_CHANGE)
+        after, values = patched(row)
+        if values:
+            db.execute(CHANGE, values | {"of": package})
         return after
 
+    # The same by two statements: nobody else has changed it meanwhile, or the version would be another one.
+    may_change = None if "private" in changes.model_fields_set else allowed(permit, "packages:write")
+    if may_change is not None and (
+        found := await read.rows(seen(ONE_TO_CHANGE, may_change), {"key": canonicalize_name(name)})
+    ):
+        *row, package, version = found[0]
+        after, values = patched(row)
+        if values and await write.one(change(may_change), values | {"of": package, "read": version}):
+            return conditions.tagged(after)
     return conditions.tagged(await write(work))
 
 
@@ -310,7 +348,7 @@ async def change_package(
 )
 def delete_package(name: str, visible: VisiblePackages, transact: Transaction, conditions: Writing) -> None:
     def work(session: orm.Session) -> None:
-        *row, package = package_or_404(session, name, visible, ONE_WITH_ID)
+        *row, package, _ = package_or_404(session, name, visible, ONE_TO_CHANGE)
         conditions.check(package_out(row))
         delete_rows(session, TABLE, TABLE.c.id == package)
 

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 
 from playbook.auth.authorization import Clause, Permits, Relations, permitted
 from playbook.pantry.catalog import Package, PackageRole
-from playbook.pantry.http import SIGHT, Caller, CurrentCaller, refuse_out_of_scope
+from playbook.pantry.http import SIGHT, Caller, CurrentCaller, Permission, refuse_out_of_scope
 from playbook.schema.identity import Member, Organization
 
 # Each relation implies those before it of its kind: an owner is an admin is a member, a maintainer is an uploader.
@@ -107,6 +107,21 @@ def sight(action: str) -> Any:
 
 VisiblePackages = Annotated[Clause, sight("packages:read")]
 VisibleOrganizations = Annotated[Clause, sight("organizations:read")]
+
+
+@lru_cache(KEPT)
+def acted_on(user_id: UUID, action: str, reading: str) -> Clause:
+    """`condition` of an action on what `reading` reads: a package, or the organization that gets one."""
+    return permitted(PERMITS, action, relations_of(user_id, reading))
+
+
+def allowed(permit: Permission, action: str, reading: str = "packages:read") -> Clause | None:
+    """Whether `action` is permitted, as a condition on the rows that it changes; None where another `may` decides.
+
+    403 for a token without the scope `action`.
+    """
+    refuse_out_of_scope(permit.caller, action)
+    return acted_on(permit.caller.id, action, reading) if permit.may is may else None
 
 
 @lru_cache(KEPT)

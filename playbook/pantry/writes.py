@@ -8,8 +8,10 @@ has the one retry rule and knows what to say. So is a wait for another transacti
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 import sqlalchemy as sa
@@ -20,6 +22,7 @@ from playbook.auth.session_lookup import PATIENCE, open_cursor
 from playbook.foundations.engines import TRANSACTION
 from playbook.foundations.request_and_transaction import Transact
 from playbook.foundations.transactions import transaction
+from playbook.pantry.connections import SILENCE, has_something_to_read
 from playbook.pantry.reads import REST, Rows, conninfo_of, in_utc, sql_of
 
 T = TypeVar("T")
@@ -30,6 +33,13 @@ class Writes(Protocol):
     """Runs `work(db)` in one transaction and returns what it returned, committed. `work` may run again."""
 
     async def __call__(self, work: Callable[[Any], T]) -> T: ...
+
+    async def one(self, statement: Any, values: Mapping[str, Any]) -> bool:
+        """Whether this single statement, with a RETURNING, has changed something, and that is committed.
+
+        False: nothing is changed, by it or for lack of such a way. The work that could say why is to be done. Who may
+        do it, and what must not have changed meanwhile, are conditions of the statement.
+        """
 
 
 class Writer(Writes, Protocol):
@@ -53,6 +63,9 @@ class InThread:
     async def __call__(self, work: Callable[[Any], T]) -> T:
         return await run_in_threadpool(self.transact, work)
 
+    async def one(self, statement: Any, values: Mapping[str, Any]) -> bool:
+        return False
+
     async def close(self) -> None:
         """Nothing is its own."""
 
@@ -60,10 +73,23 @@ class InThread:
 # ---------------------------------------------------------------- on the event loop
 
 CONNECTIONS = 4  # of one process
+NEVER = float("inf")
 SETTINGS = TRANSACTION | {"lock_timeout": "100ms"}  # who must wait longer for another's lock waits in a thread
-BEGIN = "; ".join(
-    ["BEGIN ISOLATION LEVEL REPEATABLE READ", *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items())]
-)
+BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+BEGIN_SHARED = "; ".join([BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items())])
+
+
+def is_own(cursor: psycopg.AsyncCursor[Any]) -> bool:
+    """Whether no pooler is between, from which others would get the connection with its settings."""
+    return cursor.connection.prepare_threshold is not None
+
+
+async def open_with_limits(conninfo: str) -> psycopg.AsyncCursor[Any]:
+    """A cursor, with SETTINGS if it `is_own`."""
+    cursor = await open_cursor(conninfo)
+    if is_own(cursor):
+        await cursor.execute("; ".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items()), prepare=False)
+    return cursor
 
 
 class OnLoopTransaction:
@@ -102,6 +128,13 @@ def as_sqlalchemy(error: psycopg.Error) -> sa.exc.DBAPIError:
     return wrapped
 
 
+def was_refused(error: BaseException) -> bool:
+    """Whether the server says that it rolled back, or nothing was sent: psycopg had no form for a value."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    return error.sqlstate[:2] not in ("08", "57") if error.sqlstate else isinstance(error, psycopg.DataError)
+
+
 class OnLoop:
     """A Writer: a few connections on the event loop. `otherwise` does what they cannot."""
 
@@ -109,35 +142,74 @@ class OnLoop:
         self.engine, self.otherwise = engine, otherwise
         self.conninfo = conninfo_of(engine.url, "pantry writes")
         self.idle: list[psycopg.AsyncCursor[Any]] = []
+        self.returned: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # when each was put there
         self.places = asyncio.Semaphore(CONNECTIONS)
         self.rest_until = 0.0
 
     async def __call__(self, work: Callable[[Any], T]) -> T:
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self.rest_until:
-            try:
-                async with self.places:
-                    return await self.on_connection(work)
-            except Unknown:
-                raise
-            except sa.exc.DBAPIError as error:  # of a statement: it was rolled back
-                log.info("write on the loop: %s", type(error.orig).__name__)
-            except (psycopg.Error, OSError) as error:  # of the connection, before COMMIT was sent; a TimeoutError too
-                self.rest_until = loop.time() + REST
-                log.warning("write on the loop: %s", type(error).__name__)
-        return await self.otherwise(work)
+        done = await self.quickly(lambda cursor: self.in_transaction(cursor, work))
+        return await self.otherwise(work) if done is None else done[0]
 
-    async def on_connection(self, work: Callable[[Any], T]) -> T:
-        cursor = self.idle.pop() if self.idle else await open_cursor(self.conninfo)
+    async def one(self, statement: Any, values: Mapping[str, Any]) -> bool:
+        sql, given = sql_of(statement, values)
+        done = await self.quickly(lambda cursor: self.alone(cursor, sql, given))
+        return done is not None and done[0]
+
+    async def quickly(self, do: Callable[[psycopg.AsyncCursor[Any]], Awaitable[T]]) -> tuple[T] | None:
+        """What `do` returns, committed; None when nothing is done. Raises Unknown, and what the work itself raises."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self.rest_until:
+            return None
+        try:
+            async with self.places:
+                return (await do(self.idle.pop() if self.idle else await open_with_limits(self.conninfo)),)
+        except Unknown:
+            raise
+        except sa.exc.DBAPIError as error:  # of a statement: it was rolled back
+            log.info("write on the loop: %s", type(error.orig).__name__)
+        except (psycopg.Error, OSError) as error:  # of the connection, before COMMIT was sent; a TimeoutError too
+            self.rest_until = loop.time() + REST
+            log.warning("write on the loop: %s", type(error).__name__)
+        return None
+
+    async def alone(self, cursor: psycopg.AsyncCursor[Any], sql: str, values: Mapping[str, Any]) -> bool:
+        """A statement is a transaction by itself: BEGIN and COMMIT would be two more questions to the server."""
+        if not is_own(cursor):  # without the limits nothing is sent
+            self.put_back(cursor)
+            return False
+        if has_something_to_read(cursor.connection) or time.monotonic() - self.returned.get(cursor, NEVER) > SILENCE:
+            await self.ask(cursor)
+        await self.commit(cursor, sql, values, prepare=None)
+        changed = cursor.rowcount > 0
+        self.put_back(cursor)
+        return changed
+
+    async def ask(self, cursor: psycopg.AsyncCursor[Any]) -> None:
+        """Raises psycopg's errors for a connection that was closed meanwhile: what is sent there is not known later."""
         try:
             async with asyncio.timeout(PATIENCE):
-                await cursor.execute(BEGIN, prepare=False)
+                await cursor.execute("SELECT 1")
+        except BaseException:
+            await cursor.connection.close()
+            raise
+
+    def put_back(self, cursor: psycopg.AsyncCursor[Any]) -> None:
+        self.returned[cursor] = time.monotonic()
+        self.idle.append(cursor)
+
+    async def in_transaction(self, cursor: psycopg.AsyncCursor[Any], work: Callable[[Any], T]) -> T:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await cursor.execute(BEGIN if is_own(cursor) else BEGIN_SHARED, prepare=False)
                 result = await greenlet_spawn(work, OnLoopTransaction(cursor, self.engine))
         except BaseException as error:
             await self.give_up(cursor, error)
             raise
         await self.commit(cursor)
-        self.idle.append(cursor)
+        if cursor.statusmessage != "COMMIT":  # of a transaction that had failed, and whose work went on
+            await cursor.connection.close()
+            raise RuntimeError("the work went on after a statement that was refused")
+        self.put_back(cursor)
         return result
 
     async def give_up(self, cursor: psycopg.AsyncCursor[Any], error: BaseException) -> None:
@@ -147,31 +219,34 @@ class OnLoop:
             if good and not cursor.connection.broken:
                 async with asyncio.timeout(PATIENCE):
                     await cursor.execute("ROLLBACK", prepare=False)
-                self.idle.append(cursor)
+                self.put_back(cursor)
                 return
         except (psycopg.Error, OSError):
             pass
         await cursor.connection.close()
 
-    async def commit(self, cursor: psycopg.AsyncCursor[Any]) -> None:
-        """Raises what is to be done again, psycopg's own errors, only when the server has said that it rolled back.
+    async def commit(
+        self, cursor: psycopg.AsyncCursor[Any], sql: str = "COMMIT", values: Any = None, prepare: bool | None = False
+    ) -> None:
+        """Send `sql`, which commits. Raises what is to be done again only when the server says that it rolled back.
 
-        When the connection breaks here, nobody knows whether the work is done: OperationalError from `unknown`, which
-        is answered and not done again.
+        When the connection breaks here, nobody knows whether the work is done: Unknown, which is answered and not done
+        again.
         """
         try:
             async with asyncio.timeout(PATIENCE):
-                await cursor.execute("COMMIT", prepare=False)
+                await cursor.execute(sql, values, prepare=prepare)
         except BaseException as error:
-            await cursor.connection.close()
-            if isinstance(error, psycopg.Error) and error.sqlstate and not error.sqlstate.startswith(("08", "57")):
+            refused = was_refused(error)
+            if refused and sql != "COMMIT":
+                self.put_back(cursor)
+            else:
+                await cursor.connection.close()
+            if refused and isinstance(error, psycopg.Error):
                 raise as_sqlalchemy(error) from error
             if isinstance(error, psycopg.Error | OSError):
                 raise Unknown from error
             raise
-        if cursor.statusmessage != "COMMIT":  # of a transaction that had failed, and whose work went on
-            await cursor.connection.close()
-            raise RuntimeError("the work went on after a statement that was refused")
 
     async def close(self) -> None:
         """Close the connections; the next write opens new ones."""

@@ -16,6 +16,7 @@ from playbook.foundations.transactions import transaction
 from playbook.foundations.write_skew import hold
 from playbook.kit import postgres
 from playbook.pantry import writes
+from playbook.pantry.connections import has_something_to_read
 from playbook.pantry.writes import InThread, OnLoop, Unknown, writer_of
 from playbook.schema.identity import Organization
 
@@ -327,3 +328,122 @@ def test_no_database_is_what_the_long_way_says() -> None:
         assert long.taken == 1
 
     run(engine, story)
+
+
+# ---------------------------------------------------------------- a write of one statement
+
+ALONE = RENAME.where(TABLE.c.version == sa.bindparam("read")).returning(TABLE.c.id)
+OTHER_SLUG = TABLE.update().where(TABLE.c.slug == sa.bindparam("of")).values(slug=sa.bindparam("new"))
+
+
+def test_one_statement_is_committed_by_itself_and_says_whether_it_changed_anything(
+    engine: sa.Engine, slug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    execute = psycopg.AsyncCursor.execute
+
+    async def noted(self: Any, sql: Any, *rest: Any, **options: Any) -> Any:
+        sent.append(str(sql).split()[0])
+        return await execute(self, sql, *rest, **options)
+
+    async def story(write: OnLoop, long: Noted) -> None:
+        await write(rename(slug, "Opened"))
+        monkeypatch.setattr(psycopg.AsyncCursor, "execute", noted)
+        assert await write.one(ALONE, {"of": slug, "new": "Alone", "read": 1})
+        assert not await write.one(ALONE, {"of": slug, "new": "Late", "read": 2})
+        assert (sent, long.taken, len(write.idle)) == (["UPDATE", "UPDATE"], 0, 1)
+
+    run(engine, story)
+    assert name_of(engine, slug) == "Alone"
+
+
+def test_one_statement_has_the_limits_of_every_transaction(engine: sa.Engine) -> None:
+    async def story(write: OnLoop, long: Noted) -> None:
+        cursor = await writes.open_with_limits(write.conninfo)
+        for name, value in {"lock_timeout": "100ms", "statement_timeout": "30s", "timezone": "UTC"}.items():
+            await cursor.execute(f"SHOW {name}")
+            assert await cursor.fetchone() == (value,)
+        await cursor.connection.close()
+
+    run(engine, story)
+
+
+def test_what_the_database_refuses_is_nothing_done_and_costs_no_connection(engine: sa.Engine, slug: str) -> None:
+    """A duplicate; a text that no database takes; a row that another transaction holds: that wait is for threads."""
+    taken = f"{slug}-taken"
+    transaction(engine, lambda session: add(session, taken))
+
+    async def story(write: OnLoop, long: Noted) -> None:
+        for new in (taken, "a\0b"):
+            assert not await write.one(OTHER_SLUG.returning(TABLE.c.id), {"of": slug, "new": new})
+        with engine.connect() as connection:
+            connection.execute(TABLE.update().where(TABLE.c.slug == slug).values(name="Locked"))
+            assert not await write.one(ALONE, {"of": slug, "new": "Waited", "read": 1})
+        assert (long.taken, len(write.idle), write.rest_until) == (0, 1, 0)
+        assert await write.one(ALONE, {"of": slug, "new": "Still works", "read": 1})
+
+    run(engine, story)
+    assert name_of(engine, slug) == "Still works"
+
+
+def test_a_closed_connection_is_seen_before_one_statement_is_sent(
+    engine: sa.Engine, slug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and after a silence, in which a network may have forgotten it without a word."""
+
+    async def story(write: OnLoop, long: Noted) -> None:
+        for silence in (writes.SILENCE, 0):
+            await write(rename(slug, "Before"))
+            end(engine, write.idle[0].connection.info.backend_pid)
+            while not has_something_to_read(write.idle[0].connection):
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr(writes, "SILENCE", silence)
+            if not silence:
+                monkeypatch.setattr(writes, "has_something_to_read", lambda connection: False)
+            assert not await write.one(ALONE, {"of": slug, "new": "Alone", "read": 1})
+            assert (long.taken, write.idle) == (0, [])
+            write.rest_until = 0
+
+    run(engine, story)
+    assert name_of(engine, slug) == "Before"
+
+
+def test_no_answer_to_one_statement_is_not_done_again(
+    engine: sa.Engine, slug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writes, "has_something_to_read", lambda connection: False)
+
+    async def story(write: OnLoop, long: Noted) -> None:
+        await write(rename(slug, "Before"))
+        end(engine, write.idle[0].connection.info.backend_pid)
+        with pytest.raises(Unknown):
+            await write.one(ALONE, {"of": slug, "new": "Perhaps", "read": 1})
+        assert (long.taken, write.idle) == (0, [])
+        assert await write.one(ALONE, {"of": slug, "new": "After", "read": 1})
+
+    run(engine, story)
+    assert name_of(engine, slug) == "After"
+
+
+def test_where_others_get_the_connection_nothing_is_sent_without_limits(
+    engine: sa.Engine, slug: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(write: OnLoop, long: Noted) -> None:
+        monkeypatch.setattr(writes, "is_own", lambda cursor: False)
+        assert not await write.one(ALONE, {"of": slug, "new": "Alone", "read": 1})
+        assert await write(lambda db: db.scalar(sa.text("SHOW statement_timeout"))) == "30s"  # type: ignore[arg-type]
+        assert (long.taken, len(write.idle)) == (0, 1)
+
+    run(engine, story)
+    assert name_of(engine, slug) == slug.title()
+
+
+def test_no_database_is_nothing_done() -> None:
+    engine = make_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
+
+    async def story(write: OnLoop, long: Noted) -> None:
+        assert not await write.one(ALONE, {"of": "acme", "new": "None", "read": 1})
+        assert write.rest_until > 0
+
+    run(engine, story)
+    assert not asyncio.run(writer_of(make_engine("duckdb:///:memory:writes")).one(ALONE, {}))
