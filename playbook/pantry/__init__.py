@@ -11,9 +11,10 @@ Map
                       what stands between the socket and the application
 `workers`, `memory`   several processes behind one socket, and what they count together
 `http`                one transaction, a caller or none, a request id: what every route has
-`quick_way`           what is asked most, answered without FastAPI: `ok`, the first page of the packages, one package
+`quick_way`, `direct` what is asked most, answered without FastAPI: `ok`, and the routes of packages, called directly
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
-`writes`              how an endpoint writes: a few statements of Core, where it can be on the event loop
+`writes`              how an endpoint writes: one statement with its conditions in it, or a few, where it can be on the
+                      event loop
 `plans`               how a look-up is asked of DuckDB: by a plan that is kept, mostly on the event loop
 `connections`         how the pool knows that a connection is alive, and how DuckDB is set up for many small questions
 `callers`, `policy`   whose session or API token a request carries, and what its owner may do: one thing, and lists
@@ -59,8 +60,8 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
     networks that the operator has named, and `access_log` starts its line.
 2.  `headers.SecurityHeaders` will complete the answer. `target.RequestTarget` has made the target a path.
     `limits.RequestLimits` refuses a head that is too large, and a network that asks too often: 431, 429.
-3.  `SessionLookup` answers `GET /api/auth/get-session` by itself, and `QuickWay` a plain GET of what is asked most, by
-    the endpoint that FastAPI would call; this request they hand on. `Handover` looks at the path: `/api/auth` is the
+3.  `SessionLookup` answers `GET /api/auth/get-session` by itself, and `QuickWay` plain requests for packages, by the
+    endpoints that FastAPI would call; this request they hand on. `Handover` looks at the path: `/api/auth` is the
     other application, so the request goes on to the resources.
 4.  `AnswerCookies` opens a place for cookies that must reach the browser whatever the answer will be.
 5.  The middleware, from the outside: `OnlyProblems` (no error leaves in another form), `RequestId`, `HeadAsGet`,
@@ -74,8 +75,8 @@ Ada renames her organization: `PATCH /organizations/acme` with `If-Match`, and t
     organization exists for Ada (404) and her role in it (403). Then `work` reads the row, compares the ETag of what is
     there with `If-Match` (428, 412), changes the row, and adds one to its version. If another client has changed the
     row meanwhile, the database refuses the commit, and `transact` runs all of it again, role and comparison included:
-    now it is a 412. (A package is changed by `writes`: on PostgreSQL the same work, on the event loop; what is refused
-    there is done again by `transact`.)
+    now it is a 412. (A package is changed by `writes`: on PostgreSQL by one UPDATE, in whose conditions the role and
+    the version are, on the event loop; what changes nothing there is done again by `transact`, which says why.)
 8.  The commit has happened; only then is there an answer. `conditions.tagged` puts the new ETag on it, FastAPI writes
     the body, and on the way out each layer adds its own: the request id, a renewed cookie, the security headers, the
     line in the log with the route, the status and the time, and nothing that was sent.

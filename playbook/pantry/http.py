@@ -255,11 +255,16 @@ async def read_of(request: Request) -> Reader:
     return reader
 
 
+FAILED = "failed"  # in the scope: what the request has met before, in the middle of its work
+
+
 async def write_of(request: Request) -> Writes:
     """How an endpoint writes by a few statements; see `writes`. A middleware's transaction goes first.
 
-    Each of its transactions begins with the permissions that the route names, too.
+    Each of its transactions begins with the permissions that the route names, too. Raises what is FAILED.
     """
+    if (failed := request.scope.get(FAILED)) is not None:
+        raise failed
     given: Transact | None = request.scope.get("transact")
     return Permitted(request, request.app.state.write if given is None else InThread(given))
 

@@ -1,6 +1,8 @@
 """What is answered without FastAPI is what FastAPI answers, and whatever is not plain is left to it."""
 
-from collections.abc import Callable, Iterator
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +22,9 @@ from playbook.pantry import app as pantry_app
 from playbook.pantry.app import Handover, pantry
 from playbook.pantry.auth.tables import UserSession
 from playbook.pantry.limits import Counts, Rate
+from playbook.pantry.quick_way import taken
 from playbook.pantry.settings import Settings
+from playbook.pantry.writes import Unknown
 from playbook.schema.identity import Member
 
 MONDAY = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
@@ -37,10 +41,12 @@ class Client:
     app: FastAPI
     long: list[str]
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[httpx.Response, bool]:
+    def ask(
+        self, path: str, method: str = "GET", content: bytes | Iterable[bytes] | None = None, **headers: str
+    ) -> tuple[httpx.Response, bool]:
         """The answer, and whether it was a quick one."""
         self.long.clear()
-        return self.http.request(method, path, headers=headers), not self.long
+        return self.http.request(method, path, content=content, headers=headers), not self.long
 
     def post(self, path: str, body: Any, status: int = 201) -> Any:
         answer = self.http.post(path, json=body)
@@ -203,3 +209,159 @@ def test_both_ways_count_on_one_account(running: Callable[..., Any]) -> None:
             assert {answer.status_code for answer, _ in answers[:allowed]} == {200}
             assert answers[0][1]
             assert {(answer.status_code, quick) for answer, quick in answers[allowed:]} == {(429, False)}
+
+
+# ---------------------------------------------------------------- what writes
+
+NEW = {"name": "Tool.00", "organization": "acme", "summary": 'ü "quoted" 🙂', "private": True}
+JSON = {"content-type": "application/json", "x-request-id": "from-the-test"}
+LONG_JSON = {"content-type": "application/json; charset=utf-8", "x-request-id": "from-the-test"}
+ANY = {"if-match": "*"}
+MERGE = {"content-type": "application/merge-patch+json", "x-request-id": "from-the-test"}
+
+
+def body(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def start(client: Client) -> None:
+    sign_up(client)
+    client.post("/organizations", {"slug": "acme", "name": "Acme"})
+
+
+def test_both_ways_of_a_write_say_the_same(running: Callable[..., Any]) -> None:
+    """Status, headers and bytes; by session and by token; with all fields and the least; with a change and without."""
+    with running() as client:
+        start(client)
+        scopes = [f"packages:{action}" for action in ("create", "publish", "read", "write")]
+        made = client.post("/tokens", {"name": "ci", "scopes": scopes, "days": 1})
+        token = {"authorization": f"Bearer {made['token']}"}
+        client.ask("/packages", **token)  # its first use is noted, which is the long way's
+        least = {"name": "Tool.00", "organization": "acme"}
+        for new in (NEW, least):
+            for sent in ({}, token):
+                answers = []
+                for kind in (JSON, LONG_JSON):
+                    answer, quick = client.ask("/packages", "POST", body(new), **kind, **sent)
+                    assert (answer.status_code, quick) == (201, kind is JSON)
+                    answers.append(what(answer))
+                    client.http.delete("/packages/tool-00", headers=ANY)
+                assert answers[0] == answers[1]
+        client.post("/packages", least)
+        for changes in ({"summary": "second"}, {"summary": None}, {"private": True}, {}):
+            for sent in ({}, token):
+                answers = []
+                for kind in (JSON, MERGE, LONG_JSON):
+                    asked = kind | sent | ANY
+                    answer, quick = client.ask("/packages/Tool_00", "PATCH", body(changes), **asked)
+                    assert (answer.status_code, quick) == (200, kind is not LONG_JSON), (changes, answer.text)
+                    answers.append(what(answer))
+                    before = {"summary": "first", "private": False}
+                    client.ask("/packages/tool-00", "PATCH", body(before), **LONG_JSON, **ANY)
+                assert answers[0] == answers[1] == answers[2]
+
+
+ONE = "/packages/taken"
+REFUSED: list[tuple[str, bytes, dict[str, str], int]] = [
+    ("POST /packages", b"", {}, 422),
+    ("POST /packages", b"{", {}, 400),
+    ("POST /packages", b"[]", {}, 422),
+    ("POST /packages", b"{}", {}, 422),
+    ("POST /packages", body(NEW | {"name": 5}), {}, 422),
+    ("POST /packages", body(NEW | {"extra": 1}), {}, 422),
+    ("POST /packages", body(NEW | {"private": None}), {}, 422),
+    ("POST /packages", body(NEW | {"summary": "x" * 20_000}), {}, 422),
+    ("POST /packages", b'{"name":"a","name":"b","organization":"acme"}', {}, 400),
+    ("POST /packages", b'{"name":"a\\u0000","organization":"acme"}', {}, 400),
+    ("POST /packages", body(NEW | {"name": "taken"}), {}, 409),
+    ("POST /packages", body(NEW | {"organization": "other"}), {}, 403),
+    ("POST /packages", body(NEW), {"origin": "https://evil.example"}, 403),
+    ("POST /packages", body(NEW), {"cookie": ""}, 401),
+    ("POST /packages", body(NEW), {"authorization": "Bearer pantry_x"}, 401),
+    ("POST /packages", body(NEW), {"accept": "text/html"}, 406),
+    ("POST /packages", body(NEW), {"content-type": MERGE["content-type"]}, 415),
+    ("POST /packages?limit=2", body(NEW), {}, 422),
+    (f"POST {ONE}", body(NEW), {}, 405),
+    (f"PUT {ONE}", b"{}", ANY, 405),
+    (f"PATCH {ONE}", b'{"summary":"x"}', {}, 428),
+    (f"PATCH {ONE}", b'{"summary":"x"}', {"if-match": '"x"'}, 412),
+    (f"PATCH {ONE}", b'{"summary":"x"}', {"if-match": "x"}, 400),
+    (f"PATCH {ONE}", b'{"name":"x"}', ANY, 422),
+    ("PATCH /packages/none", b"{}", ANY, 404),
+]
+
+
+def test_what_is_refused_is_refused_in_the_same_words_and_nothing_is_written(running: Callable[..., Any]) -> None:
+    with running() as client:
+        start(client)
+        client.post("/packages", NEW | {"name": "taken"})
+        before = client.http.get("/packages").text
+        for asked, content, sent, status in REFUSED:
+            method, path = asked.split()
+            kind = sent.get("content-type", JSON["content-type"])
+            long = LONG_JSON | sent | {"content-type": f"{kind}; charset=utf-8"}
+            answer, quick = client.ask(path, method, content, **JSON | sent)
+            assert (answer.status_code, quick) == (status, False), (asked, content, sent, answer.text)
+            assert what(answer) == what(client.ask(path, method, content, **long)[0])
+        assert client.http.get("/packages").text == before
+
+
+def test_what_is_not_plain_is_written_by_the_long_way(running: Callable[..., Any]) -> None:
+    """A key against doing it twice; a body in pieces, or a long one. Each is read whole by who answers."""
+    with running() as client:
+        start(client)
+        spaces = b" " * 20_000
+        forms: list[tuple[Any, dict[str, str]]] = [
+            (body(NEW), {"idempotency-key": '"a-key-of-the-test-1"'}),
+            (iter([body(NEW)[:9], body(NEW)[9:]]), {}),
+            (body(NEW) + spaces, {}),
+        ]
+        for content, sent in forms:
+            answer, quick = client.ask("/packages", "POST", content, **JSON, **sent)
+            assert (answer.status_code, quick) == (201, False)
+            client.http.delete("/packages/tool-00", headers=ANY)
+
+
+@pytest.mark.parametrize(("error", "status"), [(Unknown(), 503), (ValueError("a secret"), 500), (KeyError("x"), 500)])
+def test_what_broke_in_the_middle_is_not_done_again(running: Callable[..., Any], error: Exception, status: int) -> None:
+    """Nobody knows whether it is done. The answer is the long way's, for a bug too."""
+    done: list[str] = []
+
+    class Breaking:
+        async def __call__(self, work: Any) -> Any:
+            done.append("work")
+            raise error
+
+        async def one(self, statement: Any, values: Any) -> bool:
+            done.append("one")
+            raise error
+
+        async def close(self) -> None:
+            pass
+
+    with running() as client:
+        start(client)
+        client.app.state.write = Breaking()
+        for kind in (JSON, LONG_JSON):
+            done.clear()
+            answer, quick = client.ask("/packages", "POST", body(NEW), **kind)
+            assert (answer.status_code, quick, done) == (status, False, ["one"])
+            assert answer.headers["content-type"] == PROBLEM_JSON
+            assert "secret" not in answer.text
+
+
+def test_a_body_that_comes_in_pieces_is_given_back_whole() -> None:
+    """Also one whose first piece could be all, and what came of a client that has gone."""
+    pieces = [{"type": "http.request", "body": b"{}", "more_body": True}, {"type": "http.request", "body": b" "}]
+    for messages in (pieces, [{"type": "http.disconnect"}], [{"type": "http.request", "body": b"{"}]):
+        coming = iter(messages)
+
+        async def receive(coming: Any = coming) -> Any:
+            return next(coming)
+
+        async def story(receive: Any = receive, messages: Any = messages) -> None:
+            body, again = await taken(receive)
+            assert body is None
+            assert [await again() for _ in messages] == messages
+
+        asyncio.run(story())
