@@ -158,6 +158,36 @@ class Guard:
             loop.default_exception_handler(context)
 
 
+class HeadWithBody:
+    """The transport of one answer: its head waits for the first of its body, and both are sent by one system call.
+
+    It waits no longer than until the loop comes round: an answer may begin long before there is a body. What follows is
+    sent as it comes, so that a client who does not read holds up the app, and nothing piles up here.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.transport, self.loop = transport, loop
+        self.head: bytes | None = None
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self.head is None:
+            self.head = data
+            self.loop.call_soon(self.flush)
+        else:
+            data, self.head = self.head + data, b""
+            self.transport.write(data)
+
+    def flush(self) -> None:
+        if self.head and not self.is_closing():
+            self.transport.write(self.head)
+            self.head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. `phase` says what it waits for: "head", "body", "idle", "rest" (of a body already answered) or
     "app", and `since` from when on."""
@@ -244,8 +274,9 @@ class LimitedProtocol(HttpToolsProtocol):
             "headers": request.headers,
             "state": self.app_state.copy(),
         }
+        transport: Any = HeadWithBody(self.transport, self.loop)
         self.cycle = RequestResponseCycle(
-            scope=self.scope, transport=self.transport, flow=self.flow, logger=self.logger,
+            scope=self.scope, transport=transport, flow=self.flow, logger=self.logger,
             access_logger=self.access_logger, access_log=self.access_log,
             default_headers=self.server_state.default_headers, message_event=asyncio.Event(),
             expect_100_continue=request.expects_continue, keep_alive=request.keep_alive,

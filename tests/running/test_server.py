@@ -18,7 +18,7 @@ import pytest
 from served import DEADLINE, Served, served
 
 from playbook.kit.live import LiveClient
-from playbook.pantry.server import Guard, Limits, Seldom, server_for
+from playbook.pantry.server import Guard, HeadWithBody, Limits, Seldom, server_for
 from playbook.pantry.stop import Stop
 
 SHORT = Limits(
@@ -165,6 +165,62 @@ def test_who_is_within_the_limits_is_served(loop: str) -> None:
         said = everything(connection)
         assert said.count(b"HTTP/1.1 200") == 2
         assert b"\r\n\r\n100" in said or b"100\r\n" in said
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_head_of_an_answer_does_not_wait_for_a_late_body(loop: str) -> None:
+    """Nor does one without a body, and what is asked behind it is answered behind it."""
+    later = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        while scope["path"] == "/late" and not later.is_set():
+            await asyncio.sleep(0.001)
+        await send({"type": "http.response.body", "body": b"body"})
+
+    with Running(app, NEVER, loop=loop) as server:
+        connection = server.connect(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = b""
+        while not said.endswith(b"\r\n\r\n"):
+            said += connection.recv(65_536)
+        later.set()
+        assert connection.recv(65_536) == b"body"
+        ask_for_head = b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(2 * ask_for_head + b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        heads = everything(connection).split(b"\r\n\r\n")
+        assert [part[:12] for part in heads] == [*[b"HTTP/1.1 200"] * 3, b"body"]
+
+
+def test_head_and_body_are_sent_by_one_call_and_what_follows_as_it_comes() -> None:
+    class Transport:
+        def __init__(self) -> None:
+            self.sent: list[bytes] = []
+            self.closed = False
+
+        def write(self, data: bytes) -> None:
+            self.sent.append(data)
+
+        def is_closing(self) -> bool:
+            return self.closed
+
+        def close(self) -> None:
+            self.closed = True
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        for pieces, close in (([b"head", b"body"], True), ([b"head", b"1", b"2", b"3"], False), ([b"head"], True)):
+            transport: Any = Transport()
+            joined = HeadWithBody(transport, loop)
+            for piece in pieces:
+                joined.write(piece)
+            if close:
+                joined.close()
+            assert transport.sent == [b"".join(pieces[:2]), *pieces[2:]]
+            assert joined.is_closing() == transport.closed == close
+            await asyncio.sleep(0)
+            assert len(transport.sent) == max(1, len(pieces) - 1)  # nothing is sent again
+
+    asyncio.run(story())
 
 
 HEADS = {

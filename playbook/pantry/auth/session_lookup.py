@@ -3,6 +3,7 @@
 import json
 import logging
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -131,8 +132,9 @@ def alive(now: datetime, lifetimes: Lifetimes, cookies: Cookies, header: str, ro
     return session, user
 
 
+@lru_cache(1000)
 def body_of(session: SessionRow, user: UserRow) -> bytes:
-    """What get-session answers."""
+    """What get-session answers. Kept is how it is written: both rows were read just now."""
     views = {
         "session": session_view(cast(UserSession, session)),
         "user": user_view(cast(User, user), cast(UserSession, session)),
