@@ -15,7 +15,8 @@ Map
 `reads`               how a GET asks the database: one statement, where it can be on the event loop
 `writes`              how an endpoint writes: one statement with its conditions in it, or a few, where it can be on the
                       event loop
-`plans`               how a look-up is asked of DuckDB: by a plan that is kept, mostly on the event loop
+`plans`               how a look-up is asked of DuckDB: by a plan that is kept, mostly on the event loop; or not, while
+                      nobody can have written
 `connections`         how the pool knows that a connection is alive, and how DuckDB is set up for many small questions
 `callers`, `policy`   whose session or API token a request carries, and what its owner may do: one thing, and lists
 `tokens`, `redaction` API tokens: how machines sign in; none in a log or an error

@@ -163,7 +163,7 @@ async def quick_page(read: Reader, query: PackageQuery, visible: Clause) -> list
     found = None if statement is None else await read.rows(statement)
     if found is not None or not is_first(query):
         return found
-    return await read.look_up(lambda plans: first_page(plans, visible, query.limit))
+    return await read.look_up(lambda plans: first_page(plans, visible, query.limit), (visible, query.limit))
 
 
 async def quick_one(read: Reader, name: str, visible: Clause) -> Any:
@@ -174,7 +174,7 @@ async def quick_one(read: Reader, name: str, visible: Clause) -> Any:
     key = canonicalize_name(name)
     found: Sequence[Any] | None = await read.rows(seen(ONE, visible), {"key": key})
     if found is None:
-        found = await read.look_up(lambda plans: one_package(plans, visible, key))
+        found = await read.look_up(lambda plans: one_package(plans, visible, key), (visible, key))
     return None if found is None else one_or_404(found, name)
 
 

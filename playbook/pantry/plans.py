@@ -8,12 +8,15 @@ Such a plan is kept beyond the moment that it was made for, which DuckDB does no
 moment rule out is left out of it, a row that comes later too. So a plan is made without that step, and a test holds
 that rows which come later are found. What has one table and no ORDER BY is planned to one scan: nothing else is
 promised to be right.
+
+And what was asked need not be asked again while nobody can have written: DuckDB gives a file to one process, and who
+writes in that takes a connection of the engine (`Unwritten`).
 """
 
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -194,6 +197,44 @@ class Desk:
             self.drop()
 
 
+class Unwritten:
+    """What was read of a database that one process has, for as long as nobody can have written since.
+
+    Who writes takes a connection of the engine. So a look-up that was done while none was out stands until one goes
+    out: then all is forgotten, and what is read while it is out is not kept. A revoked session is a write.
+    """
+
+    def __init__(self, engine: sa.Engine, most: int = 2000) -> None:
+        self.engine, self.most = engine, most
+        self.turn = 0  # how many connections have gone out
+        self.found: dict[Hashable, Any] = {}
+        self.found_at = -1  # the turn in which all of it was read
+        sa.event.listen(engine, "checkout", self.note)
+
+    def note(self, *connection: Any) -> None:
+        self.turn += 1
+
+    def forget(self) -> None:
+        self.found, self.found_at = {}, -1
+
+    def now(self) -> int | None:
+        """The turn; None while a connection is out, and where the engine's pool cannot tell."""
+        turn, pool = self.turn, self.engine.pool
+        return turn if isinstance(pool, sa.QueuePool) and pool.checkedout() == 0 else None
+
+    def get(self, key: Hashable) -> Any:
+        """What was found under `key`; None for nothing that still stands."""
+        return self.found.get(key) if self.found_at == self.now() else None
+
+    def put(self, key: Hashable, value: Any, turn: int | None) -> None:
+        """Keep `value`, which was read after `turn`: it is found while that is the turn."""
+        if turn is None:
+            return
+        if turn != self.found_at or len(self.found) >= self.most:
+            self.found, self.found_at = {}, turn
+        self.found[key] = value
+
+
 class LookUps:
     """Runs `work(plans)`, which asks a few look-ups, on the event loop while nothing can hold it up there.
 
@@ -207,11 +248,26 @@ class LookUps:
         self.engine = engine
         hints: dict[Any, Any] = {}
         self.on_loop, self.in_thread = Desk(engine, hints), Desk(engine, hints)
+        self.unwritten = Unwritten(engine)
         self.rest_until = self.in_thread_until = 0.0
         sa.event.listen(engine, "engine_disposed", lambda engine: self.close())  # the file is to be closed
 
-    async def __call__(self, work: Callable[[Plans], T | None]) -> T | None:
-        """What `work` returned; None when the long way must be taken, which knows how to retry and what to say."""
+    async def __call__(self, work: Callable[[Plans], T | None], key: Hashable = None) -> T | None:
+        """What `work` returned; None when the long way must be taken, which knows how to retry and what to say.
+
+        With a `key`, which tells all that `work` depends on beside the database, it is `Unwritten`: nobody may change
+        it.
+        """
+        if key is None:
+            return await self.ask(work)
+        found: T | None = self.unwritten.get(key)
+        if found is None:
+            turn = self.unwritten.now()
+            found = await self.ask(work)
+            self.unwritten.put(key, found, turn)
+        return found
+
+    async def ask(self, work: Callable[[Plans], T | None]) -> T | None:
         now = monotonic()
         if now < self.rest_until:
             return None
@@ -249,5 +305,6 @@ class LookUps:
 
     def close(self) -> None:
         """Close the connections; the next look-up opens others."""
+        self.unwritten.forget()  # others may have the file then
         self.on_loop.close()
         self.in_thread.close()

@@ -8,7 +8,7 @@ database is away, or does not answer in time, is done again in the long one, whi
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -37,8 +37,11 @@ class Reader(Protocol):
     async def rows(self, statement: Any, values: Mapping[str, Any] | None = None) -> "Rows | None":
         """The rows of a SELECT, with the least that it takes; None where there is no such way, or it does not work."""
 
-    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
-        """What `work(plans)` returns, see `plans`; None where there are none, or they do not answer."""
+    async def look_up(self, work: Callable[[Plans], T | None], key: Hashable = None) -> T | None:
+        """What `work(plans)` returns, see `plans`; None where there are none, or they do not answer.
+
+        `key` tells all that it depends on beside the database.
+        """
 
     async def close(self) -> None: ...
 
@@ -61,7 +64,7 @@ class InThread:
     async def rows(self, statement: Any, values: Mapping[str, Any] | None = None) -> "Rows | None":
         return None
 
-    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
+    async def look_up(self, work: Callable[[Plans], T | None], key: Hashable = None) -> T | None:
         return None
 
     async def close(self) -> None:
@@ -75,8 +78,8 @@ class WithPlans(InThread):
         super().__init__(engine)
         self.look_ups = LookUps(engine)
 
-    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
-        return await self.look_ups(work)
+    async def look_up(self, work: Callable[[Plans], T | None], key: Hashable = None) -> T | None:
+        return await self.look_ups(work, key)
 
     async def close(self) -> None:
         self.look_ups.close()
@@ -232,7 +235,7 @@ class OnLoop:
         self.idle.append(cursor)
         return result
 
-    async def look_up(self, work: Callable[[Plans], T | None]) -> T | None:
+    async def look_up(self, work: Callable[[Plans], T | None], key: Hashable = None) -> T | None:
         return None
 
     async def close(self) -> None:

@@ -30,7 +30,7 @@ from playbook.pantry.connections import suit_look_ups
 from playbook.pantry.first_page import first_page, note_end, one_package
 from playbook.pantry.lists import Pager, cursors_of
 from playbook.pantry.packages import PAGE_LIST, PackageQuery, page_of
-from playbook.pantry.plans import LookUps, Plans, condition_of, literal, one_of
+from playbook.pantry.plans import LookUps, Plans, Unwritten, condition_of, literal, one_of
 from playbook.pantry.policy import condition, seen
 from playbook.schema.identity import Member, Organization
 
@@ -362,3 +362,117 @@ def test_the_file_is_closed_with_the_engine(tmp_path: Path) -> None:
 
     on_a_loop(engine, story)
     engine.dispose()
+
+
+# ---------------------------------------------------------------- what nobody can have changed
+
+
+class Asked:
+    """A look-up of the slugs that counts how often it was done; `meanwhile` happens after it has read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def __call__(self, plans: Plans) -> list[Any] | None:
+        self.count += 1
+        found = plans.rows(SLUGS)
+        self.meanwhile()
+        return found or None
+
+
+def test_what_nobody_can_have_changed_is_not_asked_again(engine: sa.Engine) -> None:
+    asked = Asked()
+
+    async def story(look_ups: LookUps) -> None:
+        assert await look_ups(asked, "slugs") is await look_ups(asked, "slugs") is None
+        assert asked.count == 2, "the long way's answer was kept"
+        organization(engine, "a", UUID(int=1))
+        assert await look_ups(asked, "slugs") == await look_ups(asked, "slugs") == [("a",)]
+        assert asked.count == 3
+        assert await look_ups(asked, "others") == await look_ups(asked) == [("a",)]
+        assert asked.count == 5
+        organization(engine, "b", UUID(int=2))
+        assert sorted(await look_ups(asked, "slugs") or ()) == [("a",), ("b",)]
+        engine.dispose()
+        asked.count = 0
+        await look_ups(asked, "slugs")
+        assert asked.count == 1, "others may have had the file"
+
+    on_a_loop(engine, story)
+
+
+def test_while_somebody_may_write_nothing_is_kept(engine: sa.Engine) -> None:
+    """A connection that is out when it is asked, or goes out after it was read; whether it writes is not looked at."""
+    asked = Asked()
+    organization(engine, "a", UUID(int=1))
+
+    def insert_b() -> None:
+        asked.meanwhile = lambda: None
+        organization(engine, "b", UUID(int=2))
+
+    async def story(look_ups: LookUps) -> None:
+        await look_ups(asked, "slugs")
+        with engine.connect() as connection:
+            for number in (2, 3):
+                await look_ups(asked, "slugs")
+                assert asked.count == number
+            connection.execute(sa.delete(Organization))
+            connection.commit()
+            assert await look_ups(asked, "slugs") is None  # committed, and the connection is still out
+        assert await look_ups(asked, "slugs") is None
+        organization(engine, "a", UUID(int=1))
+        asked.meanwhile = insert_b
+        assert await look_ups(asked, "slugs") == [("a",)]  # of the moment in which it was read
+        assert len(await look_ups(asked, "slugs") or ()) == 2
+
+    on_a_loop(engine, story)
+
+
+def test_only_so_much_is_kept(engine: sa.Engine) -> None:
+    asked = Asked()
+    organization(engine, "a", UUID(int=1))
+
+    async def story(look_ups: LookUps) -> None:
+        look_ups.unwritten.most = 3
+        for number in range(10):
+            await look_ups(asked, number)
+            assert len(look_ups.unwritten.found) <= 3
+        assert asked.count == 10
+
+    on_a_loop(engine, story)
+
+
+def test_where_the_pool_cannot_tell_nothing_is_kept() -> None:
+    engine = sa.create_engine("duckdb:///:memory:", poolclass=sa.StaticPool)
+    kept = Unwritten(engine)
+    assert kept.now() is None
+    kept.put("key", "value", kept.now())
+    assert kept.get("key") is None
+    engine.dispose()
+
+
+def test_who_has_written_reads_it_whatever_others_do(engine: sa.Engine) -> None:
+    """Two threads write, each a row of its own, and ask at once: what they have committed is what they are told."""
+    for number in (1, 2):
+        organization(engine, f"o{number}", UUID(int=number))
+    stale: list[Any] = []
+
+    def write_and_ask(look_ups: LookUps, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        def names(plans: Plans) -> dict[str, str]:
+            return dict(plans.rows("SELECT slug, name FROM organizations"))
+
+        change = sa.update(Organization).where(Organization.slug == f"o{number}")
+        for turn in range(150):
+            with engine.begin() as connection:
+                connection.execute(change.values(name=f"{turn}"))
+            told = asyncio.run_coroutine_threadsafe(look_ups(names, "names"), loop).result()
+            if told is None or told[f"o{number}"] != f"{turn}":
+                stale.append((number, turn, told))
+
+    async def story(look_ups: LookUps) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(asyncio.to_thread(write_and_ask, look_ups, number, loop) for number in (1, 2)))
+
+    on_a_loop(engine, story)
+    assert stale == []

@@ -188,7 +188,7 @@ class QuickSessions:
     async def row(self, key: str) -> Row | None:
         if self.together is not None:
             return await self.together.read(key)
-        return await self.reader.look_up(lambda plans: look_up_by(plans, key))
+        return await self.reader.look_up(lambda plans: look_up_by(plans, key), key)
 
     async def find(self, token: str, cookie: str) -> Found | None:
         """Session and user of `token`, from the header `cookie`; None when the long way must be taken."""
