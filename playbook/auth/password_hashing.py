@@ -423,8 +423,8 @@ HASHING_TURN = Depends(hashing_turn, scope="function", max_concurrency=TURNS)
 """
 ## See it work
 
-Ada's hash is bcrypt's, from an old system. While her sign-in computes a new hash, she
-changes her password in another window.
+Ada's hash is bcrypt's. While her sign-in computes a new hash, she changes her password
+in another window.
 
 The folded cell defines `overtaken(url)`, which does so over HTTP. It returns the status
 of that sign-in, of one with her old password and of one with her new one. It also
@@ -587,7 +587,8 @@ assert check(wrap, check_wrapped)
 """
 ## Take it with you
 
-`playbook lift password_hashing INTO` copies recipe and tests.
+`playbook lift password_hashing INTO` copies recipe and tests. Without FastAPI add
+`--only hash_password,check_password,replace_hash`.
 
 | seam | what your project does |
 |---|---|
