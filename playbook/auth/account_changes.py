@@ -33,6 +33,7 @@ the password.
 `shop` stands for the service. `shop.run(function, ...)` calls `function(db, ...)` in
 one transaction, and `shop.caller` is a dependency: who is signed in.
 `unguarded(app, shop)` adds routes for password and deletion that want a session only.
+`set_address` writes the new address.
 """
 
 # %%
