@@ -121,7 +121,7 @@ How do the rows get from the file into the table?
 |---|---|---|
 | one transaction, row by row | all or nothing | slow; one error at a time |
 | the engine reads into the table | fastest | one bad row refuses all, unnamed |
-| Django `bulk_create` | the ORM's checks | the caller finds and names bad rows |
+| Django `bulk_create` | fast, with models | the caller finds and names bad rows |
 | **staging table, checks, then the table** | each bad row named | a second table |
 | DRF, Flask, Starlette | | have nothing for this |
 
