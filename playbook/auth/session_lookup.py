@@ -110,8 +110,8 @@ show(table(late, ["the thief is", "in process 1", "in process 2"]))
 
 # %% [markdown]
 """
-A cache answers with what was true when it asked. So the thief stays signed in for a
-minute, in every process.
+A cache answers with what was true when it asked. The sign-out reached the database, and
+neither memory.
 
 ## The decision
 
@@ -191,7 +191,7 @@ takes a list of keys. One connection is enough, and all who wait share its cost.
 
 A request is answered only by a statement that **began after it came**. That is the
 difference to a cache. So nobody joins a statement that is on its way, not even for the
-same token.
+same token. Below, `running` is on its way, and `next` gathers.
 """
 
 # %% tags=["export"]
@@ -495,7 +495,7 @@ assert check(in_parts, Together)
 """
 ## Take it with you
 
-`playbook lift session_lookup INTO` copies the recipe and its tests into your project.
+`playbook lift session_lookup INTO` copies recipe and tests.
 
 | seam | what your project does |
 |---|---|
