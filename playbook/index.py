@@ -164,8 +164,8 @@ Take it in order, or open the one page you need: each says at its top what it ne
 | **[Mailed links](auth/mailed_links.ipynb)** | 49 | Let a person prove that they read a mailbox: once, in time, and nobody in their place. |
 | [Cookies](auth/cookies.ipynb) | 46 | Say what a cookie may be trusted with, and send it so that nobody else can make, read or plant it. |
 | [Cross-site requests](auth/cross_site.ipynb) | 44 | Let only your own pages act with the browser's cookie, and send nobody to a page that somebody else chose. |
-| **[Sessions](auth/sessions.ipynb)** | 54 | Remember who signed in. Forget them at their next request, in every process. |
-| [Session lookup](auth/session_lookup.ipynb) | 41 | Make the request that every page makes cheap. Still refuse a revoked session at once. |
+| **[Sessions](auth/sessions.ipynb)** | 54 | Remember who signed in. Once a session has ended, refuse its next request, in every process. |
+| [Session lookup](auth/session_lookup.ipynb) | 41 | Answer cheaply what every page asks. Still refuse a revoked session at once. |
 | **[Sign up](auth/sign_up.ipynb)** | 41 | Let people join, without telling strangers who has joined, and let nobody prepare an account for somebody else. |
 | [Throttling](auth/throttling.ipynb) | 50 | Make guessing slow, on every process together, without a lock that an attacker can pull. |
 | **[Sign in](auth/sign_in.ipynb)** | 50 | Let people prove who they are, while attackers guess a million times. Never lock the owner out. |

@@ -33,6 +33,7 @@ the password.
 `shop` stands for the service. `shop.run(function, ...)` calls `function(db, ...)` in
 one transaction, and `shop.caller` is a dependency: who is signed in.
 `unguarded(app, shop)` adds routes for password and deletion that want a session only.
+`set_address` writes the new address.
 """
 
 # %%
@@ -327,8 +328,8 @@ for old in ("of a reset", "old"):
 ### The walk
 
 The folded cell defines `act(shop, step, tokens)`, which does a step. `drawn(act)` draws
-what happened on six walks. While the old mailbox has a good link, the state is
-*approving*, while the new one has, *proving*. Predict: which arrows lead to *changed*?
+what happened on six walks. The state is *approving* while the old mailbox has a
+good link, and *proving* while the new one has. Predict: which arrows lead to *changed*?
 """
 
 
@@ -483,8 +484,7 @@ print("a cookie alone changes nothing, and nothing changes before both mailboxes
 
 # %% [markdown]
 """
-**Break it.** Make one of these changes in *Build it*, run the page again, and see the
-assertion fail:
+**Break it.** Make a change in *Build it*, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|

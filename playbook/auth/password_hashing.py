@@ -157,8 +157,8 @@ print(*flood(naive_sign_up))
 Python normalizes with its interpreter lock (GIL) held, so no other thread runs. The
 length must be checked first.
 
-The server pays for the memory, too: 40 threads would take 760 MiB. So threads of their
-own compute the hashes, one per core, and the others wait.
+The server pays for the memory, too: FastAPI's 40 worker threads would take 760 MiB. So
+threads of their own compute the hashes, one per core, and the others wait.
 """
 
 # %% tags=["export"]
@@ -257,9 +257,10 @@ print([is_bcrypt("x" * 72 + end, stored) for end in ("", "y", " and a long tail"
 
 # %% [markdown]
 """
-bcrypt never read more. The first sign-in stores a new hash, of the whole password. A
-hash is **outdated** if it is foreign, or cheaper than today's. `FOREIGN` has hashes of
-`PHRASE` from several systems, and two bad imports.
+bcrypt never read more. The first sign-in stores a new hash, of all that was typed:
+typing errors beyond byte 72, too. A hash is **outdated** if it is foreign, or cheaper
+than today's. `FOREIGN` has hashes of `PHRASE` from several systems, and two bad
+imports.
 """
 
 # %% tags=["export"]
@@ -388,8 +389,8 @@ for name, stored in FOREIGN.items():
 A new hash is computed between two transactions, since that is slow. Meanwhile the
 password may be changed. `replace_hash` writes only where the old hash still stands.
 
-FastAPI has 40 worker threads, and 40 sign-ins that wait for a hasher hold them all. A
-route with HASHING_TURN waits before it takes a thread.
+Forty sign-ins that wait for a hasher hold all worker threads. A route with HASHING_TURN
+waits before it takes one.
 """
 
 # %% tags=["export"]
@@ -422,8 +423,8 @@ HASHING_TURN = Depends(hashing_turn, scope="function", max_concurrency=TURNS)
 """
 ## See it work
 
-Ada's hash is bcrypt's, from an old system. While her sign-in computes a new hash, she
-changes her password in another window.
+Ada's hash is bcrypt's. While her sign-in computes a new hash, she changes her password
+in another window.
 
 The folded cell defines `overtaken(url)`, which does so over HTTP. It returns the status
 of that sign-in, of one with her old password and of one with her new one. It also
@@ -524,8 +525,7 @@ print("OWASP's minimum; any keyboard; no flood, no oracle, no password comes bac
 
 # %% [markdown]
 """
-**Break it.** Make one of these changes in *Build it*, run the page again, and see the
-assertion fail:
+**Break it.** Make a change in *Build it*, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
@@ -587,7 +587,8 @@ assert check(wrap, check_wrapped)
 """
 ## Take it with you
 
-`playbook lift password_hashing INTO` copies recipe and tests.
+`playbook lift password_hashing INTO` copies recipe and tests. Without FastAPI add
+`--only hash_password,check_password,replace_hash`.
 
 | seam | what your project does |
 |---|---|
@@ -615,7 +616,8 @@ def sign_in(email: str = Body(), password: str = Body()):
             replace_hash(session, mine, Customer.password_hash, stored, new)
 ```
 
-Traps: a sign-in that starts a session must also write the row whose hash it compared.
+Traps: a sign-in that starts a session also writes the row whose hash it compared, as
+[sessions](sessions.ipynb) explains.
 Limit request bodies. Hashing blocks: an `async def` calls it through
 `run_in_threadpool`. Do not hash before a fork: the child's threads are gone, and it
 waits for ever.

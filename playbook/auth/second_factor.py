@@ -527,12 +527,12 @@ One form asks for the password, another for the code. No session begins in betwe
 GUESSES = Allowance(burst=20, every=timedelta(hours=1))
 
 
-def password_is_right(db: Session, user: User, now: datetime) -> str:
+def password_is_right(db: Session, user: User, now: datetime) -> dict[str, str]:
     user_id = str(user.id)
     ten = timedelta(minutes=10)
     if not has_second_factor(db, user_id):
-        return start(db, user_id, proven_at=None)
-    return new_link(db, "second factor", user_id, user.email, now, ten)
+        return {"session": start(db, user_id, proven_at=None)}
+    return {"next": new_link(db, "second factor", user_id, user.email, now, ten)}
 
 
 def code_is_sent(db: Session, token: str, code: str, now: datetime) -> str | None:
@@ -551,10 +551,9 @@ def may_switch_off(session: Login, now: datetime) -> bool:
     return proven is not None and now - proven < timedelta(minutes=10)
 ```
 
-`start` is yours, and returns a session's token. The first function returns that, or the
-next step's.
-`GUESSES` are the account's, whatever the network. With one per hour Mallory needs 114
-years on average.
+`start` is yours, and returns a session's token. The token `next` opens no session: the
+second form sends it with the code. `GUESSES` are the account's, whatever the network.
+With one per hour Mallory needs 114 years on average.
 
 The last function is **step-up**: a stolen session gave its code long ago. Ask for a new
 code before a change of password or address, before new recovery codes, and before

@@ -2,7 +2,7 @@
 """
 # Session lookup
 
-Make the request that every page makes cheap. Still refuse a revoked session at once.
+Answer cheaply what every page asks. Still refuse a revoked session at once.
 
 | | |
 |---|---|
@@ -50,8 +50,8 @@ def cached(look_up):
 Two processes serve the site, each with a memory of its own. A thief has Ada's laptop.
 With her phone Ada signs out everywhere, after both processes have answered the thief.
 
-The folded cell defines `stolen_laptop(make, url)`. It makes two processes of
-`make(look_up)` and asks both as the thief: before Ada signs out, and some seconds
+The folded cell defines `stolen_laptop(make, url)`. It calls `make(look_up)` twice, once
+per process, and asks both as the thief: before Ada signs out, and some seconds
 after. It imports `lesson_url`, `on_postgres`, `show`, `table`, and from the last page
 `Lifetimes` and `find_session`. `signed_in(url)` is an engine and Ada's
 [token](../glossary.md#token), `monday` is now. Predict: in which process does the thief
@@ -110,8 +110,8 @@ show(table(late, ["the thief is", "in process 1", "in process 2"]))
 
 # %% [markdown]
 """
-A cache answers with what was true when it asked. So the thief stays signed in for a
-minute, in every process.
+A cache answers with what was true when it asked. The sign-out reached the database, and
+neither memory.
 
 ## The decision
 
@@ -129,11 +129,11 @@ pictures, a public page.
 What is long about the usual way? The next visible cell has the route of most services.
 The folded cell imports `cost(app, engine, token, requests)`, which sends requests at
 once, without a network, and counts what they take. BEGIN and ROLLBACK are statements
-too. A **hand-over** gives work from the **event loop**, which runs all coroutines in
-one thread, to another, and its result back. `in_a_loop(coroutine)` runs a coroutine to
-its end; `error_of(query)` asks a query and
-returns the name of its error; `plain(url)` is a URL in psycopg's form. Predict: how
-many hand-overs and statements does one request take?
+too. The **event loop** runs all coroutines in one thread. A **hand-over** gives work
+from it to another thread, and the result back. `in_a_loop(coroutine)` runs a coroutine
+to its end; `error_of(query)` asks a query and returns the name of its error;
+`plain(url)` is a URL in psycopg's form. Predict: how many hand-overs and statements
+does one request take?
 """
 
 # %% tags=["stage"]
@@ -191,7 +191,7 @@ takes a list of keys. One connection is enough, and all who wait share its cost.
 
 A request is answered only by a statement that **began after it came**. That is the
 difference to a cache. So nobody joins a statement that is on its way, not even for the
-same token.
+same token. Below, `running` is on its way, and `next` gathers.
 """
 
 # %% tags=["export"]
@@ -351,10 +351,10 @@ It is `quick_way` in the next visible cell.
 ## On PostgreSQL
 
 DuckDB lives in the process and has no async driver: there the long way is the only one.
-The folded cell imports `hash_token` and defines `on_a_server(url)`. This counts twenty
-requests at once, both ways. Then it asks about a session in several states; at last it
-kills the connection of the quick way. Predict for the twenty: how many statements? And
-which of the states take a hand-over?
+The folded cell imports `hash_token` and defines `on_a_server(url)`. It counts twenty
+requests at once, both ways. Then it asks about a session that is alive, due to be
+prolonged, expired, on its last day, signed out; at last it kills the connection of the
+quick way. Predict for the twenty: how many statements? Which states take a hand-over?
 """
 
 # %% tags=["stage"]
@@ -420,8 +420,8 @@ if there:
 
 # %% [markdown]
 """
-Twenty reads came while no statement was under way, so they gathered for one. Only what
-must be written or doubted goes the long way. The ratio depends on the machine, so a
+Only what must be written or doubted goes the long way. On its last day a session's end
+moves no more. The ratio depends on the machine, so a
 benchmark measures it: `playbook bench session`. On two busy cores, a quick request of
 Pantry took a fifth of the processor time of a long one.
 
@@ -441,8 +441,7 @@ print("no answer is older than its question; both ways say the same")
 
 # %% [markdown]
 """
-**Break it.** Make one of these changes in *Build it*, run the page again, and see the
-assertion fail:
+**Break it.** Make a change in *Build it*, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
@@ -496,7 +495,7 @@ assert check(in_parts, Together)
 """
 ## Take it with you
 
-`playbook lift session_lookup INTO` copies the recipe and its tests into your project.
+`playbook lift session_lookup INTO` copies recipe and tests.
 
 | seam | what your project does |
 |---|---|

@@ -2,7 +2,8 @@
 """
 # Sessions
 
-Remember who signed in. Forget them at their next request, in every process.
+Remember who signed in. Once a session has ended, refuse its next request, in every
+process.
 
 | | |
 |---|---|
@@ -501,8 +502,7 @@ print("planted, copied, over, signed out: no token opens a session")
 
 # %% [markdown]
 """
-**Break it.** Make one of these changes in *Build it*, run the page again, and see the
-assertion fail:
+**Break it.** Make a change in *Build it*, and see the assertion fail:
 
 | change | to | the assertion says |
 |---|---|---|
@@ -563,7 +563,7 @@ assert check(start_limited, sessions)
 |---|---|
 | transaction | passes a `Connection` or ORM `Session`; commits; retries conflicts |
 | table | `sessions.metadata.create_all`; Alembic: a list as `target_metadata` |
-| your table | `table=Login.__table__` with these columns; others go into `more` |
+| your table | `table=Login.__table__`, these columns and types; others go into `more` |
 | user id | passes `str(user.id)`; ends all sessions of a user who is deleted |
 | clock | passes `now` with a time zone |
 | cookie | `HttpOnly`, `Secure`, `Max-Age` of what is left: `playbook lift cookies` |

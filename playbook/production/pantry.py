@@ -119,8 +119,8 @@ show(table(own_layers(app), ["layer", "module"]))
 """
 `Handover` gives requests under `/api/auth` to the other application. All others go on
 inward. The layers above it in the table serve both contracts: security headers, the
-format of the path, limits, the session. `QuickWay` calls the route of what is asked
-most without the layers below. Those serve the resources only. Some layers are
+format of the path, limits, the session. `QuickWay` takes what is asked most straight
+to its route. The layers below `Handover` serve the resources only. Some layers are
 recipes: their module begins with the name of a track. FastAPI and Starlette have layers
 too, which the table leaves out.
 
@@ -206,10 +206,9 @@ show(table(walk[-1][3], columns))
 
 # %% [markdown]
 """
-It begins with what they may do. Then the row is read, its tag compared, and the row
-changed. If another request changes the row meanwhile, the database refuses this commit.
-Then `transact` runs all of it again, role and comparison included, and the client hears
-[412](../glossary.md#precondition-failed).
+Suppose that another request changes the row meanwhile. Then the database refuses this
+commit, and `transact` runs all of it again. So Ada's role and the tag are never older
+than the change, and the client hears [412](../glossary.md#precondition-failed).
 
 The answer leaves after the commit, and each layer adds its own on the way out: a
 [request id](../glossary.md#request-id), a renewed cookie, security headers, and a line
@@ -230,8 +229,8 @@ in the log.
 In production several processes serve Pantry. What one of them must know of the others
 is in the database. Ada signs up at the first server. `two_servers` returns whom the
 second one then sees, and, when she has signed out there, whom the first one sees. There
-the question of who asks is sent by the [event loop](../glossary.md#event-loop), without
-a thread.
+the [event loop](../glossary.md#event-loop) itself asks the database who sends a
+request, without a thread.
 """
 
 
@@ -344,8 +343,9 @@ class OnlyHttps:
         elif scope["path"] == "/health":
             await self.app(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD"):
+            path = scope["raw_path"].decode("latin-1")
             query = scope["query_string"].decode("latin-1")
-            url = self.base_url + scope["path"] + (f"?{query}" if query else "")
+            url = self.base_url + path + (f"?{query}" if query else "")
             await RedirectResponse(url, 308)(scope, receive, send)
         else:
             await PlainTextResponse("use https", 403)(scope, receive, send)

@@ -6,7 +6,7 @@ Find out where the time of a slow request goes, and prove that a change made it 
 
 | | |
 |---|---|
-| **Use it when** | users say that it is slow, or a change promises to make it quicker |
+| **Use it when** | a page is slow, or a change promises to make it quicker |
 | **You need** | [session lookup](../auth/session_lookup.ipynb) (*background*) |
 | **Time** | read 36 min, exercise 10 min |
 | **Topics** | load test, percentile, p99, coordinated omission, N+1, flame graph |
@@ -30,8 +30,8 @@ ratio, chance = compare(rounds["before"], rounds["after"])
 
 Pantry answers each request in 10 ms, one after the other. Once, from second 3 to second
 4, it stands still. A **load test** sends requests and keeps each **latency**, the time
-until the answer. Its result is in **percentiles**: *p99 is 10 ms* means that 99 of 100
-requests took at most 10 ms.
+until the answer. Its result is in **percentiles**: *p99 is 80 ms* means that 99 of 100
+requests took at most 80 ms.
 
 The next cell is the loop at the heart of most load test tools: a client sends a
 request, waits for the answer, then sends the next.
@@ -147,8 +147,8 @@ print(in_virtual_time(open_loop(fails, rate=2, seconds=1)))
 """
 An error at once is no quick answer: it counts as infinitely slow.
 
-Of 50 requests the p99 is just the slowest one. `percentile` gives none that fewer than
-five requests exceed: p99 needs 500.
+Of 50 requests the p99 is just the slowest one. `percentile` returns None where fewer
+than five requests are slower: a p99 needs 500 requests.
 """
 
 # %% tags=["export"]
@@ -253,8 +253,8 @@ print(len(sent.get()), "statements,", len(set(sent.get())), "texts")
 
 # %% [markdown]
 """
-One statement for the list, and one for each of its rows: **N+1**. A middleware counts
-for each request of a service, and tells `report`.
+A loop that sends a statement for each row of a list is called **N+1**. A middleware
+counts for each request of a service, and tells `report`.
 """
 
 # %% tags=["export"]
@@ -551,10 +551,10 @@ assert check(corrected)
 
 | seam | what your project does |
 |---|---|
-| send | a coroutine that asks one thing, and returns whether the answer is right |
-| engine | `note_statements(engine)` once; of an async one, its `sync_engine` |
-| report | writes a log line, or fails a test that sees too many statements |
-| works | functions without arguments that do the same each time |
+| send | asks one thing, returns True for a right answer: None counts as failed |
+| engine | `note_statements` once; of an async engine, its `sync_engine` |
+| report | writes a log line, or a test's list; in Flask, `sent.set([])` counts |
+| works | functions that do the same each time, far longer than a tick of `clock` |
 
 A test that keeps N+1 out of a shop (`report` appends to `counted`):
 

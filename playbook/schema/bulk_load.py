@@ -46,9 +46,9 @@ for row in csv.DictReader(file):
         db.execute(packages.insert().values(columns_of(row)))
 ```
 
-She loads the whole file, and then once more. The third time, she skips each row that
-the table refuses. In this way she loads a copy into another table. The copy broke off
-after 4 KiB, and its last row is the 145th: `145,g`.
+She loads the whole file twice. Then she loads a copy of it into another table, and
+skips each row that the table refuses. The copy broke off after 4 KiB, and its last row
+is the 145th: `145,g`.
 
 The folded cell defines `ada_tries()`, which does this. `whole` and `cut` are the paths
 of the two files, `odd` is for later. `new_table(url)` gives an engine with the empty
@@ -110,9 +110,8 @@ show(table(ada_tries(), ["Ada loads", "and hears", "rows"]))
 
 # %% [markdown]
 """
-The first attempt leaves three rows, and the second one stops at a row that is there
-already. By skipping, Ada learns neither which rows were refused nor that 14,840 of them
-never came.
+By skipping, Ada learns neither which rows were refused nor that 14,840 never came.
+Without, the rows before the first bad one stay, and a second attempt stops at them.
 
 ## The decision
 
@@ -122,7 +121,7 @@ How do the rows get from the file into the table?
 |---|---|---|
 | one transaction, row by row | all or nothing | slow; one error at a time |
 | the engine reads into the table | fastest | one bad row refuses all, unnamed |
-| Django `bulk_create` | the ORM's checks | the caller finds and names bad rows |
+| Django `bulk_create` | fast, with models | the caller finds and names bad rows |
 | **staging table, checks, then the table** | each bad row named | a second table |
 | DRF, Flask, Starlette | | have nothing for this |
 
@@ -136,10 +135,11 @@ row by row for some hundred rows.
 Three statements, each for all rows at once:
 
 ```sql
-CREATE TEMP TABLE staging AS SELECT *, '' AS reason FROM read_csv('packages.csv');
+CREATE TEMP TABLE staging AS
+SELECT *, '' AS reason FROM read_csv('packages.csv', all_varchar = true);
 
-UPDATE staging SET reason = CASE WHEN version = '' THEN 'no version'
-                                 WHEN last_release = '' THEN 'no month' ELSE '' END;
+UPDATE staging SET reason = CASE WHEN version IS NULL THEN 'no version'
+                                 WHEN last_release IS NULL THEN 'no month' ELSE '' END;
 
 INSERT INTO packages SELECT name, version, last_release FROM staging WHERE reason = '';
 ```
@@ -150,8 +150,9 @@ missing: the line of each bad row, other engines, and a second load.
 
 ### The staging table
 
-All its columns but `line` are texts. A missing value is an empty text, never NULL, so
-that no check has to think of NULL. `more` names columns that your own function fills.
+All its columns but `line` are texts. Here a missing value is an empty text, never NULL,
+so that no check has to think of NULL. `more` names columns that your own function
+fills.
 
 A **check** is a reason, and a condition about the rows of the staging table. `repeated`
 is one: it is true for a row whose key stands on an earlier line, too.
@@ -545,7 +546,7 @@ assert check(mark_gone)
 """
 ## Take it with you
 
-`playbook lift bulk_load INTO` copies recipe and tests. Its seams:
+`playbook lift bulk_load INTO` copies recipe and tests:
 
 | seam | what your project does |
 |---|---|
@@ -585,6 +586,7 @@ Traps:
 - **Casts** belong into `rows`: in a check, `cast('many' AS INTEGER)` ends the load.
 - **No value** is an empty text: for a NULL, write `sa.func.nullif(raw.c.end, "")`.
 - **`repeated` counts refused rows, too**: a good row after a bad one is refused.
+- **A column `line` or `reason`** in the file raises DuplicateColumnError: rename it.
 - **A complete file.** Compare `report.read` with the number that the sender announces.
 
 Hand it over:

@@ -88,16 +88,20 @@ def test_no_session_begins_between_the_steps(shown: dict[str, Any], db: Session)
     ada = db.get(User, 7)
     secret = enrol(db, "7", KEYS)
     assert secret is not None
-    assert shown["password_is_right"](db, ada, NINE).startswith("session"), "it does not count yet"
+    [(kind, token)] = shown["password_is_right"](db, ada, NINE).items()
+    assert kind == "session", "it does not count yet"
+    assert token.startswith("session")
     assert use_code(db, "7", hotp(secret, step_of(NINE)), NINE, KEYS, first=True)
-    token, later = shown["password_is_right"](db, ada, NINE), NINE + STEP
+    later = NINE + STEP
+    [(kind, token)] = shown["password_is_right"](db, ada, NINE).items()
+    assert kind == "next"
     assert sessions(db) == [None]
     assert shown["code_is_sent"](db, token, "123", later) is None
     assert shown["code_is_sent"](db, "another token", hotp(secret, step_of(later)), later) is None
     assert shown["code_is_sent"](db, token, hotp(secret, step_of(later)), later).startswith("session")
     assert sessions(db) == [None, later]
     assert shown["code_is_sent"](db, token, hotp(secret, step_of(later) + 1), later + STEP) is None
-    late = shown["password_is_right"](db, ada, later)
+    late = shown["password_is_right"](db, ada, later)["next"]
     much_later = later + timedelta(minutes=10)
     assert shown["code_is_sent"](db, late, hotp(secret, step_of(much_later)), much_later) is None
     assert sessions(db) == [None, later]
@@ -142,8 +146,8 @@ def test_an_account_has_twenty_guesses_and_then_one_an_hour(shown: dict[str, Any
     user, at = db.get(User, 7), NINE + STEP
     good = hotp(secret, step_of(at))
     for _ in range(20):
-        assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at), "123", at) is None
-    assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at), good, at) is None, "the 21st"
+        assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at)["next"], "123", at) is None
+    assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at)["next"], good, at) is None, "the 21st"
     at += timedelta(hours=1)
     good = hotp(secret, step_of(at))
-    assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at), good, at).startswith("session")
+    assert shown["code_is_sent"](db, shown["password_is_right"](db, user, at)["next"], good, at).startswith("session")

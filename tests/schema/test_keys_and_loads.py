@@ -108,3 +108,19 @@ def test_the_prices_that_the_page_shows_are_loaded(url: str, tmp_path: Path) -> 
         found = db.execute(sa.select(items).order_by(items.c.sku)).all()
     assert [tuple(row) for row in found] == [("AB1", 990), ("D", 1000)]
     engine.dispose()
+
+
+def test_the_three_statements_of_the_idea_do_what_the_page_says() -> None:
+    """`read_csv` guesses types unless it is told not to, and an empty field is NULL."""
+    prose = Course().get("bulk_load").source.split("### The idea")[1]
+    [block] = re.findall(r"```sql\n(.*?)```", prose, re.DOTALL)
+    engine = make_engine("duckdb://")
+    with engine.begin() as db:
+        table = "CREATE TABLE packages (name TEXT, version TEXT NOT NULL, last_release TEXT NOT NULL)"
+        db.exec_driver_sql(table)
+        for statement in block.replace("packages.csv", data_path("packages.csv").as_posix()).split(";")[:3]:
+            db.exec_driver_sql(statement)
+        assert db.exec_driver_sql("SELECT count(*) FROM packages").scalar() == 14_971
+        bad = "SELECT reason, count(*) FROM staging WHERE reason != '' GROUP BY reason"
+        assert [tuple(row) for row in db.exec_driver_sql(bad)] == [("no version", 14)]
+    engine.dispose()

@@ -151,7 +151,7 @@ class OnlyHttps:
 PARTS = {
     "local": 'or not self.base_url.startswith("https:")',
     "health": 'and scope["path"] != "/health"',
-    "url": 'self.base_url + scope["path"] + (f"?{query}" if query else "")',
+    "url": 'self.base_url + scope["raw_path"].decode() + (f"?{query}" if query else "")',
     "moved": 'scope["method"] in ("GET", "HEAD")',
     "sent": "send",
     "passed": 'strict if scope["scheme"] == "https" else send',
@@ -161,6 +161,7 @@ WRONG = (
     'exec(LAYER.format(**PARTS | {"moved": "True"}))',
     'exec(LAYER.format(**PARTS | {"url": \'str(URL(scope=scope).replace(scheme="https"))\'}))',
     'exec(LAYER.format(**PARTS | {"url": \'self.base_url + scope["path"]\'}))',
+    'exec(LAYER.format(**PARTS | {"url": PARTS["url"].replace(\'["raw_path"].decode()\', \'["path"]\')}))',
     'exec(LAYER.format(**PARTS | {"health": ""}))',
     'exec(LAYER.format(**PARTS | {"local": ""}))',
     'exec(LAYER.format(**PARTS | {"sent": "strict"}))',
@@ -202,6 +203,9 @@ def check(layer: Callable[[ASGIApp, str], ASGIApp]) -> str:
             return f"not yet: the client is sent to {moved.headers['location']}; who has named that host?"
         if moved.headers.get("location") != "https://pantry.example/packages?sort=name":
             return f"not yet: GET /packages?sort=name leads to {moved.headers.get('location')}"
+        encoded = over(client, "http", "GET", "/packages/a%2Fb").headers.get("location")
+        if encoded != "https://pantry.example/packages/a%2Fb":
+            return f"not yet: GET /packages/a%2Fb leads to {encoded}; `raw_path` of the scope is what the client sent"
         posted = over(client, "http", "POST", "/api/auth/sign-in/email")
         if posted.status_code < 400 or posted.text == "reached":
             return "not yet: a POST over http works, so the client goes on sending passwords in the clear"
