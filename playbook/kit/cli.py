@@ -363,7 +363,8 @@ def lift(
         _say(console, "and for its tests:")
         _say(console, _quoted(found.test_needs))
     if not dry_run:
-        _say(console, f"its tests: python -m pytest {into}", "cyan")
+        if any(Path(place).name.startswith("test_") for place in found.written):  # `--only` may leave them behind
+            _say(console, f"its tests: python -m pytest {into}", "cyan")
         _say(console, f"later: playbook lifted {into}", "cyan")
 
 

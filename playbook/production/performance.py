@@ -376,10 +376,10 @@ from statistics import median
 def compare(before: Sequence[float], after: Sequence[float]) -> tuple[float, float]:
     """The median ratio after / before; how often chance alone makes as much of it.
 
-    Below 0.05 it is probably a difference. ValueError unless 6 to 14 paired rounds.
+    Below 0.05 it is probably a difference. ValueError unless 6 to 14 pairs.
     """
-    if not 6 <= len(before) <= 14:
-        raise ValueError("fewer than 6 rounds can prove nothing, more than 14 are slow")
+    if not 6 <= len(before) <= 14 or not all((*before, *after)):
+        raise ValueError("send 6 to 14 rounds, each longer than a tick of the clock")
     ratios = [late / early for early, late in zip(before, after, strict=True)]
     logs = [math.log(ratio) for ratio in ratios]  # of exchanged times: the other sign
     measured = abs(sum(logs)) - 1e-9

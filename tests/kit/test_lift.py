@@ -353,7 +353,9 @@ def test_a_dry_run_prints_and_writes_nothing(course: Course, into: Path, capsys:
 
 def test_only_what_is_asked_for(course: Course, into: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--course", course.root, "lift", "ground", into, "--only", "clamp,price", "--only", "Kind") == 0
-    assert "6 symbols" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "6 symbols" not in said
+    assert "its tests:" not in said, "they stayed behind"
     text = (into / "ground.py").read_text(encoding="utf-8")
     assert [*closure.parse(text, "ground.py", page=False).by_name] == [
         "Kind",

@@ -282,8 +282,14 @@ def test_chance_is_what_it_says() -> None:
 
 @pytest.mark.parametrize("count", [0, 5, 15])
 def test_too_few_or_too_many_rounds(count: int) -> None:
-    with pytest.raises(ValueError, match="fewer than 6 rounds"):
+    with pytest.raises(ValueError, match="6 to 14 rounds"):
         compare([1.0] * count, [2.0] * count)
+
+
+@pytest.mark.parametrize("time", [0, 0.0])
+def test_a_round_shorter_than_a_tick_of_the_clock(time: float) -> None:
+    with pytest.raises(ValueError, match="a tick of the clock"):
+        compare([1.0] * 6, [1.0] * 5 + [time])
 
 
 def test_rounds_that_are_no_pairs() -> None:
