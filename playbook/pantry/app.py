@@ -169,8 +169,8 @@ def add_auth(app: FastAPI, auth: Auth, stop: Stop, share: Share = ALONE) -> None
 
     def stack() -> ASGIApp:
         resources = AnswerCookies(build_stack())
-        service: ASGIApp = QuickWay(Handover(resources, "/api/auth", auth_part), app, limits)
-        service = SessionLookup(service, quick, limits)
+        service: ASGIApp = Handover(resources, "/api/auth", auth_part)
+        service = SessionLookup(QuickWay(service, app, limits, auth.settings.max_body_bytes), quick, limits)
         return RequestTarget(RequestLimits(service, networks, auth.ids.new))
 
     @asynccontextmanager

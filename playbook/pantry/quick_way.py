@@ -39,8 +39,8 @@ class Asked(NamedTuple):
     words: dict[str, str]
 
 
-def is_plain(scope: Scope) -> bool:
-    """Whether nothing is unusual: no query; of a GET no body, or the look of one, and of others a short one."""
+def is_plain(scope: Scope, longest: int) -> bool:
+    """Whether nothing is unusual: no query; of a GET no body, or the look of one, and of others one up to `longest`."""
     if scope["type"] != "http" or scope["query_string"] or scope.get("root_path"):
         return False
     headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -49,14 +49,15 @@ def is_plain(scope: Scope) -> bool:
         return False
     if scope["method"] == "GET":
         return length is None and kind is None
-    return kind in TYPES and length is not None and len(length) < 6 and length.isdigit() and int(length) <= SHORT
+    return kind in TYPES and length is not None and len(length) < 6 and length.isdigit() and int(length) <= longest
 
 
 class QuickWay:
     """ASGI, in front of both parts of `service`: answers `ok`, and the routes of ASKED_MOST."""
 
-    def __init__(self, app: ASGIApp, service: FastAPI, limits: AddressLimits) -> None:
+    def __init__(self, app: ASGIApp, service: FastAPI, limits: AddressLimits, max_body_bytes: int) -> None:
         self.app, self.service, self.limits = app, service, limits
+        self.longest = min(SHORT, max_body_bytes)
         routes = [route for route in iter_route_contexts(service.routes) if route.endpoint in ASKED_MOST]
         self.routes = [(method, Direct(route, [current_caller])) for route in routes for method in route.methods or ()]
 
@@ -111,7 +112,7 @@ class QuickWay:
         return found.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_plain(scope):
+        if is_plain(scope, self.longest):
             if scope["raw_path"] == OK:
                 if scope["method"] == "GET" and self.admits(scope):
                     return await say_ok(self.named(scope), send)

@@ -322,6 +322,14 @@ def test_what_is_not_plain_is_written_by_the_long_way(running: Callable[..., Any
             client.http.delete("/packages/tool-00", headers=ANY)
 
 
+def test_a_body_that_is_too_long_is_refused_where_little_is_taken(running: Callable[..., Any]) -> None:
+    with running(max_body_bytes=1100) as client:
+        start(client)
+        answer, quick = client.ask("/packages", "POST", body(NEW | {"summary": "x" * 1100}), **JSON)
+        assert (answer.status_code, quick) == (413, False)
+        assert client.ask("/packages", "POST", body(NEW), **JSON)[1]
+
+
 @pytest.mark.parametrize(("error", "status"), [(Unknown(), 503), (ValueError("a secret"), 500), (KeyError("x"), 500)])
 def test_what_broke_in_the_middle_is_not_done_again(running: Callable[..., Any], error: Exception, status: int) -> None:
     """Nobody knows whether it is done. The answer is the long way's, for a bug too."""
