@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from playbook.kit.course import Course, Playbook
@@ -61,6 +61,11 @@ class Term:
         """The term in any spelling, whole words, also across the end of a line."""
         spellings = sorted((self.term, *self.also), key=len, reverse=True)
         return re.compile(rf"(?<![\w.,/-])(?:{'|'.join(map(_spelling, spellings))})(?![\w-]|[.,]\d)")
+
+    @cached_property
+    def first_words(self) -> frozenset[str]:
+        """Of each spelling, in small letters: where none of them stands the pattern matches nothing."""
+        return frozenset(text.split()[0].lower() for text in (self.term, *self.also))
 
 
 @dataclass(frozen=True)
@@ -200,43 +205,56 @@ def early(course: Course, playbook: Playbook, known: Sequence[Term]) -> list[Use
     """The terms that `playbook` uses before it explains or links them, in the order of the page."""
     first = course.playbooks[0].name
     settled = {term for term in known if playbook.name in (term.page, *term.other) or term.page == first}
-    known = [term for term in known if term.pattern.search(playbook.prose)]
     found: dict[Term, Use] = {}
-    for cell in cells(playbook):
-        if not cell.markdown or "nav" in cell.tags:
-            continue
-        for start, stop, term, linked in _mentions(course, playbook, cell, known):
-            if linked:
-                settled.add(term)
-            elif term not in settled and term not in found:
-                found[term] = Use(term, cell, start, stop)
+    for start, stop, term, linked, cell in _mentions(course, playbook, known):
+        if linked:
+            settled.add(term)
+        elif term not in settled and term not in found:
+            found[term] = Use(term, cell, start, stop)
     return list(found.values())
 
 
-def _mentions(
-    course: Course, playbook: Playbook, cell: Cell, known: Sequence[Term]
-) -> list[tuple[int, int, Term, bool]]:
-    """(start, stop, term, whether it is a link) in one cell, in order; of uses that overlap the longest counts."""
-    content = prose(cell)
-    uses = [(m.start(), m.end(), term) for term in known for m in term.pattern.finditer(content)]
-    found = [(a, b, term, False) for a, b, term in uses if not any(_within((a, b), (c, d)) for c, d, _ in uses)]
-    for match in LINK.finditer(_without(NO_PROSE, cell.content)):
-        links = [term for term in known if _leads(course, playbook, term, match)]
-        found += [(match.start(), match.end(), term, True) for term in links]
-    return sorted(found, key=lambda mention: mention[:2])
+Mention = tuple[int, int, Term, bool, Cell]  # start, stop, the term, whether it is a link, and in which cell
+
+
+def _mentions(course: Course, playbook: Playbook, known: Sequence[Term]) -> list[Mention]:
+    """All that `playbook` says of terms, in order; of uses that overlap the longest counts."""
+    return _mentions_in(cells(playbook), _links(course, playbook, known), tuple(known))
+
+
+Leads = tuple[str, Term, bool]  # a link's target, the term it leads to, and whether only with the term's name
+
+
+@lru_cache(maxsize=4)  # two rules ask one after the other
+def _mentions_in(page: tuple[Cell, ...], links: tuple[Leads, ...], known: tuple[Term, ...]) -> list[Mention]:
+    found: list[Mention] = []
+    for cell in page:
+        if not cell.markdown or "nav" in cell.tags:
+            continue
+        content = prose(cell)
+        letters = content.lower()
+        there = [term for term in known if any(word in letters for word in term.first_words)]
+        uses = [(m.start(), m.end(), term) for term in there for m in term.pattern.finditer(content)]
+        inner = [(a, b, term) for a, b, term in uses if not any(_within((a, b), (c, d)) for c, d, _ in uses)]
+        mentions = [(*use, False, cell) for use in inner]
+        for match in LINK.finditer(_without(NO_PROSE, cell.content)):
+            target, home = match[2], match[2].partition("#")[0]
+            for to, term, by_name in links:
+                if (home == to and term.pattern.search(match[1])) if by_name else target == to:
+                    mentions.append((match.start(), match.end(), term, True, cell))
+        found += sorted(mentions, key=lambda mention: mention[:2])
+    return found
 
 
 def _within(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
     return inner != outer and outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
-def _leads(course: Course, playbook: Playbook, term: Term, match: re.Match[str]) -> bool:
-    """Whether a link leads to the term's entry, or by its name to the page that explains it."""
-    if match[2] == link(course, playbook, term):
-        return True
-    home = next((p.notebook for p in course.playbooks if p.name == term.page), None)
-    target = match[2].partition("#")[0]
-    return home is not None and target == _from(playbook, home) and bool(term.pattern.search(match[1]))
+def _links(course: Course, playbook: Playbook, known: Sequence[Term]) -> tuple[Leads, ...]:
+    """What links of `playbook` lead to a term: its entry, and by its name the page that explains it."""
+    entries, homes = _from(playbook, path(course)), {p.name: _from(playbook, p.notebook) for p in course.playbooks}
+    to_entries = [(f"{entries}#{term.anchor}", term, False) for term in known]
+    return (*to_entries, *((homes[term.page], term, True) for term in known if term.page in homes))
 
 
 def unexplained(course: Course, playbook: Playbook, known: Sequence[Term]) -> list[tuple[Term, int, str]]:
@@ -244,12 +262,11 @@ def unexplained(course: Course, playbook: Playbook, known: Sequence[Term]) -> li
 
     It does when the first use in its own prose is in a sentence, or in a row of a table as a link or emphasized.
     """
-    found = []
+    found: list[tuple[Term, int, str]] = []
+    uses = _mentions(course, playbook, known)
     for term in known:
         if playbook.name != term.page:
             continue
-        page = [cell for cell in cells(playbook) if cell.markdown and "nav" not in cell.tags]
-        uses = [(*use, cell) for cell in page for use in _mentions(course, playbook, cell, known)]
         first = next(((start, linked, cell) for start, _, used, linked, cell in uses if used == term), None)
         if first is None:
             found.append((term, 1, "stands only in title, card, headings and code of the page that should explain it"))

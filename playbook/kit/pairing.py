@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -183,15 +184,20 @@ def _breaks(cell: Any) -> str:
 
 def _survives(cells: Sequence[Any]) -> bool:
     """Whether the text made of `cells` has these cells and no others, for jupytext, for the hook and for Python."""
+    return _shapes_survive(tuple(_shape(cell) for cell in cells))
+
+
+@lru_cache(maxsize=4)  # of a pair the text is asked and then the notebook, which are the same as a rule
+def _shapes_survive(shapes: tuple["_Shape", ...]) -> bool:
     import jupytext
     import nbformat
 
     from playbook.kit import hook
 
-    plain = [
-        {"cell_type": cell["cell_type"], "source": cell["source"], "metadata": _kept_metadata(cell)}
-        | ({"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else {})
-        for cell in cells
+    plain: list[dict[str, Any]] = [
+        {"cell_type": kind, "source": source, "metadata": {"tags": list(tags)} if tags else {}}
+        | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+        for kind, source, tags in shapes
     ]
     notebook = nbformat.from_dict({"cells": plain, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     text = to_text(notebook)
@@ -200,7 +206,7 @@ def _survives(cells: Sequence[Any]) -> bool:
     except ValueError:  # tags that the hook cannot read
         return False
     theirs = jupytext.reads(text, fmt="py:percent").cells
-    if [_shape(c) for c in theirs] != [_shape(c) for c in notebook.cells] or len(ours) != len(theirs):
+    if tuple(_shape(c) for c in theirs) != shapes or len(ours) != len(theirs):
         return False
     lines = text.split("\n")
     for our, their in zip(ours, theirs, strict=True):
@@ -482,8 +488,11 @@ def differences(playbook: Playbook) -> list[str]:
     return found
 
 
-def _shape(cell: Any) -> tuple[str, str, tuple[str, ...]]:
-    return (cell.cell_type, cell.source, tuple(_kept_metadata(cell).get("tags", ())))
+_Shape = tuple[str, str, tuple[str, ...]]
+
+
+def _shape(cell: Any) -> _Shape:
+    return (cell["cell_type"], cell["source"], tuple(_kept_metadata(cell).get("tags", ())))
 
 
 def _unfolded(playbook: Playbook, text: Sequence[Any], stored: Sequence[Any]) -> list[str]:

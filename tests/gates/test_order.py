@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 from playbook.kit import hook
@@ -59,10 +60,12 @@ print(json.dumps({"said": said.getvalue(), "report": report}))
 """
 
 
-def watched(modules: list[str], path: Path | None = None) -> Any:
-    """What importing `modules` one after the other did, each in turn, in a new interpreter."""
-    command = [sys.executable, "-B", "-c", WATCH, json.dumps(modules), *libraries(*Course().playbooks)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=path)
+def command(*modules: str) -> list[str]:
+    """Import `modules` one after the other, and tell what each in turn did."""
+    return [sys.executable, "-B", "-c", WATCH, json.dumps(modules), *libraries(*Course().playbooks)]
+
+
+def told(done: "subprocess.CompletedProcess[str]") -> Any:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads(done.stdout)
@@ -82,7 +85,9 @@ def libraries(*pages: Playbook) -> list[str]:
 
 @pytest.fixture(scope="module")
 def imports() -> Any:
-    return watched([playbook.module for playbook in Course().playbooks])
+    """In a new interpreter."""
+    modules = [playbook.module for playbook in Course().playbooks]
+    return told(subprocess.run(command(*modules), capture_output=True, text=True, timeout=120))
 
 
 def test_importing_all_of_pantry_says_nothing(imports: Any) -> None:
@@ -146,5 +151,5 @@ ACTS = {
 @pytest.mark.parametrize("act", ACTS)
 def test_each_act_would_be_noticed(act: str, tmp_path: Path) -> None:
     (tmp_path / "loud.py").write_text(ACTS[act] + "\n", encoding="utf-8")
-    seen = watched(["loud"], path=tmp_path)
+    seen = told(forked.run(command("loud"), 120, tmp_path, text=True))
     assert seen["said"] or acted(seen["report"]["loud"]) or seen["report"]["loud"]["threads"]

@@ -7,18 +7,24 @@ import pytest
 from tests.proofs import ELSEWHERE, PAGE, REQUIRED, missing, order, page, proofs
 
 
-def test_every_requirement_is_proven_or_excused() -> None:
-    assert missing(proofs()) == []
-    assert not [requirement for requirement in ELSEWHERE if requirement in proofs()], "excused, and proven all the same"
+@pytest.fixture(scope="module")
+def proven() -> dict[str, list[str]]:
+    """What all tests prove: they are read once."""
+    return proofs()
 
 
-def test_the_page_is_up_to_date() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(proofs()), "run `python tests/proofs.py`"
+def test_every_requirement_is_proven_or_excused(proven: dict[str, list[str]]) -> None:
+    assert missing(proven) == []
+    assert not [requirement for requirement in ELSEWHERE if requirement in proven], "excused, and proven all the same"
+
+
+def test_the_page_is_up_to_date(proven: dict[str, list[str]]) -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(proven), "run `python tests/proofs.py`"
 
 
 @pytest.mark.parametrize("gone", REQUIRED[::5])
-def test_a_requirement_without_a_test_is_missed(gone: str) -> None:
-    found = {requirement: tests for requirement, tests in proofs().items() if requirement != gone}
+def test_a_requirement_without_a_test_is_missed(gone: str, proven: dict[str, list[str]]) -> None:
+    found = {requirement: tests for requirement, tests in proven.items() if requirement != gone}
     assert missing(found) == ([] if gone in ELSEWHERE else [gone])
 
 

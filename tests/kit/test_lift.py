@@ -861,7 +861,8 @@ def alone(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run code with `-I`, so that neither the environment nor the working folder gives a path to the course."""
     before = f"ROOT = {str(ROOT)!r}\n{ALONE}"
     command = [sys.executable, "-I", "-B", "-c", before + code, str(folder)]
-    return forked.run(command, 300, folder, os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, text=True)
+    env = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return forked.run(command, 300, folder, env, forked.DRAWN, text=True)
 
 
 def tool(folder: Path, *arguments: str) -> str:

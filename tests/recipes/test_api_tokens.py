@@ -29,6 +29,7 @@ from playbook.auth.api_tokens import (
 )
 from playbook.foundations.clock_and_identifiers import hash_token, is_token, new_token
 
+ALONE = {"sqlite": "", "duckdb": "?threads=1"}  # more would be woken for each statement, and these touch few rows
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2026, 11, 2, tzinfo=UTC)
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -36,7 +37,7 @@ ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 def engine_for(kind: str, folder: Path) -> sa.Engine:
     pytest.importorskip({"sqlite": "sqlite3", "duckdb": "duckdb_sqlalchemy"}[kind])
-    return sa.create_engine(f"{kind}:///{folder}/tokens.db", poolclass=sa.QueuePool)
+    return sa.create_engine(f"{kind}:///{folder}/tokens.db{ALONE[kind]}", poolclass=sa.QueuePool)
 
 
 @pytest.fixture(params=["sqlite", "duckdb"])

@@ -35,6 +35,7 @@ from playbook.auth.second_factor import (
     use_recovery_code,
 )
 
+ALONE = {"sqlite": "", "duckdb": "?threads=1"}  # more would be woken for each statement, and these touch few rows
 NINE = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 STEP = timedelta(seconds=30)
 KEYS = [b"a key of the tests, 32 octets long"]
@@ -43,7 +44,8 @@ KEYS = [b"a key of the tests, 32 octets long"]
 @pytest.fixture(params=["sqlite", "duckdb"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
     pytest.importorskip({"sqlite": "sqlite3", "duckdb": "duckdb_sqlalchemy"}[request.param])
-    engine = sa.create_engine(f"{request.param}:///{tmp_path}/shop.db", poolclass=sa.QueuePool, pool_timeout=60)
+    url = f"{request.param}:///{tmp_path}/shop.db{ALONE[request.param]}"
+    engine = sa.create_engine(url, poolclass=sa.QueuePool, pool_timeout=60)
     second_factors.metadata.create_all(engine)
     yield engine
     engine.dispose()

@@ -35,13 +35,14 @@ from playbook.auth.sessions import (
     start_session,
 )
 
+ALONE = {"sqlite": "", "duckdb": "?threads=1"}  # more would be woken for each statement, and these touch few rows
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 START = datetime(2026, 11, 2, tzinfo=UTC)
 
 
 def engine_for(kind: str, folder: Path) -> sa.Engine:
     pytest.importorskip({"sqlite": "sqlite3", "duckdb": "duckdb_sqlalchemy"}[kind])
-    return sa.create_engine(f"{kind}:///{folder}/sessions.db", poolclass=sa.QueuePool)
+    return sa.create_engine(f"{kind}:///{folder}/sessions.db{ALONE[kind]}", poolclass=sa.QueuePool)
 
 
 @pytest.fixture(params=["sqlite", "duckdb"])

@@ -27,6 +27,7 @@ from playbook.auth.sign_in import (
 )
 from playbook.auth.throttling import throttles
 
+ALONE = {"sqlite": "", "duckdb": "?threads=1"}  # more would be woken for each statement, and these touch few rows
 ADA, HOME, ROAD = "ada@example.com", "192.0.2.7", "198.51.100.9"
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 Base = orm.declarative_base()
@@ -94,7 +95,8 @@ class Shop:
 @pytest.fixture(params=["sqlite", "duckdb"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     pytest.importorskip({"sqlite": "sqlite3", "duckdb": "duckdb_sqlalchemy"}[request.param])
-    engine = sa.create_engine(f"{request.param}:///{tmp_path}/shop.db", poolclass=sa.QueuePool, pool_timeout=60)
+    url = f"{request.param}:///{tmp_path}/shop.db{ALONE[request.param]}"
+    engine = sa.create_engine(url, poolclass=sa.QueuePool, pool_timeout=60)
     Base.metadata.create_all(engine)
     throttles.metadata.create_all(engine)
     yield Shop(engine)

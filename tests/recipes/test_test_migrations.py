@@ -38,7 +38,7 @@ ENGINES = ["sqlite", *(["duckdb"] if importlib.util.find_spec("duckdb_sqlalchemy
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> sa.Engine:
-    url = {"sqlite": "sqlite://", "duckdb": "duckdb:///:memory:"}[request.param]
+    url = {"sqlite": "sqlite://", "duckdb": "duckdb:///:memory:?threads=1"}[request.param]  # more would be woken
     made = sa.create_engine(url, poolclass=sa.StaticPool)
     made.dialect.supports_sane_rowcount = request.param != "duckdb"  # Alembic asks how many rows it changed
     return made

@@ -25,6 +25,7 @@ from playbook.auth.throttling import (
     throttles,
 )
 
+ALONE = {"sqlite": "", "duckdb": "?threads=1"}  # more would be woken for each statement, and these touch few rows
 NINE = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 KEY = ("sign-in", "ada@example.com", "192.0.2.7")
@@ -33,7 +34,8 @@ KEY = ("sign-in", "ada@example.com", "192.0.2.7")
 @pytest.fixture(params=["sqlite", "duckdb"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
     pytest.importorskip({"sqlite": "sqlite3", "duckdb": "duckdb_sqlalchemy"}[request.param])
-    engine = sa.create_engine(f"{request.param}:///{tmp_path}/shop.db", poolclass=sa.QueuePool, pool_timeout=60)
+    url = f"{request.param}:///{tmp_path}/shop.db{ALONE[request.param]}"
+    engine = sa.create_engine(url, poolclass=sa.QueuePool, pool_timeout=60)
     throttles.metadata.create_all(engine)
     yield engine
     assert engine.pool.checkedout() == 0, "a connection was not given back"

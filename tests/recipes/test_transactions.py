@@ -19,6 +19,7 @@ from playbook.foundations.transactions import (
     transaction,
 )
 
+ALONE = {"sqlite": "", "duckdb": "?threads=1"}  # more would be woken for each statement, and these touch few rows
 THREADS, EACH = 4, 25
 
 
@@ -35,7 +36,7 @@ class Seat(Base):
 
 def engine_for(name: str, folder: Path) -> sa.Engine:
     pytest.importorskip({"sqlite": "sqlite3", "duckdb": "duckdb_sqlalchemy"}[name])
-    return sa.create_engine(f"{name}:///{folder}/seats.db", poolclass=sa.QueuePool)
+    return sa.create_engine(f"{name}:///{folder}/seats.db{ALONE[name]}", poolclass=sa.QueuePool)
 
 
 @pytest.fixture(params=["sqlite", "duckdb"])
