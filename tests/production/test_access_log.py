@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import subprocess
 import sys
 import textwrap
 import time
@@ -11,11 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import forked
 import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from filled_database import filled_database
 from serve_process import DEADLINE, PASSWORD, Process, serve
 
 from playbook.pantry.app import pantry
@@ -189,7 +190,7 @@ def secrets_of(process: Process) -> set[str]:
 @pytest.mark.parametrize("signed_in", [False, True], ids=["a stranger", "signed in"])
 def test_nothing_that_is_sent_to_any_route_is_in_the_log(tmp_path: Path, signed_in: bool) -> None:
     markers = Markers()
-    with serve(f"duckdb:///{tmp_path}/pantry.duckdb", tmp_path, PANTRY_RATE_LIMITS="off") as process:
+    with serve(filled_database(tmp_path), tmp_path, PANTRY_RATE_LIMITS="off") as process:
         if signed_in:
             flows(process, markers)
         seen = set()
@@ -351,7 +352,7 @@ def test_an_exception_is_logged_without_its_text(kind: str) -> None:
         "import logging\nfrom playbook.pantry import access_log\naccess_log.configure()\n"
         "log = logging.getLogger('pantry.somewhere')\nSECRET = 'qz' + str(77) + 'zq'\n" + textwrap.dedent(code)
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = forked.run([sys.executable, "-c", program], 120, text=True)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     assert shown in output
