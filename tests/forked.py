@@ -70,7 +70,9 @@ KERNEL = ("ipykernel.kernelapp", "IPython.core.completer")  # not matplotlib, wh
 SEED = "PYTHONHASHSEED"
 LOCALE = ("LANG", "LC_ALL", "LC_CTYPE")
 # What a fork does as the interpreter would. Any other PYTHON... variable is read at an interpreter's own start.
-READ = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING", SEED})
+READ = frozenset(
+    {"PYTHONPATH", "PYTHON_COLORS", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING", SEED}
+)
 # Options of the interpreter that a fork can do as well; that of the frozen modules is for debuggers.
 FLAGS = frozenset({"-I", "-B", "-Xfrozen_modules=off"})
 LARGEST = 200_000  # bytes of a request: arguments and environment

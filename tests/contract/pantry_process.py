@@ -14,6 +14,7 @@ import httpx
 from ports import free_port
 
 from playbook.kit.data import ROOT
+from playbook.kit.live import NO_TLS
 from playbook.kit.running import environment
 
 START_SECONDS = 60
@@ -64,6 +65,6 @@ def served(database_url: str, folder: Path, settings: Mapping[str, str] | None =
 
 def answers(base: str) -> bool:
     try:
-        return httpx.get(f"{base}/api/auth/ok", trust_env=False).status_code == 200
+        return httpx.get(f"{base}/api/auth/ok", trust_env=False, verify=NO_TLS).status_code == 200
     except httpx.TransportError:
         return False

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filled_database import filled_database
 from pantry_process import served
 from record_client import transcript
 
@@ -42,7 +43,7 @@ def same_words(entries: list[dict[str, Any]]) -> Any:
 def test_the_client_sees_no_difference(
     configuration: str, engine: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    url = f"duckdb:///{tmp_path}/pantry.duckdb" if engine == "duckdb" else request.getfixturevalue("postgres_url")
+    url = filled_database(tmp_path) if engine == "duckdb" else request.getfixturevalue("postgres_url")
     with served(url, tmp_path, CONFIGURATIONS[configuration]) as base:
         flows = SHARED.get(configuration, configuration)
         seen = {flow: same_words(transcript(flow, base, tmp_path / "mails.jsonl")) for flow in flows}

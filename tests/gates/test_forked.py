@@ -11,6 +11,8 @@ import forked
 import pytest
 from ipykernel.kernelspec import make_ipkernel_cmd
 
+from playbook.kit.running import environment
+
 SOURCES = {
     "prints": "import sys; print('é', __name__, sys.argv == [__file__]); print('b', file=sys.stderr)",
     "an exit code": "raise SystemExit(3)",
@@ -38,11 +40,17 @@ def test_as_in_a_process_of_its_own(source: str, tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("NAME = 'beside'", encoding="utf-8")
     spool.mkdir()
     env = os.environ | {"PYTHONIOENCODING": "cp1252", "TMPDIR": str(spool), "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "0"}
+    env |= {"PYTHON_COLORS": "0"}
     command = [sys.executable, str(script)]
     assert forked.may_fork(command, env, {}) == hasattr(os, "pidfd_open")
     own = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
     done = forked.run(command, 60, tmp_path, env)
     assert (done.returncode, done.stdout, done.stderr) == (own.returncode, own.stdout, own.stderr)
+
+
+def test_a_service_that_tests_start_can_be_a_fork() -> None:
+    command = [sys.executable, "-m", "playbook.kit.cli", "serve"]
+    assert forked.may_fork(command, environment("duckdb:///x"), {}) == hasattr(os, "pidfd_open")
 
 
 @pytest.mark.parametrize(

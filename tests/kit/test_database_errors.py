@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
+import forked
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -24,9 +25,7 @@ ALEMBIC = ("-m", "alembic", "upgrade", "head")
 
 def said(url: str, *command: str) -> tuple[int, str]:
     """The exit code and everything that was said, in one line: Alembic breaks lines where the terminal ends."""
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment(url), capture_output=True, text=True, timeout=SECONDS
-    )
+    done = forked.run([sys.executable, *command], SECONDS, ROOT, environment(url), text=True)
     if command == SERVE:
         assert done.stdout == ""
         assert done.stderr.startswith("error: ")

@@ -36,7 +36,7 @@ from sqlalchemy import orm
 from playbook.foundations.engines import Base, make_engine
 from playbook.kit import postgres, ready
 from playbook.kit.errors import InputError
-from playbook.kit.live import LiveClient, LiveServer, serving
+from playbook.kit.live import NO_TLS, LiveClient, LiveServer, serving
 from playbook.kit.running import environment
 from playbook.migrations.first_migration import current
 from playbook.pantry.app import pantry
@@ -74,7 +74,7 @@ class Notes:
 
 def use(base: str, notes: Notes, name: str) -> None:
     """What one client does until nobody answers any more. What takes something away is noted before and after."""
-    with httpx.Client(base_url=base, headers=ORIGIN, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=base, headers=ORIGIN, trust_env=False, verify=NO_TLS, timeout=30) as client:
 
         def ask(due: int, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response | None:
             answer = client.request(method, path, json=body, headers=headers)

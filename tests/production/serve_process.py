@@ -17,6 +17,7 @@ import forked
 import httpx
 
 from playbook.kit.data import ROOT
+from playbook.kit.live import NO_TLS
 from playbook.kit.running import environment
 
 ORIGIN = "http://localhost:8000"
@@ -43,7 +44,7 @@ class Process:
 
     def another(self) -> httpx.Client:
         """Another browser."""
-        return httpx.Client(base_url=self.url, trust_env=False, timeout=30, headers={"origin": ORIGIN})
+        return httpx.Client(base_url=self.url, trust_env=False, verify=NO_TLS, timeout=30, headers={"origin": ORIGIN})
 
     def post(self, path: str, body: Any, client: httpx.Client | None = None, **options: Any) -> httpx.Response:
         return (client or self.client).post(f"/api/auth{path}", json=body, **options)
@@ -93,7 +94,9 @@ def serve(database_url: str, folder: Path, *options: str, **settings: str) -> It
             time.sleep(0.05)
         said = next(line for line in text.splitlines() if line.startswith("Pantry at "))
         url = said.removeprefix("Pantry at ").split(",")[0].split(";")[0]
-        with httpx.Client(base_url=url, trust_env=False, timeout=30, headers={"origin": ORIGIN}) as client:
+        with httpx.Client(
+            base_url=url, trust_env=False, verify=NO_TLS, timeout=30, headers={"origin": ORIGIN}
+        ) as client:
             yield Process(url, client, log, mail)
     finally:
         process.terminate()

@@ -2,19 +2,21 @@
 
 import itertools
 import re
-import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import forked
 import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from filled_database import filled_database
 from serve_process import DEADLINE, PASSWORD, Process, serve
 
 from playbook.pantry.app import pantry
@@ -51,6 +53,7 @@ class Markers:
         return {m: self.sent[m] for m in set(re.findall(r"qz\d{6}zq", text.lower())) if m in self.sent}
 
 
+@cache
 def routes() -> list[tuple[str, list[str]]]:
     """The template of every path of both apps, with its methods."""
     app = pantry(Settings(environment="test", database_url="duckdb:///:memory:routes_of_the_log"))
@@ -61,9 +64,6 @@ def routes() -> list[tuple[str, list[str]]]:
             found.setdefault(str(route.path), set()).update(route.methods or ())
     app.state.engine.dispose()
     return sorted((path, sorted(methods)) for path, methods in found.items())
-
-
-ROUTES = routes()
 
 
 def filled(path: str, markers: Markers, what: str) -> str:
@@ -190,11 +190,11 @@ def secrets_of(process: Process) -> set[str]:
 @pytest.mark.parametrize("signed_in", [False, True], ids=["a stranger", "signed in"])
 def test_nothing_that_is_sent_to_any_route_is_in_the_log(tmp_path: Path, signed_in: bool) -> None:
     markers = Markers()
-    with serve(f"duckdb:///{tmp_path}/pantry.duckdb", tmp_path, PANTRY_RATE_LIMITS="off") as process:
+    with serve(filled_database(tmp_path), tmp_path, PANTRY_RATE_LIMITS="off") as process:
         if signed_in:
             flows(process, markers)
         seen = set()
-        for number, (path, methods) in enumerate(ROUTES):
+        for number, (path, methods) in enumerate(routes()):
             if signed_in and not process.client.get("/api/auth/get-session").json():
                 enter(process, f"ada{number}@example.com")
             seen |= everything_at(process.client, path, methods, markers)
@@ -209,7 +209,7 @@ def test_nothing_that_is_sent_to_any_route_is_in_the_log(tmp_path: Path, signed_
     assert PASSWORD not in log
     lines = log.splitlines()
     assert all(line.isprintable() for line in lines)
-    for path, _ in ROUTES:  # and an operator still sees what was asked
+    for path, _ in routes():  # and an operator still sees what was asked
         assert any(f' {path}" ' in line for line in lines if "pantry.access" in line), path
 
 
@@ -229,7 +229,7 @@ def test_nothing_is_in_the_log_when_the_database_fails(tmp_path: Path, postgres_
         process.sign_up("ada@example.com")
 
         def everywhere(what: str) -> None:
-            for path, methods in ROUTES:
+            for path, methods in routes():
                 for method in methods:
                     options: dict[str, Any] = {"json": body} if method in ("POST", "PUT", "PATCH") else {}
                     query = {"token": markers.new(f"{what}: {path}"), "callbackURL": "/x"} if "auth" in path else {}
@@ -352,7 +352,7 @@ def test_an_exception_is_logged_without_its_text(kind: str) -> None:
         "import logging\nfrom playbook.pantry import access_log\naccess_log.configure()\n"
         "log = logging.getLogger('pantry.somewhere')\nSECRET = 'qz' + str(77) + 'zq'\n" + textwrap.dedent(code)
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = forked.run([sys.executable, "-c", program], 120, text=True)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     assert shown in output

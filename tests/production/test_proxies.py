@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filled_database import filled_database
 from serve_process import ORIGIN, PASSWORD, PRODUCTION, Process, serve
 from test_access_log import enter
 
@@ -48,7 +49,7 @@ def resets(process: Process, header: str, values: list[str]) -> tuple[int, int]:
 
 def test_a_stranger_does_not_evade_a_limit_with_a_header(tmp_path: Path) -> None:
     """Seven of eight passed with X-Forwarded-For from loopback: one network for each text."""
-    with serve(file_of(tmp_path), tmp_path) as process:
+    with serve(filled_database(tmp_path), tmp_path) as process:
         began = time.monotonic()
         found = {}
         for header in HEADERS:
@@ -61,7 +62,7 @@ def test_a_stranger_does_not_evade_a_limit_with_a_header(tmp_path: Path) -> None
 
 
 def test_nobody_is_believed_unless_told(tmp_path: Path) -> None:
-    with serve(file_of(tmp_path), tmp_path, PANTRY_RATE_LIMITS="off", **OPEN) as process:
+    with serve(filled_database(tmp_path), tmp_path, PANTRY_RATE_LIMITS="off", **OPEN) as process:
         for number, value in enumerate(("203.0.113.9", "x" * 6000, "127.0.0.1, 203.0.113.9", "")):
             assert address_stored(process, ("x-forwarded-for", value), number=number) == "127.0.0.1"
 
@@ -105,7 +106,7 @@ CHAINS = {
 
 def test_a_named_proxy_is_believed_about_addresses_and_nothing_else(tmp_path: Path) -> None:
     trusted = {"FORWARDED_ALLOW_IPS": "127.0.0.1, 10.0.0.0/8", "PANTRY_RATE_LIMITS": "off"} | OPEN
-    with serve(file_of(tmp_path), tmp_path, **trusted) as process:
+    with serve(filled_database(tmp_path), tmp_path, **trusted) as process:
         found = {
             what: address_stored(process, *(("x-forwarded-for", line) for line in lines), number=number)
             for number, (what, (lines, _)) in enumerate(CHAINS.items())
@@ -117,7 +118,7 @@ def test_a_named_proxy_is_believed_about_addresses_and_nothing_else(tmp_path: Pa
 
 def test_a_client_behind_a_named_proxy_has_its_own_limit_and_no_other(tmp_path: Path) -> None:
     """Each real address has its own; garbage has the proxy's, however it varies."""
-    with serve(file_of(tmp_path), tmp_path, FORWARDED_ALLOW_IPS="127.0.0.1") as process:
+    with serve(filled_database(tmp_path), tmp_path, FORWARDED_ALLOW_IPS="127.0.0.1") as process:
         own = [f"nonsense {n}, 203.0.113.{n}" for n in range(8)]
         assert resets(process, "x-forwarded-for", own)[0] == 8
         garbage = [f"203.0.113.{n}, fe80::1%{n}/, garbage {n}" for n in range(8)]
@@ -128,7 +129,7 @@ def test_a_client_behind_a_named_proxy_has_its_own_limit_and_no_other(tmp_path: 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_the_peer_is_an_address_on_every_kind_of_socket(tmp_path: Path, family: int) -> None:
     host, shown = {socket.AF_INET: ("0.0.0.0", "127.0.0.1"), socket.AF_INET6: ("::1", "::1")}[family]
-    with serve(file_of(tmp_path), tmp_path, "--host", host, **OPEN) as process:
+    with serve(filled_database(tmp_path), tmp_path, "--host", host, **OPEN) as process:
         process.client.base_url = process.url = process.url.replace("0.0.0.0", "127.0.0.1")
         assert address_stored(process) == shown
 
@@ -209,7 +210,7 @@ def test_production_does_not_believe_everybody(text: str, monkeypatch: pytest.Mo
 
 
 def test_what_a_browser_says_of_itself_is_short_and_harmless(tmp_path: Path) -> None:
-    with serve(file_of(tmp_path), tmp_path, PANTRY_RATE_LIMITS="off") as process:
+    with serve(filled_database(tmp_path), tmp_path, PANTRY_RATE_LIMITS="off") as process:
         process.client.headers = {"origin": ORIGIN, "user-agent": b"a\x9b2J\xadb" + b"x" * 6000}  # type: ignore[assignment]
         enter(process, "ada@example.com")
         shown = process.client.get("/api/auth/list-sessions").json()[0]["userAgent"]

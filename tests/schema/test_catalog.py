@@ -389,17 +389,28 @@ def test_two_loads_at_once_load_once(
 names = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9])?", fullmatch=True)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(1, 99), names, st.sampled_from(["1.0", "1.0.0", "2", "x"])), max_size=12))
-def test_loaded_plus_rejected_is_read_and_the_database_agrees_with_a_slow_model(
-    rows: list[tuple[int, str, str]],
-) -> None:
+@pytest.fixture(scope="module")
+def owner() -> Iterator[tuple[sa.Engine, uuid.UUID]]:
+    """A database that all examples share, and the organization in it."""
     now, key = datetime(2026, 1, 1, tzinfo=UTC), uuid.uuid4()
     engine = make_engine(f"duckdb:///:memory:{key.hex}")
     make_tables(engine)
     with engine.begin() as connection:
-        owner = {"id": key, "slug": "owner", "name": "Owner", "created_at": now, "updated_at": now}
-        connection.execute(Base.metadata.tables["organizations"].insert().values(version=1, **owner))
+        values = {"id": key, "slug": "owner", "name": "Owner", "created_at": now, "updated_at": now}
+        connection.execute(Base.metadata.tables["organizations"].insert().values(version=1, **values))
+    yield engine, key
+    engine.dispose()
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.lists(st.tuples(st.integers(1, 99), names, st.sampled_from(["1.0", "1.0.0", "2", "x"])), max_size=12))
+def test_loaded_plus_rejected_is_read_and_the_database_agrees_with_a_slow_model(
+    owner: tuple[sa.Engine, uuid.UUID], rows: list[tuple[int, str, str]]
+) -> None:
+    (engine, key), now = owner, datetime(2026, 1, 1, tzinfo=UTC)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(Release))
+        connection.execute(sa.delete(Package))
     with TemporaryDirectory() as folder:
         path = write(Path(folder) / "rows.csv", *((rank, name, version, "2026-01") for rank, name, version in rows))
         report = load_catalog(engine, path, key, now)
@@ -412,7 +423,6 @@ def test_loaded_plus_rejected_is_read_and_the_database_agrees_with_a_slow_model(
         first.add(normalized)
     assert report.packages_added + len(report.rejected) == report.read == len(rows)
     assert {row[0]: (row[1], row[3]) for row in stored(engine)} == model
-    engine.dispose()
 
 
 def test_the_steps_are_reported_in_order(

@@ -8,8 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -111,14 +114,67 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Binder is Linux: postBuild is a bash script")
-@pytest.mark.timeout(1200)  # what is installed comes over the network
-def test_a_fresh_environment_is_built_as_binder_does(clone: Path, folder: Path) -> None:
-    run([sys.executable, "-m", "venv", str(folder / "env")], folder, dict(os.environ))
-    programs = folder / "env" / "bin"
-    inherited = {k: v for k, v in clean_environment().items() if not k.startswith(("PYTHON", "JUPYTER", "VIRTUAL_"))}
-    environment = inherited | {"PATH": f"{programs}{os.pathsep}{inherited['PATH']}", "PIP_NO_COMPILE": "1"}
+def from_the_list(found: list[Distribution]) -> list[Distribution]:
+    """What `pip install -r` of the list has put here, and pip itself; empty when that is not what is here.
 
+    README's test command builds the environment of the tests from the list by pip. Where it still is exactly that, no
+    line more and none less, each from an index, pip would only build it again, which takes a core for a minute. Any
+    fault of the list (a line that is missing, that no index has, that another refuses) makes the two differ.
+    """
+    here = {canonicalize_name(one.name): one for one in found}
+    here.pop(canonicalize_name(PROJECT["name"]), None)
+    built = {name: one.version for name, one in here.items() if name != "pip"}
+    of_somebodys_own = any(one.read_text("direct_url.json") for one in here.values())  # a folder, a branch, an archive
+    return [*here.values()] if "pip" in here and built == versions() and not of_somebodys_own else []
+
+
+def take_over(found: list[Distribution], env: Path) -> None:
+    """The files of these distributions in another environment of this Python.
+
+    Modules are linked where the file system can do that: they have 1 GB, and nobody writes to an installed module.
+    """
+    here, made = Path(sys.prefix), set[Path]()
+    modules = env / Path(sysconfig.get_path("purelib")).relative_to(here)
+    for one in found:
+        for file in one.files or ():
+            source = Path(os.path.normpath(str(one.locate_file(file))))
+            if not source.is_file():  # compiled by pip, and removed since
+                assert source.suffix == ".pyc", f"{source} is missing: {one.name} is damaged"
+                continue
+            target = env / source.relative_to(here)
+            if target.exists():
+                continue  # two distributions have it
+            if target.parent not in made:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made.add(target.parent)
+            if target.is_relative_to(env / "bin"):  # a script's first line names its Python
+                target.write_bytes(source.read_bytes().replace(os.fsencode(here), os.fsencode(env)))
+                target.chmod(0o755)
+                continue
+            if target.is_relative_to(modules):
+                with suppress(OSError):
+                    target.hardlink_to(source)
+                    continue
+            shutil.copy2(source, target)
+
+
+@pytest.mark.parametrize("change", ["a line more", "a line less", "another version", "a folder", "no pip", None])
+def test_another_environment_than_the_list_is_not_taken_over(change: str | None, tmp_path: Path) -> None:
+    here = versions() | {"pip": "23.2.1", canonicalize_name(PROJECT["name"]): PROJECT["version"]}
+    changes = {"a line more": {"six2": "1"}, "another version": {"zipp": "0.1"}}
+    here |= changes.get(change or "", {})
+    here.pop({"a line less": "zipp", "no pip": "pip"}.get(change or "", ""), None)
+    for name, version in here.items():
+        (about := tmp_path / f"{name.replace('-', '_')}-{version}.dist-info").mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+        if change == "a folder" and name == "zipp":
+            (about / "direct_url.json").write_text("{}", encoding="utf-8")
+    taken = {one.name for one in from_the_list(list(distributions(path=[str(tmp_path)])))}
+    assert taken == (set() if change else {*versions(), "pip"})
+
+
+def install(clone: Path, folder: Path, environment: dict[str, str]) -> None:
+    """The list, by pip. Skips where pip reaches no index."""
     small = ["pip", "download", "--no-deps", "--no-cache-dir", "--retries=1", "--timeout=20", "--dest=reached", "six"]
     reached = subprocess.run(small, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     if reached.returncode:
@@ -130,6 +186,20 @@ def test_a_fresh_environment_is_built_as_binder_does(clone: Path, folder: Path) 
     alone = folder / "list" / "requirements.txt"
     alone.write_bytes((clone / "binder" / "requirements.txt").read_bytes())
     run(["pip", "install", "-q", "-r", str(alone)], alone.parent, environment)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Binder is Linux: postBuild is a bash script")
+@pytest.mark.timeout(1200)  # what is installed comes over the network
+def test_a_fresh_environment_is_built_as_binder_does(clone: Path, folder: Path) -> None:
+    built = from_the_list(list(distributions(path=[sysconfig.get_path("purelib")])))
+    run([sys.executable, "-m", "venv", "env", *(["--without-pip"] if built else [])], folder, dict(os.environ))
+    programs = folder / "env" / "bin"
+    inherited = {k: v for k, v in clean_environment().items() if not k.startswith(("PYTHON", "JUPYTER", "VIRTUAL_"))}
+    environment = inherited | {"PATH": f"{programs}{os.pathsep}{inherited['PATH']}", "PIP_NO_COMPILE": "1"}
+    if built:
+        take_over(built, folder / "env")
+    else:
+        install(clone, folder, environment)
 
     home = folder / "home"
     home.mkdir()
