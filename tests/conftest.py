@@ -12,7 +12,7 @@ import argon2
 import before_sign_in
 import debian_servers
 import pytest
-from prepared import Remembered, remember_signatures
+from prepared import Remembered, remember_documents, remember_routes, remember_signatures
 
 from playbook.auth import password_hashing
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
@@ -22,6 +22,8 @@ from playbook.pantry.connections import do_without_pandas
 
 pantry_app.prepare = before_sign_in.prepare = Remembered(pantry_app.prepare)
 remember_signatures()
+remember_routes()
+remember_documents()
 do_without_pandas()  # as Pantry does at its start: DuckDB looks for it at each statement with values
 
 _numbers = itertools.count(1)
