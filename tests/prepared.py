@@ -11,6 +11,7 @@ import marshal
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -37,13 +38,16 @@ class Remembered:
     """`prepare`, remembered for each engine. A database in a file, with tables or of another history gets the real."""
 
     def __init__(self, real: Callable[..., None]) -> None:
-        self.real, self.texts = real, dict[str, str]()
+        self.real, self.texts, self.heads = real, dict[str, str](), cache(history.heads)
 
     def __call__(self, engine: sa.Engine, location: Any = history.PANTRY, baseline: str = "head") -> None:
         kind = engine.dialect.name
         in_a_file = kind == "duckdb" and not (engine.url.database or "").startswith(":memory:")
-        if location != history.PANTRY or in_a_file or not is_empty(engine):
+        if location != history.PANTRY or in_a_file:
             self.real(engine, location, baseline)
+        elif not is_empty(engine):
+            if history.current(engine) != self.heads():
+                self.real(engine, location, baseline)
         elif kind not in self.texts:
             self.texts[kind] = self.heard(engine, baseline)
         else:
