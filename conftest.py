@@ -71,7 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
             with suppress(postgres.PostgresUnavailable):
                 shared = postgres.Server()
                 with create_engine(shared.url, isolation_level="AUTOCOMMIT").connect() as connection:
-                    for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # it need not survive a crash
+                    # It need not survive a crash, and no database of a test grows old enough for autovacuum.
+                    for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
                         connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
                     connection.execute(text("SELECT pg_reload_conf()"))
                 os.environ[postgres.SHARED] = shared.url
