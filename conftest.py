@@ -71,7 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
             with suppress(postgres.PostgresUnavailable):
                 shared = postgres.Server()
                 with create_engine(shared.url, isolation_level="AUTOCOMMIT").connect() as connection:
-                    for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # it need not survive a crash
+                    # It need not survive a crash, and no database of a test grows old enough for autovacuum.
+                    for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
                         connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
                     connection.execute(text("SELECT pg_reload_conf()"))
                 os.environ[postgres.SHARED] = shared.url
@@ -282,10 +283,20 @@ def postgres_server() -> Iterator[str]:
     pytest.skip(f"needs PostgreSQL: {why_no_packaged_server() or 'none was started'}")
 
 
+@pytest.fixture(scope="session")
+def database_options(postgres_server: str) -> str:
+    """Of CREATE DATABASE: no copy of every page in the log, which takes half of the time. Others' may not know it."""
+    return "STRATEGY file_copy" if postgres_server == os.environ.get(postgres.SHARED) else ""
+
+
 @pytest.fixture
-def postgres_url(postgres_server: str) -> Iterator[str]:
+def empty_postgres_url(postgres_server: str, database_options: str) -> Iterator[str]:
     """A new, empty PostgreSQL database; dropped after the test."""
-    # Without a copy of every page in the log, which takes half of the time. A server of somebody's may not know it.
-    packaged = postgres_server == os.environ.get(postgres.SHARED)
-    with postgres.database(postgres_server, "STRATEGY file_copy" if packaged else "") as url:
+    with postgres.database(postgres_server, database_options) as url:
         yield url
+
+
+@pytest.fixture
+def postgres_url(empty_postgres_url: str) -> str:
+    """The same. In `tests`, those of Pantry get one with its tables."""
+    return empty_postgres_url

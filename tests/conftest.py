@@ -12,7 +12,14 @@ import argon2
 import before_sign_in
 import debian_servers
 import pytest
-from prepared import Remembered, one_thread_for_duckdb, remember_signatures
+from prepared import (
+    Remembered,
+    one_thread_for_duckdb,
+    remember_documents,
+    remember_routes,
+    remember_signatures,
+)
+from reused import Databases
 
 from playbook.auth import password_hashing
 from playbook.foundations.clock_and_identifiers import FixedClock, Identifiers, SeededBytes
@@ -23,7 +30,15 @@ from playbook.pantry.connections import do_without_pandas
 pantry_app.prepare = before_sign_in.prepare = Remembered(pantry_app.prepare)
 remember_signatures()
 one_thread_for_duckdb()
+remember_routes()
+remember_documents()
 do_without_pandas()  # as Pantry does at its start: DuckDB looks for it at each statement with values
+
+# Folders and files whose tests begin with Pantry's tables: on PostgreSQL they get a database that others had before, as
+# long as they do not fill it: `test_catalog.py` would have a new one each time. Not where the tables are another
+# service's, as in what *Take it with you* says.
+AT_HEAD = {"auth", "api", "test_as_recorded.py"}
+NOT_PANTRYS = {"test_authorization_use.py", "test_organizations_use.py", "test_second_factor_use.py"}
 
 _numbers = itertools.count(1)
 BROWSERS = (
@@ -43,6 +58,24 @@ def url(request: pytest.FixtureRequest) -> str:
     if request.param == "duckdb":
         return f"duckdb:///:memory:test_{next(_numbers)}"
     return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_server: str, database_options: str) -> Iterator[Databases]:
+    """With Pantry's tables, for the tests of this process."""
+    made = Databases(postgres_server, pantry_app.prepare, database_options)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database on PostgreSQL that is the test's alone: with Pantry's tables where they are wanted, or a new one."""
+    if request.path.name in NOT_PANTRYS or not {request.path.name, request.path.parent.name} & AT_HEAD:
+        yield request.getfixturevalue("empty_postgres_url")
+        return
+    with request.getfixturevalue("databases").database() as at_head:
+        yield at_head
 
 
 FULL_PRICE = ("test_passwords.py", "test_password_hashing.py")  # they are about what a hash costs

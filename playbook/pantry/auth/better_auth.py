@@ -12,7 +12,7 @@ from playbook.pantry.auth.members import member_routes
 from playbook.pantry.auth.organizations import organization_routes
 from playbook.pantry.auth.password_reset import reset_routes
 from playbook.pantry.auth.sessions import current_caller, session_routes
-from playbook.pantry.auth.sign_in import AddressLimits, sign_in_routes
+from playbook.pantry.auth.sign_in import AddressLimits, count_address, sign_in_routes
 from playbook.pantry.auth.sign_up import sign_up_routes
 from playbook.pantry.auth.two_factor import two_factor_routes
 from playbook.pantry.auth.wire import Auth, Service, auth_app
@@ -49,7 +49,7 @@ def better_auth(auth: Auth, limits: AddressLimits | None = None) -> FastAPI:
     """
     routers = [liveness, session_routes, sign_up_routes, sign_in_routes, link_routes, reset_routes, account_routes]
     routers += (organization_routes, member_routes, invitation_routes, two_factor_routes)
-    guards = ((limits or AddressLimits(auth)).guard, session_first, check_cross_site)
-    app = auth_app(auth, routers, guards)
+    app = auth_app(auth, routers, guards=(count_address, session_first, check_cross_site))
+    app.state.limits = limits or AddressLimits(auth)
     refuse_undeclared(app, current_caller)
     return app

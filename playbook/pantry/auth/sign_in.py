@@ -192,12 +192,6 @@ class AddressLimits:
         self.auth = auth
         self.seen = OwnMemory(MOST_COUNTS) if memory is None else memory
 
-    async def guard(self, request: Request) -> None:
-        """A dependency for every route, before anything is read."""
-        if "counted" not in request.scope:  # the quick way of `session_lookup` may have done so
-            path: str = request.scope["route"].path  # or each token in a path would have a count of its own
-            self.take(address_of(request), path)
-
     def take(self, address: str, path: str) -> None:
         """Count a request. AuthError 429 when there were too many."""
         if not self.auth.settings.rate_limits:
@@ -211,3 +205,11 @@ class AddressLimits:
             kept[:] = (count + 1, now) if count < most else (count, last)
         if count >= most:
             raise too_many(math.ceil(left))
+
+
+async def count_address(request: Request) -> None:
+    """A guard of `auth_app`: the limits of the network and the path, before anything is read. AuthError 429."""
+    if "counted" not in request.scope:  # the quick way of `session_lookup` may have done so
+        limits: AddressLimits = request.app.state.limits
+        path: str = request.scope["route"].path  # or each token in a path would have a count of its own
+        limits.take(address_of(request), path)
