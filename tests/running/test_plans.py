@@ -444,7 +444,7 @@ def test_only_so_much_is_kept(engine: sa.Engine) -> None:
 
 
 def test_where_the_pool_cannot_tell_nothing_is_kept() -> None:
-    engine = sa.create_engine("duckdb:///:memory:", poolclass=sa.StaticPool)
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
     kept = Unwritten(engine)
     assert kept.now() is None
     kept.put("key", "value", kept.now())
