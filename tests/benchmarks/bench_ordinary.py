@@ -562,6 +562,7 @@ def work() -> None:
         "PostgreSQL: of the backends that are connected at the end. One whose connection was closed is not counted.",
         "The floor, bare FastAPI, answers the list's bytes to everybody. On DuckDB also when it has asked, by the",
         "driver alone, for the session and for 21 packages in order: not who may see them, nor their versions.",
+        "While nobody writes, Pantry asks DuckDB nothing again (plans.Unwritten): these are the rates between writes.",
     ]
     if chosen.rates:
         print_all(
