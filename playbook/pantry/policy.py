@@ -73,9 +73,9 @@ def relations_of(user_id: UUID, action: str) -> Relations:
 
 
 @lru_cache(KEPT)
-def condition(user_id: UUID, action: str) -> Clause:
-    """`visible_to`, by what it depends on."""
-    return permitted(PERMITS, action, relations_of(user_id, action))
+def condition(user_id: UUID, action: str, reading: str = "") -> Clause:
+    """The rows on which `action` is permitted: of what it names itself, or of what `reading` reads."""
+    return permitted(PERMITS, action, relations_of(user_id, reading or action))
 
 
 def visible_to(caller: Caller, action: str = "packages:read") -> Clause:
@@ -109,19 +109,14 @@ VisiblePackages = Annotated[Clause, sight("packages:read")]
 VisibleOrganizations = Annotated[Clause, sight("organizations:read")]
 
 
-@lru_cache(KEPT)
-def acted_on(user_id: UUID, action: str, reading: str) -> Clause:
-    """`condition` of an action on what `reading` reads: a package, or the organization that gets one."""
-    return permitted(PERMITS, action, relations_of(user_id, reading))
-
-
-def allowed(permit: Permission, action: str, reading: str = "packages:read") -> Clause | None:
-    """Whether `action` is permitted, as a condition on the rows that it changes; None where another `may` decides.
+def allowed(permit: Permission, action: str, reading: str = "") -> Clause | None:
+    """`condition`, for a statement that acts; None where another `may` decides. To make a package is done to what
+    "organizations:read" reads.
 
     403 for a token without the scope `action`.
     """
     refuse_out_of_scope(permit.caller, action)
-    return acted_on(permit.caller.id, action, reading) if permit.may is may else None
+    return condition(permit.caller.id, action, reading) if permit.may is may else None
 
 
 @lru_cache(KEPT)

@@ -3,7 +3,7 @@
 For a list or a package FastAPI takes as long to find the route and what it depends on, and its layers to pass on what
 does not concern them, as the endpoint takes with its statement. So a plain request by somebody who is known is answered
 here. Whatever is not plain is handed on, and so is all that would be refused: a stranger, another media type, a
-missing package. The long way knows the words for it. Neither keeps anything: who has lost a right has lost it in both.
+missing package. The long way knows the words for it. Who has lost a right has lost it in both.
 """
 
 from collections.abc import Callable

@@ -182,10 +182,15 @@ async def rows_of(cursor: psycopg.AsyncCursor[Any], sql: str, values: dict[str, 
     return Rows(found if cursor.connection.info.timezone is UTC else map(in_utc, found))
 
 
+def is_own(cursor: psycopg.AsyncCursor[Any]) -> bool:
+    """Whether no pooler is between, from which others would get the connection with its settings."""
+    return cursor.connection.prepare_threshold is not None
+
+
 async def open_in_utc(conninfo: str) -> psycopg.AsyncCursor[Any]:
-    """A cursor whose times need not be moved to UTC. Where a pooler is between, others get the connection, too."""
+    """A cursor whose times need not be moved to UTC, if it `is_own`."""
     cursor = await open_cursor(conninfo)
-    if cursor.connection.prepare_threshold is not None:
+    if is_own(cursor):
         await cursor.execute("SET TIME ZONE 'UTC'")
     return cursor
 

@@ -23,7 +23,7 @@ from playbook.foundations.engines import TRANSACTION
 from playbook.foundations.request_and_transaction import Transact
 from playbook.foundations.transactions import transaction
 from playbook.pantry.connections import SILENCE, has_something_to_read
-from playbook.pantry.reads import REST, Rows, conninfo_of, in_utc, sql_of
+from playbook.pantry.reads import REST, Rows, conninfo_of, in_utc, is_own, sql_of
 
 T = TypeVar("T")
 log = logging.getLogger("pantry.writes")
@@ -77,11 +77,6 @@ NEVER = float("inf")
 SETTINGS = TRANSACTION | {"lock_timeout": "100ms"}  # who must wait longer for another's lock waits in a thread
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 BEGIN_SHARED = "; ".join([BEGIN, *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items())])
-
-
-def is_own(cursor: psycopg.AsyncCursor[Any]) -> bool:
-    """Whether no pooler is between, from which others would get the connection with its settings."""
-    return cursor.connection.prepare_threshold is not None
 
 
 async def open_with_limits(conninfo: str) -> psycopg.AsyncCursor[Any]:

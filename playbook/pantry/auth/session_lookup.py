@@ -175,7 +175,8 @@ def closing(receive: Receive, query: KeyedQuery) -> Receive:
 class QuickSessions:
     """Sessions found on the event loop: on PostgreSQL many by one statement, on DuckDB by the `reader`'s plans.
 
-    Nothing is kept, so a session that has ended is not found from that moment on.
+    On PostgreSQL nothing is kept, on DuckDB nothing beyond the next moment in which somebody may write (`plans`): a
+    session that has ended is not found from then on.
     """
 
     def __init__(self, auth: Auth, reader: Reader | None = None) -> None:
